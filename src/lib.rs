@@ -1,0 +1,4 @@
+//! Tandem keeps Redis servers in two-way sync.
+
+pub mod model;
+pub mod status;

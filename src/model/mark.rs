@@ -1,0 +1,332 @@
+//! Marks: the reserved keys in which a sidecar keeps its bookkeeping, inside the data it speaks of.
+//!
+//! The mark is the first write of every transaction that we apply. Because it is in the same EXEC,
+//! position and data are committed, persisted, replicated and lost together. Its value is text, so
+//! that `redis-cli GET tandem:from:singapore` answers a person too:
+//!
+//! `1 i=<instance> n=<batch> at=<epoch>/<offset> hlc=<stamp> low=<epoch>/<offset> base=<epoch>
+//! home=<epoch> owes=<0|1> [copy=<epoch>/<offset>/<next entry>/<o|k>] seen=<site>:<epoch>/<offset>,…`
+
+use std::fmt;
+use std::str::FromStr;
+
+use super::hlc::Hlc;
+use super::position::{Cursor, Epoch, Offset};
+use super::record::Seen;
+use super::site::{InstanceId, SiteId};
+
+/// Keys with this prefix are ours. They never travel: not in streams, snapshots or states.
+pub const RESERVED_PREFIX: &str = "tandem:";
+/// `tandem:from:<origin>`: what has been applied here of that origin.
+pub const MARK_PREFIX: &str = "tandem:from:";
+/// `tandem:fence:<origin>`: shows in our own stream how far we have read it.
+pub const FENCE_PREFIX: &str = "tandem:fence:";
+/// `tandem:owed:<origin>`: keys whose state that origin still owes us, a set.
+pub const OWED_PREFIX: &str = "tandem:owed:";
+/// What we have read of our own stream, and where a state was read.
+pub const SELF_KEY: &str = "tandem:self";
+
+/// The version of the text of a mark.
+const MARK_VERSION: &str = "1";
+
+/// The key of the mark of an origin.
+#[must_use]
+pub fn mark_key(origin: &SiteId) -> String {
+    format!("{MARK_PREFIX}{origin}")
+}
+
+/// The key of the fence of an origin's applier.
+#[must_use]
+pub fn fence_key(origin: &SiteId) -> String {
+    format!("{FENCE_PREFIX}{origin}")
+}
+
+/// The key of the set of states owed by an origin.
+#[must_use]
+pub fn owed_key(origin: &SiteId) -> String {
+    format!("{OWED_PREFIX}{origin}")
+}
+
+/// Whether a key is one of ours.
+#[must_use]
+pub fn is_reserved(key: &[u8]) -> bool {
+    key.starts_with(RESERVED_PREFIX.as_bytes())
+}
+
+/// The value of a mark: what of one origin has been applied at this site.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Mark {
+    /// The life of the sidecar that wrote it.
+    pub instance: InstanceId,
+    /// Counts the transactions of that life.
+    pub batch: u64,
+    /// The last record of the origin that has been applied.
+    pub at: Cursor,
+    /// The highest stamp applied.
+    pub hlc: Hlc,
+    /// How far back our own journal must be read again after a restart.
+    pub low: Cursor,
+    /// The epoch of the origin in which the data here was last made whole: by a copy, or because
+    /// the origin was empty when that epoch began. Zero: never.
+    pub base: Epoch,
+    /// Our own epoch at that time.
+    pub home: Epoch,
+    /// Whether this site owes the origin a copy: the second half of a merge.
+    pub owes: bool,
+    /// A copy from the origin that is under way.
+    pub copy: Option<CopyProgress>,
+    /// What the origin had seen, per site, when it made the last record applied.
+    pub seen: Seen,
+}
+
+/// How far a copy has come, kept in the mark with the data that it brought.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct CopyProgress {
+    /// Where in the origin's history its snapshot was taken; names the snapshot.
+    pub snapshot: Cursor,
+    /// How many entries of the snapshot have been applied or decided.
+    pub next: u64,
+    /// Whether keys that were here stay (`existing = "keep"`).
+    pub keep: bool,
+}
+
+/// Why a value is not a mark.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+pub enum MarkError {
+    /// Not UTF-8, or a word is missing, unknown or malformed.
+    #[error("malformed bookkeeping value (at {0:?})")]
+    Malformed(String),
+    /// Written by another version of this program.
+    #[error("bookkeeping value of version {0:?}; this program reads version {MARK_VERSION}")]
+    Version(String),
+}
+
+/// `key=value` words of a versioned text.
+struct Words<'a> {
+    words: Vec<(&'a str, &'a str)>,
+}
+
+impl<'a> Words<'a> {
+    fn parse(value: &'a [u8]) -> Result<Self, MarkError> {
+        let text =
+            std::str::from_utf8(value).map_err(|_| MarkError::Malformed("not text".to_owned()))?;
+        let mut words = text.split(' ');
+        let version = words.next().unwrap_or_default();
+        if version != MARK_VERSION {
+            return Err(MarkError::Version(version.chars().take(16).collect()));
+        }
+        let words = words
+            .map(|w| {
+                w.split_once('=')
+                    .ok_or_else(|| MarkError::Malformed(w.to_owned()))
+            })
+            .collect::<Result<_, _>>()?;
+        Ok(Self { words })
+    }
+
+    fn optional<T>(
+        &self,
+        name: &str,
+        parse: impl Fn(&str) -> Option<T>,
+    ) -> Result<Option<T>, MarkError> {
+        let Some((_, text)) = self.words.iter().find(|(n, _)| *n == name) else {
+            return Ok(None);
+        };
+        parse(text)
+            .map(Some)
+            .ok_or_else(|| MarkError::Malformed(format!("{name}={text}")))
+    }
+
+    fn required<T>(&self, name: &str, parse: impl Fn(&str) -> Option<T>) -> Result<T, MarkError> {
+        self.optional(name, parse)?
+            .ok_or_else(|| MarkError::Malformed(format!("{name}=?")))
+    }
+}
+
+fn number<T: FromStr>(text: &str) -> Option<T> {
+    text.parse().ok()
+}
+
+fn instance(text: &str) -> Option<InstanceId> {
+    u64::from_str_radix(text, 16).ok().map(InstanceId::new)
+}
+
+impl Mark {
+    /// Reads the value of a mark.
+    ///
+    /// # Errors
+    /// The value is no mark, or of another version.
+    pub fn parse(value: &[u8]) -> Result<Self, MarkError> {
+        let words = Words::parse(value)?;
+        Ok(Self {
+            instance: words.required("i", instance)?,
+            batch: words.required("n", number)?,
+            at: words.required("at", number)?,
+            hlc: Hlc(words.required("hlc", number)?),
+            low: words.required("low", number)?,
+            base: Epoch(words.required("base", number)?),
+            home: Epoch(words.required("home", number)?),
+            owes: words.required("owes", number::<u8>)? != 0,
+            copy: words.optional("copy", number)?,
+            seen: words.required("seen", number)?,
+        })
+    }
+}
+
+impl fmt::Display for Mark {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(
+            f,
+            "{MARK_VERSION} i={} n={} at={} hlc={} low={} base={} home={} owes={}",
+            self.instance,
+            self.batch,
+            self.at,
+            self.hlc,
+            self.low,
+            self.base,
+            self.home,
+            u8::from(self.owes),
+        )?;
+        if let Some(copy) = &self.copy {
+            write!(f, " copy={copy}")?;
+        }
+        write!(f, " seen={}", self.seen)
+    }
+}
+
+impl fmt::Display for CopyProgress {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let policy = if self.keep { 'k' } else { 'o' };
+        write!(f, "{}/{}/{policy}", self.snapshot, self.next)
+    }
+}
+
+impl FromStr for CopyProgress {
+    type Err = ();
+
+    fn from_str(text: &str) -> Result<Self, ()> {
+        let words: Vec<&str> = text.split('/').collect();
+        let [epoch, offset, next, policy] = words[..] else {
+            return Err(());
+        };
+        let snapshot = Cursor {
+            epoch: Epoch(number(epoch).ok_or(())?),
+            offset: Offset(number(offset).ok_or(())?),
+        };
+        let keep = match policy {
+            "k" => true,
+            "o" => false,
+            _ => return Err(()),
+        };
+        Ok(Self {
+            snapshot,
+            next: number(next).ok_or(())?,
+            keep,
+        })
+    }
+}
+
+/// The value of [`SELF_KEY`]: proof, inside the data, of how much of its history a Redis holds.
+///
+/// Written about ten times a second while clients write. When a Redis comes back with another
+/// history, the one that it holds tells whether anything that the sidecar had read is missing.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct SelfMark {
+    /// The life of the sidecar that wrote it.
+    pub instance: InstanceId,
+    /// Counts up, over restarts too.
+    pub number: u64,
+    /// What the journal held when it was written.
+    pub at: Cursor,
+}
+
+impl SelfMark {
+    /// Reads the value.
+    ///
+    /// # Errors
+    /// The value is no self mark, or of another version.
+    pub fn parse(value: &[u8]) -> Result<Self, MarkError> {
+        let words = Words::parse(value)?;
+        Ok(Self {
+            instance: words.required("i", instance)?,
+            number: words.required("n", number)?,
+            at: words.required("at", number)?,
+        })
+    }
+}
+
+impl fmt::Display for SelfMark {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(
+            f,
+            "{MARK_VERSION} i={} n={} at={}",
+            self.instance, self.number, self.at
+        )
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn mark() -> Mark {
+        let mut seen = Seen::default();
+        let at = Cursor {
+            epoch: Epoch(3),
+            offset: Offset(77),
+        };
+        seen.advance(&SiteId::try_new("singapore").unwrap(), at);
+        Mark {
+            instance: InstanceId::new(0xabc),
+            batch: 9,
+            at,
+            hlc: Hlc(1 << 40),
+            low: Cursor::ZERO,
+            base: Epoch(3),
+            home: Epoch(4),
+            owes: true,
+            copy: Some(CopyProgress {
+                snapshot: at,
+                next: 5,
+                keep: true,
+            }),
+            seen,
+        }
+    }
+
+    #[test]
+    fn marks_survive_the_text() {
+        for copy in [None, mark().copy] {
+            let mark = Mark { copy, ..mark() };
+            assert_eq!(Mark::parse(mark.to_string().as_bytes()).unwrap(), mark);
+        }
+        let mark = Mark {
+            seen: Seen::default(),
+            ..mark()
+        };
+        assert_eq!(Mark::parse(mark.to_string().as_bytes()).unwrap(), mark);
+        let own = SelfMark {
+            instance: InstanceId::new(1),
+            number: 2,
+            at: Cursor::ZERO,
+        };
+        assert_eq!(SelfMark::parse(own.to_string().as_bytes()).unwrap(), own);
+    }
+
+    #[test]
+    fn anything_else_is_refused() {
+        let text = mark().to_string();
+        assert!(matches!(Mark::parse(b"2 i=1"), Err(MarkError::Version(v)) if v == "2"));
+        for bad in [
+            "",
+            "hello",
+            "1",
+            "1 i=zz",
+            &text.replace(" n=9", ""),
+            &text.replace("owes=1", "owes=x"),
+        ] {
+            assert!(Mark::parse(bad.as_bytes()).is_err(), "{bad}");
+        }
+        assert!(Mark::parse(b"1 \xff").is_err());
+    }
+}

@@ -1,0 +1,20 @@
+//! The words that every part uses: sites, positions, clocks, records, marks.
+//!
+//! Imports nothing of this crate, does no I/O.
+
+mod hlc;
+mod mark;
+mod position;
+mod record;
+mod site;
+
+pub use self::hlc::{Clock, Hlc, MAX_DRIFT};
+pub use self::mark::{
+    CopyProgress, FENCE_PREFIX, MARK_PREFIX, Mark, MarkError, OWED_PREFIX, RESERVED_PREFIX,
+    SELF_KEY, SelfMark, fence_key, is_reserved, mark_key, owed_key,
+};
+pub use self::position::{Cursor, Epoch, Offset, Position, PositionError, ReplId};
+pub use self::record::{
+    BatchReader, Entry, FrameBuilder, MAX_FRAME, Record, RecordError, Seen, TARGET_FRAME,
+};
+pub use self::site::{InstanceId, SiteError, SiteId};

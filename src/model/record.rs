@@ -1,0 +1,533 @@
+//! Records and the frames that carry them: encoded once, for the journal and for the link.
+//!
+//! A frame body is a row of entries in stream order: `kind: u8`, `length: varint`, body. Numbers
+//! are LEB128 varints. Offsets are relative to the start of the frame, which its header names.
+
+use std::collections::BTreeMap;
+use std::fmt;
+use std::str::FromStr;
+use std::sync::Arc;
+
+use bytes::{Buf, Bytes};
+
+use super::hlc::Hlc;
+use super::position::{Cursor, Epoch, Offset};
+use super::site::SiteId;
+
+/// The largest frame. One transaction must fit into one frame; Redis itself refuses a client whose
+/// query buffer passes 1 GiB (`client-query-buffer-limit`), so no honest record is larger.
+pub const MAX_FRAME: usize = 1 << 30;
+/// Frames are closed at this size: large enough that headers and system calls cost nothing, small
+/// enough that a peer waits little for the first record.
+pub const TARGET_FRAME: usize = 256 << 10;
+/// The most sites that a `seen` may name; bounds what a peer can make us keep.
+const MAX_SITES: usize = 64;
+
+const KIND_RECORD: u8 = 1;
+const KIND_ECHO: u8 = 2;
+const KIND_SELF_MARK: u8 = 3;
+const FLAG_SEEN: u8 = 1;
+
+/// Per site, the highest place in its history that had been echoed at some moment.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Seen(BTreeMap<SiteId, Cursor>);
+
+impl Seen {
+    /// What was seen of a site; before everything when nothing was.
+    #[must_use]
+    pub fn of(&self, site: &SiteId) -> Cursor {
+        self.0.get(site).copied().unwrap_or(Cursor::ZERO)
+    }
+
+    /// Raises what was seen of a site; never lowers it.
+    pub fn advance(&mut self, site: &SiteId, to: Cursor) {
+        let at = self.0.entry(site.clone()).or_insert(to);
+        *at = (*at).max(to);
+    }
+
+    /// The sites and places, by name.
+    pub fn iter(&self) -> impl Iterator<Item = (&SiteId, &Cursor)> {
+        self.0.iter()
+    }
+
+    /// Appends the binary form.
+    pub fn encode(&self, out: &mut Vec<u8>) {
+        put_varint(out, self.0.len() as u64);
+        for (site, at) in &self.0 {
+            put_bytes(out, site.as_str().as_bytes());
+            put_varint(out, at.epoch.0);
+            put_varint(out, at.offset.0);
+        }
+    }
+
+    /// Takes the binary form from the front of `input`.
+    ///
+    /// # Errors
+    /// The input is cut short or names too many or malformed sites.
+    pub fn decode(input: &mut Bytes) -> Result<Self, RecordError> {
+        let count = take_varint(input)?;
+        if count > MAX_SITES as u64 {
+            return Err(RecordError::Malformed("too many sites"));
+        }
+        let mut seen = Self::default();
+        for _ in 0..count {
+            let site = take_site(input)?;
+            let epoch = Epoch(take_varint(input)?);
+            let offset = Offset(take_varint(input)?);
+            seen.advance(&site, Cursor { epoch, offset });
+        }
+        Ok(seen)
+    }
+}
+
+impl fmt::Display for Seen {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        for (i, (site, at)) in self.0.iter().enumerate() {
+            let comma = if i == 0 { "" } else { "," };
+            write!(f, "{comma}{site}:{at}")?;
+        }
+        Ok(())
+    }
+}
+
+impl FromStr for Seen {
+    type Err = ();
+
+    fn from_str(text: &str) -> Result<Self, ()> {
+        let mut seen = Self::default();
+        for word in text.split(',').filter(|w| !w.is_empty()) {
+            let (site, at) = word.split_once(':').ok_or(())?;
+            let site = SiteId::try_new(site).map_err(|_| ())?;
+            seen.advance(&site, at.parse().map_err(|_| ())?);
+        }
+        Ok(seen)
+    }
+}
+
+/// One command or one MULTI…EXEC of a client, in canonical form, with its tags. Its origin and
+/// epoch are those of the frame.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Record {
+    /// Where it ends in its origin's stream.
+    pub offset: Offset,
+    /// When it was read there.
+    pub hlc: Hlc,
+    /// The database selected when it begins.
+    pub db: u32,
+    /// What its origin had echoed before it.
+    pub seen: Arc<Seen>,
+    /// How many commands it has, SELECTs included.
+    pub count: u32,
+    /// The commands, in the protocol's form, one after the other, without MULTI and EXEC.
+    pub commands: Bytes,
+}
+
+/// What a frame holds, in stream order.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Entry {
+    /// A client's write.
+    Record(Record),
+    /// A peer's write, come back in our own stream.
+    Echo {
+        /// Whose write it was.
+        origin: SiteId,
+        /// The last of that origin's records in the transaction.
+        at: Cursor,
+        /// Their highest stamp.
+        hlc: Hlc,
+        /// Where the transaction ends in our stream.
+        offset: Offset,
+    },
+    /// A self mark, come back in our own stream.
+    SelfMark {
+        /// Its number.
+        number: u64,
+        /// Where it ends in our stream.
+        offset: Offset,
+    },
+}
+
+/// Why bytes are not entries.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+pub enum RecordError {
+    /// The bytes end within an entry.
+    #[error("record cut short")]
+    Short,
+    /// The bytes make no sense.
+    #[error("malformed record: {0}")]
+    Malformed(&'static str),
+}
+
+/// Builds the body of a frame.
+#[derive(Debug)]
+pub struct FrameBuilder {
+    start: Offset,
+    body: Vec<u8>,
+    last_seen: Option<Arc<Seen>>,
+    records: u32,
+    entries: u32,
+    last_record: Option<Offset>,
+}
+
+impl FrameBuilder {
+    /// An empty frame that begins after `start`.
+    #[must_use]
+    pub fn new(start: Offset) -> Self {
+        Self {
+            start,
+            body: Vec::new(),
+            last_seen: None,
+            records: 0,
+            entries: 0,
+            last_record: None,
+        }
+    }
+
+    /// Appends a record.
+    pub fn push_record(&mut self, record: &Record) {
+        let mut head = Vec::with_capacity(48);
+        put_varint(&mut head, record.offset.0.saturating_sub(self.start.0));
+        put_varint(&mut head, record.hlc.0);
+        put_varint(&mut head, u64::from(record.db));
+        put_varint(&mut head, u64::from(record.count));
+        let same = self
+            .last_seen
+            .as_ref()
+            .is_some_and(|s| Arc::ptr_eq(s, &record.seen) || *s == record.seen);
+        if same {
+            head.push(0);
+        } else {
+            head.push(FLAG_SEEN);
+            record.seen.encode(&mut head);
+            self.last_seen = Some(Arc::clone(&record.seen));
+        }
+        self.body.push(KIND_RECORD);
+        put_varint(&mut self.body, (head.len() + record.commands.len()) as u64);
+        self.body.extend_from_slice(&head);
+        self.body.extend_from_slice(&record.commands);
+        self.records += 1;
+        self.entries += 1;
+        self.last_record = Some(record.offset);
+    }
+
+    /// Appends the note of an echo.
+    pub fn push_echo(&mut self, origin: &SiteId, at: Cursor, hlc: Hlc, offset: Offset) {
+        let mut entry = Vec::with_capacity(64);
+        put_bytes(&mut entry, origin.as_str().as_bytes());
+        put_varint(&mut entry, at.epoch.0);
+        put_varint(&mut entry, at.offset.0);
+        put_varint(&mut entry, hlc.0);
+        put_varint(&mut entry, offset.0.saturating_sub(self.start.0));
+        self.push_entry(KIND_ECHO, &entry);
+    }
+
+    /// Appends the note of a self mark.
+    pub fn push_self_mark(&mut self, number: u64, offset: Offset) {
+        let mut entry = Vec::with_capacity(24);
+        put_varint(&mut entry, number);
+        put_varint(&mut entry, offset.0.saturating_sub(self.start.0));
+        self.push_entry(KIND_SELF_MARK, &entry);
+    }
+
+    fn push_entry(&mut self, kind: u8, entry: &[u8]) {
+        self.body.push(kind);
+        put_bytes(&mut self.body, entry);
+        self.entries += 1;
+    }
+
+    /// The place after which the frame begins.
+    #[must_use]
+    pub const fn start(&self) -> Offset {
+        self.start
+    }
+
+    /// How many records it has.
+    #[must_use]
+    pub const fn records(&self) -> u32 {
+        self.records
+    }
+
+    /// Where its last record ends.
+    #[must_use]
+    pub const fn last_record(&self) -> Option<Offset> {
+        self.last_record
+    }
+
+    /// Whether it has no entry at all.
+    #[must_use]
+    pub const fn is_empty(&self) -> bool {
+        self.entries == 0
+    }
+
+    /// Its size so far, in bytes.
+    #[must_use]
+    pub fn len(&self) -> usize {
+        self.body.len()
+    }
+
+    /// The body.
+    #[must_use]
+    pub fn finish(self) -> Vec<u8> {
+        self.body
+    }
+}
+
+/// Reads the entries of a frame body. Zero copy: records hold slices of the body.
+#[derive(Debug)]
+pub struct BatchReader {
+    start: Offset,
+    rest: Bytes,
+    seen: Option<Arc<Seen>>,
+}
+
+impl BatchReader {
+    /// A reader of a frame that begins after `start`.
+    #[must_use]
+    pub const fn new(start: Offset, body: Bytes) -> Self {
+        Self {
+            start,
+            rest: body,
+            seen: None,
+        }
+    }
+
+    fn entry(&mut self) -> Result<Entry, RecordError> {
+        let kind = take_u8(&mut self.rest)?;
+        let mut body = take_bytes(&mut self.rest)?;
+        match kind {
+            KIND_RECORD => self.record(body).map(Entry::Record),
+            KIND_ECHO => {
+                let origin = take_site(&mut body)?;
+                let epoch = Epoch(take_varint(&mut body)?);
+                let at = Cursor {
+                    epoch,
+                    offset: Offset(take_varint(&mut body)?),
+                };
+                let hlc = Hlc(take_varint(&mut body)?);
+                Ok(Entry::Echo {
+                    origin,
+                    at,
+                    hlc,
+                    offset: self.offset(&mut body)?,
+                })
+            }
+            KIND_SELF_MARK => {
+                let number = take_varint(&mut body)?;
+                Ok(Entry::SelfMark {
+                    number,
+                    offset: self.offset(&mut body)?,
+                })
+            }
+            _ => Err(RecordError::Malformed("unknown kind of entry")),
+        }
+    }
+
+    fn offset(&self, body: &mut Bytes) -> Result<Offset, RecordError> {
+        let delta = take_varint(body)?;
+        self.start
+            .0
+            .checked_add(delta)
+            .map(Offset)
+            .ok_or(RecordError::Malformed("offset"))
+    }
+
+    fn record(&mut self, mut body: Bytes) -> Result<Record, RecordError> {
+        let offset = self.offset(&mut body)?;
+        let hlc = Hlc(take_varint(&mut body)?);
+        let narrow = |n| u32::try_from(n).map_err(|_| RecordError::Malformed("number too large"));
+        let db = narrow(take_varint(&mut body)?)?;
+        let count = narrow(take_varint(&mut body)?)?;
+        if take_u8(&mut body)? & FLAG_SEEN != 0 {
+            self.seen = Some(Arc::new(Seen::decode(&mut body)?));
+        }
+        let seen = self
+            .seen
+            .clone()
+            .ok_or(RecordError::Malformed("first record without tags"))?;
+        Ok(Record {
+            offset,
+            hlc,
+            db,
+            seen,
+            count,
+            commands: body,
+        })
+    }
+}
+
+impl Iterator for BatchReader {
+    type Item = Result<Entry, RecordError>;
+
+    fn next(&mut self) -> Option<Self::Item> {
+        if self.rest.is_empty() {
+            return None;
+        }
+        let entry = self.entry();
+        if entry.is_err() {
+            self.rest.clear();
+        }
+        Some(entry)
+    }
+}
+
+/// Appends a number, seven bits a byte, lowest first.
+pub(crate) fn put_varint(out: &mut Vec<u8>, mut number: u64) {
+    while number >= 0x80 {
+        #[expect(
+            clippy::cast_possible_truncation,
+            reason = "the low seven bits are meant"
+        )]
+        out.push(number as u8 | 0x80);
+        number >>= 7;
+    }
+    #[expect(clippy::cast_possible_truncation, reason = "less than 0x80 here")]
+    out.push(number as u8);
+}
+
+/// Appends a length and the bytes.
+pub(crate) fn put_bytes(out: &mut Vec<u8>, bytes: &[u8]) {
+    put_varint(out, bytes.len() as u64);
+    out.extend_from_slice(bytes);
+}
+
+/// Takes one byte from the front.
+pub(crate) fn take_u8(input: &mut Bytes) -> Result<u8, RecordError> {
+    input.try_get_u8().map_err(|_| RecordError::Short)
+}
+
+/// Takes a number from the front.
+pub(crate) fn take_varint(input: &mut Bytes) -> Result<u64, RecordError> {
+    let mut number = 0_u64;
+    for shift in (0..64).step_by(7) {
+        let byte = take_u8(input)?;
+        let bits = u64::from(byte & 0x7f);
+        if shift == 63 && bits > 1 {
+            break;
+        }
+        number |= bits << shift;
+        if byte & 0x80 == 0 {
+            return Ok(number);
+        }
+    }
+    Err(RecordError::Malformed("number too long"))
+}
+
+/// Takes a length and that many bytes from the front.
+pub(crate) fn take_bytes(input: &mut Bytes) -> Result<Bytes, RecordError> {
+    let length = usize::try_from(take_varint(input)?).map_err(|_| RecordError::Short)?;
+    if length > input.len() {
+        return Err(RecordError::Short);
+    }
+    Ok(input.split_to(length))
+}
+
+/// Takes the name of a site from the front.
+pub(crate) fn take_site(input: &mut Bytes) -> Result<SiteId, RecordError> {
+    let name = take_bytes(input)?;
+    std::str::from_utf8(&name)
+        .ok()
+        .and_then(|n| SiteId::try_new(n).ok())
+        .ok_or(RecordError::Malformed("site name"))
+}
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+
+    use super::*;
+
+    fn record(offset: u64, seen: &Arc<Seen>, commands: &'static [u8]) -> Record {
+        Record {
+            offset: Offset(offset),
+            hlc: Hlc(offset << 16),
+            db: 3,
+            seen: Arc::clone(seen),
+            count: 1,
+            commands: Bytes::from_static(commands),
+        }
+    }
+
+    fn frame() -> (Vec<Entry>, Vec<u8>) {
+        let site = SiteId::try_new("b").unwrap();
+        let at = Cursor {
+            epoch: Epoch(5),
+            offset: Offset(900),
+        };
+        let first = Arc::new(Seen::default());
+        let mut later = Seen::default();
+        later.advance(&site, at);
+        let later = Arc::new(later);
+        let entries = vec![
+            Entry::Record(record(120, &first, b"*1\r\n$1\r\na\r\n")),
+            Entry::Record(record(130, &first, b"")),
+            Entry::Echo {
+                origin: site,
+                at,
+                hlc: Hlc(8),
+                offset: Offset(140),
+            },
+            Entry::Record(record(1 << 50, &later, b"x")),
+            Entry::SelfMark {
+                number: 4,
+                offset: Offset(1 << 51),
+            },
+        ];
+        let mut builder = FrameBuilder::new(Offset(100));
+        for entry in &entries {
+            match entry {
+                Entry::Record(r) => builder.push_record(r),
+                Entry::Echo {
+                    origin,
+                    at,
+                    hlc,
+                    offset,
+                } => builder.push_echo(origin, *at, *hlc, *offset),
+                Entry::SelfMark { number, offset } => builder.push_self_mark(*number, *offset),
+            }
+        }
+        assert_eq!(builder.last_record(), Some(Offset(1 << 50)));
+        (entries, builder.finish())
+    }
+
+    #[test]
+    fn frames_survive_the_bytes() {
+        let (entries, body) = frame();
+        let read: Result<Vec<_>, _> = BatchReader::new(Offset(100), body.into()).collect();
+        assert_eq!(read.unwrap(), entries);
+    }
+
+    #[test]
+    fn a_cut_frame_is_refused_not_misread() {
+        let (entries, body) = frame();
+        for cut in 0..body.len() {
+            let cut_body = Bytes::copy_from_slice(&body[..cut]);
+            let read: Vec<_> = BatchReader::new(Offset(100), cut_body).collect();
+            for (i, entry) in read.iter().enumerate() {
+                assert!(
+                    entry
+                        .as_ref()
+                        .map_or(i + 1 == read.len(), |e| *e == entries[i]),
+                    "cut at {cut}"
+                );
+            }
+        }
+    }
+
+    proptest! {
+        #[test]
+        fn any_bytes_are_read_without_panic(body: Vec<u8>, start: u64) {
+            for entry in BatchReader::new(Offset(start), body.into()) {
+                let _: Result<Entry, RecordError> = entry;
+            }
+        }
+
+        #[test]
+        fn numbers_survive(number: u64) {
+            let mut out = Vec::new();
+            put_varint(&mut out, number);
+            let mut input = Bytes::from(out);
+            prop_assert_eq!(take_varint(&mut input).unwrap(), number);
+            prop_assert!(input.is_empty());
+        }
+    }
+}

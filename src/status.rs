@@ -1,0 +1,271 @@
+//! What `/status` says: one board that every part writes its own section of.
+//!
+//! The fields are the public interface of `GET /status` and of `tandem status --json`; adding one
+//! is a feature, renaming one breaks users.
+
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::Instant;
+
+use serde::{Deserialize, Serialize};
+
+use crate::model::{InstanceId, SiteId};
+
+/// The whole status of one sidecar.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct Status {
+    /// The name of this site.
+    pub site: String,
+    /// The life of this process.
+    pub instance: String,
+    /// The version of this program.
+    pub version: String,
+    /// Seconds since this process started.
+    pub uptime_seconds: f64,
+    /// True when every peer is settled.
+    pub settled: bool,
+    /// The local Redis.
+    pub redis: RedisStatus,
+    /// The journal.
+    pub journal: JournalStatus,
+    /// The peers, in the order of the configuration.
+    pub peers: Vec<PeerStatus>,
+}
+
+/// The local Redis as the sidecar sees it.
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+pub struct RedisStatus {
+    /// Where it is, without the password.
+    pub address: String,
+    /// Whether the replication stream is being read.
+    pub connected: bool,
+    /// Whether it can be used: reachable, authenticated, loaded. `/readyz` says this.
+    pub usable: bool,
+    /// `redis_version` of INFO (Valkey: `valkey_version`).
+    pub version: String,
+    /// `master` or `slave`, in the words of INFO.
+    pub role: String,
+    /// The id of the history being read.
+    pub replid: String,
+    /// Our number for that history.
+    pub epoch: u64,
+    /// How much of the replication stream has been read and, where it matters, journaled.
+    pub offset: u64,
+    /// Full and partial resyncs since the start.
+    pub resyncs_full: u64,
+    /// Partial resyncs since the start.
+    pub resyncs_partial: u64,
+    /// What is wrong and what to do, when something is.
+    pub error: Option<String>,
+}
+
+/// The journal.
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+pub struct JournalStatus {
+    /// The first place from which a peer could go on.
+    pub first: String,
+    /// The last place.
+    pub end: String,
+    /// Bytes on disk.
+    pub bytes: u64,
+    /// The configured limit, in bytes.
+    pub max_bytes: u64,
+    /// What is wrong and what to do, when something is (a full disk, for example).
+    pub error: Option<String>,
+}
+
+/// In which state the link with a peer is.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum PeerState {
+    /// No session; retried for ever.
+    #[default]
+    Connecting,
+    /// A session; a copy is under way, in one direction or both.
+    FullSync,
+    /// A session; both directions are incremental.
+    Synchronizing,
+    /// Stopped by name; a person must act.
+    Stopped,
+}
+
+/// Why a peer is stopped.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Stop {
+    /// The name of the state: lower case, words joined by `_`.
+    pub reason: String,
+    /// What happened.
+    pub detail: String,
+    /// What a person can do.
+    pub remedy: String,
+}
+
+/// How far a copy has come.
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+pub struct CopyStatus {
+    /// `sending` or `receiving`.
+    pub direction: String,
+    /// Snapshot entries done.
+    pub keys_done: u64,
+    /// Bytes of the snapshot done.
+    pub bytes_done: u64,
+    /// Bytes of the snapshot.
+    pub bytes_total: u64,
+    /// 0 to 100.
+    pub percent: f64,
+}
+
+/// What a copy did, from the site that received it.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct CopyCounts {
+    /// Keys that were not here and are now.
+    pub created: u64,
+    /// Keys that were here and were replaced.
+    pub overwritten: u64,
+    /// Keys that were here and stayed.
+    pub kept: u64,
+    /// States that came too late, because the key was written here meanwhile, and were asked for
+    /// again.
+    pub refused: u64,
+}
+
+/// One peer.
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+pub struct PeerStatus {
+    /// Its name.
+    pub site: String,
+    /// Its address, when we dial.
+    pub address: Option<String>,
+    /// The state of the link.
+    pub state: PeerState,
+    /// Why it is stopped, when it is.
+    pub stop: Option<Stop>,
+    /// The last error of the link; kept until the next session.
+    pub error: Option<String>,
+    /// A copy under way from here to there.
+    pub sending: Option<CopyStatus>,
+    /// A copy under way from there to here.
+    pub receiving: Option<CopyStatus>,
+    /// What the last copies received did.
+    pub copied: CopyCounts,
+    /// The last offset of ours sent to it.
+    pub sent_offset: u64,
+    /// The last offset of ours that it has received.
+    pub acknowledged_offset: u64,
+    /// The last offset of ours that it has applied.
+    pub applied_offset: u64,
+    /// The last record of ours, which it must reach.
+    pub last_record_offset: u64,
+    /// The last offset of its history that we have received.
+    pub received_offset: u64,
+    /// The last offset of its history that we have applied.
+    pub committed_offset: u64,
+    /// Journal bytes that it has not yet applied.
+    pub lag_bytes: u64,
+    /// The age of the oldest record that it has not yet applied; 0 when there is none.
+    pub lag_seconds: f64,
+    /// Round trip of the link, when known.
+    pub round_trip_seconds: Option<f64>,
+    /// Records sent to it since the start.
+    pub records_sent: u64,
+    /// Records of it applied here since the start.
+    pub records_applied: u64,
+    /// States that it still owes us: keys refused by the guard or commands that failed here.
+    pub states_owed: u64,
+    /// Sessions since the start.
+    pub sessions: u64,
+    /// Commands of it that failed here since the start; the state of their keys was asked for.
+    pub failed_commands: u64,
+    /// Why applying waits, when it does (`OOM`, `LOADING`, …).
+    pub waiting: Option<String>,
+    /// True when all that this site has read is applied there and nothing is under way.
+    pub settled: bool,
+}
+
+/// Shared by all parts: each writes its own section, admin reads all.
+#[derive(Debug)]
+pub struct Board {
+    site: SiteId,
+    instance: InstanceId,
+    started: Instant,
+    redis: Mutex<RedisStatus>,
+    journal: Mutex<JournalStatus>,
+    peers: Vec<(SiteId, Mutex<PeerStatus>)>,
+}
+
+/// The section of one peer on the board.
+#[derive(Clone, Debug)]
+pub struct PeerBoard {
+    board: Arc<Board>,
+    index: usize,
+}
+
+impl Board {
+    /// An empty board for a site with these peers.
+    #[must_use]
+    pub fn new(site: SiteId, instance: InstanceId, peers: &[SiteId]) -> Arc<Self> {
+        let section = |peer: &SiteId| {
+            let status = PeerStatus {
+                site: peer.to_string(),
+                ..PeerStatus::default()
+            };
+            (peer.clone(), Mutex::new(status))
+        };
+        Arc::new(Self {
+            site,
+            instance,
+            started: Instant::now(),
+            redis: Mutex::default(),
+            journal: Mutex::default(),
+            peers: peers.iter().map(section).collect(),
+        })
+    }
+
+    /// The section of the local Redis. Hold it for a few assignments only.
+    pub fn redis(&self) -> MutexGuard<'_, RedisStatus> {
+        self.redis.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// The section of the journal. Hold it for a few assignments only.
+    pub fn journal(&self) -> MutexGuard<'_, JournalStatus> {
+        self.journal.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// The section of a peer, if it is configured.
+    #[must_use]
+    pub fn peer(self: &Arc<Self>, site: &SiteId) -> Option<PeerBoard> {
+        let index = self.peers.iter().position(|(s, _)| s == site)?;
+        Some(PeerBoard {
+            board: Arc::clone(self),
+            index,
+        })
+    }
+
+    /// The whole status, as of now.
+    #[must_use]
+    pub fn status(&self) -> Status {
+        let lock = |m: &Mutex<PeerStatus>| m.lock().unwrap_or_else(PoisonError::into_inner).clone();
+        let peers: Vec<PeerStatus> = self.peers.iter().map(|(_, p)| lock(p)).collect();
+        let redis = self.redis().clone();
+        Status {
+            site: self.site.to_string(),
+            instance: self.instance.to_string(),
+            version: env!("CARGO_PKG_VERSION").to_owned(),
+            uptime_seconds: self.started.elapsed().as_secs_f64(),
+            settled: redis.connected && peers.iter().all(|p| p.settled),
+            redis,
+            journal: self.journal().clone(),
+            peers,
+        }
+    }
+}
+
+impl PeerBoard {
+    /// The section. Hold it for a few assignments only.
+    ///
+    /// # Panics
+    /// Never: the index was found in the same board.
+    pub fn lock(&self) -> MutexGuard<'_, PeerStatus> {
+        let (_, section) = &self.board.peers[self.index];
+        section.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
