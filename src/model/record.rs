@@ -516,9 +516,7 @@ mod tests {
     proptest! {
         #[test]
         fn any_bytes_are_read_without_panic(body: Vec<u8>, start: u64) {
-            for entry in BatchReader::new(Offset(start), body.into()) {
-                let _: Result<Entry, RecordError> = entry;
-            }
+            assert!(BatchReader::new(Offset(start), body.into()).count() < usize::MAX);
         }
 
         #[test]

@@ -1,0 +1,294 @@
+//! One connection to a Redis.
+
+use std::io;
+use std::time::Duration;
+
+use bytes::{BufMut, BytesMut};
+use secrecy::ExposeSecret;
+use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt};
+use tokio::net::{TcpStream, UnixStream};
+use tokio::time::timeout;
+
+use super::reply::{MalformedReply, Reply, ReplyScanner};
+use super::settings::{Address, Settings};
+
+/// How long connecting may take: a server on the same host or in the same zone answers in
+/// milliseconds, so after this it is not there.
+const CONNECT_TIMEOUT: Duration = Duration::from_secs(5);
+/// How long a server may take to answer while the connection is set up.
+const SETUP_TIMEOUT: Duration = Duration::from_secs(10);
+/// How much is read at once.
+pub const READ_SIZE: usize = 64 << 10;
+
+/// Why a connection cannot be had or used.
+#[derive(Debug, thiserror::Error)]
+pub enum Error {
+    /// The operating system says no.
+    #[error(
+        "cannot reach Redis at {address}: {source}; check that it runs there and that [redis] url is right"
+    )]
+    Connect {
+        /// Where.
+        address: String,
+        /// Why.
+        source: io::Error,
+    },
+    /// The connection broke.
+    #[error("the connection to Redis at {address} broke: {source}")]
+    Broken {
+        /// Where.
+        address: String,
+        /// Why.
+        source: io::Error,
+    },
+    /// The password file cannot be read.
+    #[error("{0}")]
+    Secret(String),
+    /// The server refused us.
+    #[error("Redis at {address} refused {command}: {message}{}", remedy(message))]
+    Refused {
+        /// Where.
+        address: String,
+        /// What we asked.
+        command: String,
+        /// What it said.
+        message: String,
+    },
+    /// The bytes are no replies.
+    #[error("Redis at {address} sent a {malformed}; is it a Redis?")]
+    Malformed {
+        /// Where.
+        address: String,
+        /// How.
+        malformed: MalformedReply,
+    },
+}
+
+/// What an operator can do about an error of the server.
+fn remedy(message: &str) -> &'static str {
+    let code = message.split(' ').next().unwrap_or_default();
+    match code {
+        "WRONGPASS" => "; correct the username or password in [redis]",
+        "NOAUTH" => "; set a password in [redis]",
+        "NOPERM" => "; give the user of [redis] the permissions that the README lists",
+        "LOADING" => "; it is loading its data, retrying",
+        "ERR" if message.contains("invalid password") => "; correct the password in [redis]",
+        "ERR" if message.contains("no password is set") => "; remove the password from [redis]",
+        _ => "",
+    }
+}
+
+impl Error {
+    /// The first word of what the server said, when it refused: `NOAUTH`, `LOADING`, …
+    #[must_use]
+    pub fn code(&self) -> &str {
+        match self {
+            Self::Refused { message, .. } => message.split(' ').next().unwrap_or_default(),
+            _ => "",
+        }
+    }
+}
+
+/// A byte stream, over TCP or a Unix socket.
+trait Stream: AsyncRead + AsyncWrite + Send + Unpin {}
+impl<T: AsyncRead + AsyncWrite + Send + Unpin> Stream for T {}
+
+/// A connection that is authenticated and named.
+pub struct Connection {
+    stream: Box<dyn Stream>,
+    address: Address,
+    input: BytesMut,
+    scanner: ReplyScanner,
+}
+
+impl std::fmt::Debug for Connection {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        write!(f, "Connection({})", self.address)
+    }
+}
+
+impl Connection {
+    /// Connects, authenticates and takes the name that CLIENT LIST shows.
+    ///
+    /// # Errors
+    /// The server cannot be reached, or refuses the credentials.
+    pub async fn open(settings: &Settings, name: &str) -> Result<Self, Error> {
+        let mut connection = Self::connect(settings).await?;
+        connection.authenticate(settings).await?;
+        // Without permission for CLIENT a connection is only harder to find; nothing else is lost.
+        let _: Reply = connection
+            .call(&[b"CLIENT", b"SETNAME", name.as_bytes()])
+            .await?;
+        Ok(connection)
+    }
+
+    /// Connects and no more.
+    ///
+    /// # Errors
+    /// The server cannot be reached.
+    async fn connect(settings: &Settings) -> Result<Self, Error> {
+        let address = settings.address.clone();
+        let failed = |source| Error::Connect {
+            address: address.to_string(),
+            source,
+        };
+        let connecting = async {
+            Ok::<Box<dyn Stream>, io::Error>(match &settings.address {
+                Address::Tcp { host, port } => {
+                    let stream = TcpStream::connect((host.as_str(), *port)).await?;
+                    stream.set_nodelay(true)?;
+                    Box::new(stream)
+                }
+                Address::Unix(path) => Box::new(UnixStream::connect(path).await?),
+            })
+        };
+        let stream = timeout(CONNECT_TIMEOUT, connecting)
+            .await
+            .unwrap_or_else(|_| Err(io::ErrorKind::TimedOut.into()))
+            .map_err(failed)?;
+        Ok(Self {
+            stream,
+            address,
+            input: BytesMut::new(),
+            scanner: ReplyScanner::default(),
+        })
+    }
+
+    async fn authenticate(&mut self, settings: &Settings) -> Result<(), Error> {
+        let password = settings
+            .password
+            .read()
+            .map_err(|e| Error::Secret(e.to_string()))?;
+        let Some(password) = password else {
+            return Ok(());
+        };
+        let secret = password.expose_secret().as_bytes();
+        // Redis 5.0 knows AUTH with one argument only.
+        let args: Vec<&[u8]> = match &settings.username {
+            Some(user) => vec![b"AUTH", user.as_bytes(), secret],
+            None => vec![b"AUTH", secret],
+        };
+        let reply = timeout(SETUP_TIMEOUT, self.call(&args))
+            .await
+            .unwrap_or_else(|_| Err(self.broken(io::ErrorKind::TimedOut.into())))?;
+        self.accepted("AUTH", reply).map(drop)
+    }
+
+    /// Sends one command and reads its reply; an error reply is a reply.
+    ///
+    /// Not cancel safe: a reply that is not awaited would be taken for the next one's.
+    ///
+    /// # Errors
+    /// The connection broke.
+    pub async fn call(&mut self, args: &[&[u8]]) -> Result<Reply, Error> {
+        let mut out = Vec::new();
+        put_command(&mut out, args);
+        self.send(&out).await?;
+        self.reply().await
+    }
+
+    /// As [`call`](Self::call), but an error reply is an error.
+    ///
+    /// # Errors
+    /// The connection broke, or the server refused the command.
+    pub async fn ask(&mut self, args: &[&[u8]]) -> Result<Reply, Error> {
+        let reply = self.call(args).await?;
+        let name = args
+            .first()
+            .map_or("", |a| std::str::from_utf8(a).unwrap_or(""));
+        self.accepted(name, reply)
+    }
+
+    /// Turns an error reply into an error.
+    ///
+    /// # Errors
+    /// The reply is an error.
+    pub fn accepted(&self, command: &str, reply: Reply) -> Result<Reply, Error> {
+        match reply {
+            Reply::Error(message) => Err(Error::Refused {
+                address: self.address.to_string(),
+                command: command.to_owned(),
+                message,
+            }),
+            other => Ok(other),
+        }
+    }
+
+    /// Writes bytes.
+    ///
+    /// # Errors
+    /// The connection broke.
+    pub async fn send(&mut self, bytes: &[u8]) -> Result<(), Error> {
+        self.stream
+            .write_all(bytes)
+            .await
+            .map_err(|e| self.broken(e))
+    }
+
+    /// Reads one reply. Cancel safe: bytes read stay in the buffer.
+    ///
+    /// # Errors
+    /// The connection broke or carries something else than replies.
+    pub async fn reply(&mut self) -> Result<Reply, Error> {
+        loop {
+            match self.scanner.take(&mut self.input) {
+                Ok(Some(reply)) => return Ok(reply),
+                Ok(None) => {}
+                Err(malformed) => {
+                    let address = self.address.to_string();
+                    return Err(Error::Malformed { address, malformed });
+                }
+            }
+            self.fill().await?;
+        }
+    }
+
+    /// Reads whatever has come into the buffer. Cancel safe.
+    ///
+    /// # Errors
+    /// The connection broke or was closed.
+    pub async fn fill(&mut self) -> Result<(), Error> {
+        self.input.reserve(READ_SIZE);
+        match self
+            .stream
+            .read_buf(&mut (&mut self.input).limit(READ_SIZE))
+            .await
+        {
+            Ok(0) => Err(self.broken(io::ErrorKind::UnexpectedEof.into())),
+            Ok(_) => Ok(()),
+            Err(e) => Err(self.broken(e)),
+        }
+    }
+
+    /// What has been read and not yet taken: a replica takes its stream from here.
+    pub const fn input(&mut self) -> &mut BytesMut {
+        &mut self.input
+    }
+
+    /// Where it leads.
+    #[must_use]
+    pub const fn address(&self) -> &Address {
+        &self.address
+    }
+
+    fn broken(&self, source: io::Error) -> Error {
+        Error::Broken {
+            address: self.address.to_string(),
+            source,
+        }
+    }
+}
+
+/// Appends a command in the protocol's form.
+pub fn put_command(out: &mut Vec<u8>, args: &[&[u8]]) {
+    let mut number = itoa::Buffer::new();
+    out.push(b'*');
+    out.extend_from_slice(number.format(args.len()).as_bytes());
+    for arg in args {
+        out.extend_from_slice(b"\r\n$");
+        out.extend_from_slice(number.format(arg.len()).as_bytes());
+        out.extend_from_slice(b"\r\n");
+        out.extend_from_slice(arg);
+    }
+    out.extend_from_slice(b"\r\n");
+}

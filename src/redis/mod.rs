@@ -1,0 +1,11 @@
+//! A small client: connect, authenticate, send bytes, read replies.
+
+mod connection;
+mod info;
+mod reply;
+mod settings;
+
+pub use self::connection::{Connection, Error, READ_SIZE, put_command};
+pub use self::info::{Info, OLDEST, Version};
+pub use self::reply::{MalformedReply, Reply, ReplyScanner};
+pub use self::settings::{Address, Password, Settings, UrlError};

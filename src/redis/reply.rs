@@ -1,0 +1,251 @@
+//! Replies of a Redis: finding where one ends, and what it says.
+//!
+//! Decoding is the work of `redis_protocol::resp2::decode::decode_range`. It parses an incomplete
+//! frame from its start on every call and recurses without a limit, so [`ReplyScanner`] first
+//! finds the end of a reply, resuming where it stopped and refusing deep nesting; only a complete
+//! reply of known depth is decoded, once.
+
+use bytes::{Bytes, BytesMut};
+use redis_protocol::resp2::decode::decode_range;
+use redis_protocol::resp2::types::RangeFrame;
+
+/// How deeply arrays may be nested. EXEC of commands that answer with arrays of arrays needs four.
+const MAX_DEPTH: usize = 8;
+/// The longest line that is not a bulk: an error message, a number.
+const MAX_LINE: usize = 64 << 10;
+/// The largest bulk: Redis's own limit of `proto-max-bulk-len` is 512 MiB by default.
+const MAX_BULK: usize = 1 << 30;
+/// The most elements of one array.
+const MAX_ARRAY: usize = 16 << 20;
+
+/// A reply.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Reply {
+    /// `+OK` and its like.
+    Status(Bytes),
+    /// `-ERR …`, without the dash.
+    Error(String),
+    /// `:42`.
+    Integer(i64),
+    /// A string.
+    Bulk(Bytes),
+    /// No string, or no array (EXEC whose WATCH failed).
+    Nil,
+    /// Several.
+    Array(Vec<Reply>),
+}
+
+impl Reply {
+    /// The bytes of a string or status.
+    #[must_use]
+    pub const fn bytes(&self) -> Option<&Bytes> {
+        match self {
+            Self::Status(b) | Self::Bulk(b) => Some(b),
+            Self::Error(_) | Self::Integer(_) | Self::Nil | Self::Array(_) => None,
+        }
+    }
+
+    /// The text of a string or status; malformed UTF-8 is replaced.
+    #[must_use]
+    pub fn text(&self) -> String {
+        self.bytes()
+            .map_or_else(String::new, |b| String::from_utf8_lossy(b).into_owned())
+    }
+
+    /// The message of an error.
+    #[must_use]
+    pub const fn error(&self) -> Option<&String> {
+        match self {
+            Self::Error(message) => Some(message),
+            _ => None,
+        }
+    }
+
+    /// The number, if it is one.
+    #[must_use]
+    pub const fn integer(&self) -> Option<i64> {
+        match self {
+            Self::Integer(n) => Some(*n),
+            _ => None,
+        }
+    }
+
+    /// The elements; none when it is no array.
+    #[must_use]
+    pub fn array(self) -> Vec<Self> {
+        match self {
+            Self::Array(items) => items,
+            _ => Vec::new(),
+        }
+    }
+}
+
+/// Why bytes are not a reply.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
+#[error("malformed reply: {0}")]
+pub struct MalformedReply(&'static str);
+
+/// Finds the end of a reply in a buffer that grows, without parsing anything twice.
+#[derive(Debug, Default)]
+pub struct ReplyScanner {
+    at: usize,
+    /// Elements still to come, per open array.
+    open: Vec<usize>,
+}
+
+impl ReplyScanner {
+    /// Takes one complete reply from the front of `buffer`, or says that more bytes are needed.
+    ///
+    /// # Errors
+    /// The bytes are no reply, or one beyond the limits; the connection cannot be used further.
+    pub fn take(&mut self, buffer: &mut BytesMut) -> Result<Option<Reply>, MalformedReply> {
+        if !self.find_end(buffer)? {
+            return Ok(None);
+        }
+        let bytes = buffer.split_to(self.at).freeze();
+        self.at = 0;
+        let (frame, _) = decode_range(&bytes)
+            .map_err(|_| MalformedReply("undecodable"))?
+            .ok_or(MalformedReply("incomplete"))?;
+        Ok(Some(reply(&frame, &bytes)))
+    }
+
+    /// Moves to the end of the reply at the front; false when it is not all there.
+    fn find_end(&mut self, buffer: &[u8]) -> Result<bool, MalformedReply> {
+        loop {
+            let rest = buffer.get(self.at..).unwrap_or_default();
+            let Some(line) = rest.windows(2).take(MAX_LINE).position(|w| w == b"\r\n") else {
+                let long = rest.len() > MAX_LINE;
+                return if long {
+                    Err(MalformedReply("line too long"))
+                } else {
+                    Ok(false)
+                };
+            };
+            let (kind, text) = rest
+                .get(..line)
+                .and_then(<[u8]>::split_first)
+                .ok_or(MalformedReply("empty line"))?;
+            let mut length = line + 2;
+            match kind {
+                b'+' | b'-' | b':' => {}
+                b'$' => {
+                    if let Some(bulk) = count(text, MAX_BULK)? {
+                        length += bulk + 2;
+                        if rest.len() < length {
+                            return Ok(false);
+                        }
+                    }
+                }
+                b'*' => {
+                    if let Some(elements @ 1..) = count(text, MAX_ARRAY)? {
+                        if self.open.len() >= MAX_DEPTH {
+                            return Err(MalformedReply("nested too deeply"));
+                        }
+                        self.at += length;
+                        self.open.push(elements);
+                        continue;
+                    }
+                }
+                _ => return Err(MalformedReply("unknown type")),
+            }
+            self.at += length;
+            if self.close() {
+                return Ok(true);
+            }
+        }
+    }
+
+    /// One element is complete; true when the whole reply is.
+    fn close(&mut self) -> bool {
+        while let Some(left) = self.open.last_mut() {
+            *left -= 1;
+            if *left > 0 {
+                return false;
+            }
+            self.open.pop();
+        }
+        true
+    }
+}
+
+/// A length; none for -1.
+fn count(text: &[u8], limit: usize) -> Result<Option<usize>, MalformedReply> {
+    if text == b"-1" {
+        return Ok(None);
+    }
+    let number = std::str::from_utf8(text)
+        .ok()
+        .and_then(|t| t.parse::<usize>().ok());
+    match number {
+        Some(n) if n <= limit => Ok(Some(n)),
+        _ => Err(MalformedReply("length")),
+    }
+}
+
+fn reply(frame: &RangeFrame, bytes: &Bytes) -> Reply {
+    let slice = |(from, to): &(usize, usize)| bytes.slice(*from..*to);
+    match frame {
+        RangeFrame::SimpleString(range) => Reply::Status(slice(range)),
+        RangeFrame::Error(range) => {
+            Reply::Error(String::from_utf8_lossy(&slice(range)).into_owned())
+        }
+        RangeFrame::Integer(number) => Reply::Integer(*number),
+        RangeFrame::BulkString(range) => Reply::Bulk(slice(range)),
+        RangeFrame::Array(items) => Reply::Array(items.iter().map(|f| reply(f, bytes)).collect()),
+        RangeFrame::Null => Reply::Nil,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+
+    use super::*;
+
+    const SAMPLE: &[u8] =
+        b"*5\r\n+OK\r\n:-7\r\n$5\r\nhe\r\nl\r\n*2\r\n$-1\r\n*0\r\n-ERR no\r\n+NEXT\r\n";
+
+    #[test]
+    fn a_reply_is_taken_whole_however_it_arrives() {
+        for step in 1..SAMPLE.len() {
+            let (mut scanner, mut buffer, mut taken) =
+                <(ReplyScanner, BytesMut, Vec<Reply>)>::default();
+            for chunk in SAMPLE.chunks(step) {
+                buffer.extend_from_slice(chunk);
+                while let Some(reply) = scanner.take(&mut buffer).unwrap() {
+                    taken.push(reply);
+                }
+            }
+            assert_eq!(taken.len(), 2, "step {step}");
+            assert_eq!(taken[1], Reply::Status(Bytes::from_static(b"NEXT")));
+            let items = taken.remove(0).array();
+            assert_eq!(items[1], Reply::Integer(-7));
+            assert_eq!(items[2], Reply::Bulk(Bytes::from_static(b"he\r\nl")));
+            assert_eq!(
+                items[3],
+                Reply::Array(vec![Reply::Nil, Reply::Array(vec![])])
+            );
+            assert_eq!(items[4], Reply::Error("ERR no".to_owned()));
+        }
+    }
+
+    #[test]
+    fn deep_nesting_and_absurd_lengths_are_refused() {
+        let take = |bytes: &[u8]| ReplyScanner::default().take(&mut BytesMut::from(bytes));
+        assert!(take(&b"*1\r\n".repeat(100_000)).is_err());
+        assert!(take(b"$99999999999999\r\n").is_err());
+        assert!(take(b"*-2\r\n").is_err());
+        assert!(take(&[b'+'; MAX_LINE + 10]).is_err());
+        assert!(take(b"?x\r\n").is_err());
+    }
+
+    proptest! {
+        #[test]
+        fn any_bytes_are_read_without_panic(bytes: Vec<u8>) {
+            let mut buffer = BytesMut::from(&bytes[..]);
+            let mut scanner = ReplyScanner::default();
+            while let Ok(Some(_)) = scanner.take(&mut buffer) {}
+        }
+    }
+}
