@@ -1,4 +1,8 @@
 //! Tandem keeps Redis servers in two-way sync.
 
 pub mod model;
+pub mod redis;
 pub mod status;
+pub mod config;
+pub mod logging;
+pub mod cli;
