@@ -3,6 +3,12 @@
 pub mod model;
 pub mod redis;
 pub mod replica;
+pub mod rdb;
 pub mod intake;
 pub mod converge;
+pub mod journal;
+pub mod progress;
 pub mod status;
+pub mod config;
+pub mod cli;
+pub mod logging;

@@ -8,4 +8,4 @@ mod settings;
 pub use self::connection::{Connection, Error, READ_SIZE, put_command};
 pub use self::info::{Info, OLDEST, Version};
 pub use self::reply::{MalformedReply, Reply, ReplyScanner};
-pub use self::settings::{Address, Password, Settings, UrlError};
+pub use self::settings::{Address, Password, PasswordError, Settings, UrlError};

@@ -1,0 +1,141 @@
+//! The command line.
+
+use std::path::PathBuf;
+use std::process;
+
+use clap::error::ErrorKind;
+use clap::{Args, Parser, Subcommand};
+
+use crate::logging;
+
+/// Keeps two or more Redis or Valkey servers in two-way sync. One tandem runs beside each server.
+#[derive(Debug, Parser)]
+#[command(version, arg_required_else_help = true, after_help = EXAMPLE)]
+pub struct Cli {
+    /// What to do.
+    #[command(subcommand)]
+    pub command: Command,
+    /// How to log.
+    #[command(flatten)]
+    pub log: Log,
+}
+
+/// What to do.
+#[derive(Debug, Subcommand)]
+pub enum Command {
+    /// Keep this site's Redis in sync, until SIGTERM or SIGINT
+    Run(ConfigFile),
+    /// Check the configuration and the local Redis, and change nothing
+    Check(ConfigFile),
+    /// Show what a running tandem does: its Redis, its journal, and each peer
+    Status(StatusArgs),
+    /// Ask whether tandem is alive; exits 0 or 1 (for a Docker HEALTHCHECK)
+    Healthcheck(ConfigFile),
+    /// Start two Redis servers on this machine, sync them, and show it
+    Demo(DemoArgs),
+}
+
+/// The configuration file.
+#[derive(Debug, Args)]
+pub struct ConfigFile {
+    /// The configuration file (TOML)
+    #[arg(long, short, value_name = "FILE", env = "TANDEM_CONFIG")]
+    pub config: PathBuf,
+}
+
+/// The arguments of `tandem status`.
+#[derive(Debug, Args)]
+pub struct StatusArgs {
+    /// The configuration file (TOML); its [admin] listen is asked
+    #[arg(long, short, value_name = "FILE", env = "TANDEM_CONFIG")]
+    #[arg(required_unless_present = "url")]
+    pub config: Option<PathBuf>,
+    /// Ask this address instead, for example http://10.0.0.7:9480
+    #[arg(long)]
+    pub url: Option<String>,
+    /// Print the JSON of /status
+    #[arg(long)]
+    pub json: bool,
+}
+
+/// The arguments of `tandem demo`.
+#[derive(Debug, Args)]
+pub struct DemoArgs {
+    /// How long to write at both sites
+    #[arg(long, default_value_t = 10, value_parser = clap::value_parser!(u64).range(1..=86_400))]
+    pub seconds: u64,
+    /// Leave everything running afterwards, until Ctrl-C
+    #[arg(long)]
+    pub keep: bool,
+    /// The server to start; found in PATH when not given
+    #[arg(long, value_name = "PATH")]
+    pub redis_server: Option<PathBuf>,
+}
+
+/// How to log.
+#[derive(Debug, Args)]
+pub struct Log {
+    /// What to log: error, warn, info, debug, trace, or info,tandem::link=debug
+    #[arg(long, global = true, value_name = "LEVEL", env = "TANDEM_LOG")]
+    #[arg(default_value = logging::DEFAULT_LEVEL, value_parser = log_level)]
+    pub log_level: String,
+    /// How a line looks; auto is text on a terminal and json elsewhere
+    #[arg(long, global = true, value_name = "FORMAT", default_value = "auto")]
+    pub log_format: logging::Format,
+}
+
+/// How this process ends.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Exit {
+    /// 0: done.
+    Done = 0,
+    /// 1: it failed while running; starting it again can help.
+    Failed = 1,
+    /// 64: the command line is wrong (EX_USAGE of sysexits.h).
+    Usage = 64,
+    /// 78: the configuration is wrong; starting it again does not help (EX_CONFIG).
+    Config = 78,
+}
+
+/// What `--help` shows at its end.
+const EXAMPLE: &str = "\
+Example:
+  tandem demo                              see two sites converge, in ten seconds
+  tandem check --config site-a.toml        then, for each site, check its file
+  tandem run --config site-a.toml          and keep it in sync
+  tandem status --config site-a.toml       from another terminal
+
+A key of the file can be set by a variable: TANDEM__REDIS__PASSWORD for password in [redis].
+
+Exit codes: 0 done, 1 failed, 64 wrong command line, 78 wrong configuration.";
+
+impl Cli {
+    /// Reads the command line of this process. Prints help, version and mistakes itself.
+    ///
+    /// # Errors
+    /// There is nothing left to do but to exit so.
+    pub fn read() -> Result<Self, Exit> {
+        Self::try_parse().map_err(|error| {
+            // Nobody is left to tell when the terminal is gone.
+            error.print().ok();
+            exit_of(&error)
+        })
+    }
+}
+
+impl From<Exit> for process::ExitCode {
+    fn from(exit: Exit) -> Self {
+        Self::from(exit as u8)
+    }
+}
+
+fn exit_of(error: &clap::Error) -> Exit {
+    match error.kind() {
+        ErrorKind::DisplayHelp | ErrorKind::DisplayVersion => Exit::Done,
+        _ => Exit::Usage,
+    }
+}
+
+fn log_level(text: &str) -> Result<String, logging::FilterError> {
+    logging::parse_filter(text).map(|_| text.to_owned())
+}

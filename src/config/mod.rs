@@ -1,0 +1,175 @@
+//! The configuration: a TOML file and the environment, checked as a whole.
+//!
+//! A key of the file can be set by a variable instead: `TANDEM__REDIS__PASSWORD` stands for
+//! `password` in `[redis]`, and `TANDEM__SITE` for `site`. The variable wins; an empty one counts
+//! as not set, because that is what compose files make of a variable that they do not find. Peers
+//! are set in the file only. Unknown keys are refused, and all mistakes are reported at once.
+
+mod check;
+mod mistake;
+mod show;
+mod size;
+mod source;
+
+use std::collections::BTreeSet;
+use std::ffi::OsString;
+use std::fs::File;
+use std::io::{self, Read as _};
+use std::net::{IpAddr, Ipv4Addr, SocketAddr};
+use std::path::{Path, PathBuf};
+
+pub use self::mistake::Errors;
+use self::mistake::{Mistake, Place};
+pub use self::size::Size;
+use self::source::Source;
+use crate::model::SiteId;
+use crate::redis;
+
+/// A whole configuration, checked. Its `Display` is the file that would give it, secrets masked.
+#[derive(Clone, Debug)]
+pub struct Config {
+    /// The name of this site.
+    pub site: SiteId,
+    /// The local Redis.
+    pub redis: redis::Settings,
+    /// How peers reach us.
+    pub link: Link,
+    /// The other sites, at least one; no two have the same name.
+    pub peers: Vec<Peer>,
+    /// What is synced, and how it begins.
+    pub sync: Sync,
+    /// The journal.
+    pub journal: JournalConfig,
+    /// The HTTP interface for operators.
+    pub admin: Admin,
+}
+
+/// How peers reach us.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Link {
+    /// Where we wait to be dialled; with none (`"off"` in the file), we only dial.
+    pub listen: Option<SocketAddr>,
+}
+
+/// Another site.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Peer {
+    /// Its name.
+    pub site: SiteId,
+    /// Where its sidecar listens, `host:port`; with none, we wait to be dialled.
+    pub address: Option<String>,
+}
+
+/// What is synced, and how it begins.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Sync {
+    /// Who copies its data to whom when two sites meet for the first time.
+    pub initial: Initial,
+    /// What to do when both hold data then.
+    pub existing: Existing,
+    /// Which databases.
+    pub databases: Databases,
+}
+
+/// Who copies its data to whom when two sites meet for the first time.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum Initial {
+    /// The site that holds data to the one that is empty.
+    #[default]
+    Auto,
+    /// This site to the peer.
+    Send,
+    /// The peer to this site.
+    Receive,
+    /// Nobody: only what is written from then on is synced.
+    None,
+}
+
+/// What to do when two sites that meet for the first time both hold data.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum Existing {
+    /// Stop and say so.
+    #[default]
+    Refuse,
+    /// The sender's value of a key that both have replaces the receiver's.
+    Overwrite,
+    /// The receiver's value of a key that both have stays.
+    Keep,
+}
+
+/// Which databases are synced.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub enum Databases {
+    /// Every one.
+    #[default]
+    All,
+    /// These; not empty.
+    Only(BTreeSet<u32>),
+}
+
+/// Where the journal is and how large it may grow.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct JournalConfig {
+    /// Its directory, for this sidecar alone.
+    pub dir: PathBuf,
+    /// Bytes on disk, [`MIN_JOURNAL`] or more.
+    pub max_size: u64,
+}
+
+/// The HTTP interface for operators.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Admin {
+    /// Where it listens.
+    pub listen: SocketAddr,
+}
+
+/// Where peers dial us: every interface, because a peer is on another machine by nature.
+pub const DEFAULT_LINK: SocketAddr = SocketAddr::new(IpAddr::V4(Ipv4Addr::UNSPECIFIED), 7480);
+
+/// Where operators ask: this machine only, because nothing asks who they are.
+pub const DEFAULT_ADMIN: SocketAddr = SocketAddr::new(IpAddr::V4(Ipv4Addr::LOCALHOST), 9480);
+
+/// How large the journal may grow: about an hour of 3 MB/s, which is a long cut of the link for a
+/// busy Redis, on a disk that most machines have.
+pub const DEFAULT_JOURNAL: u64 = 10 << 30;
+
+/// The smallest journal: below this a burst of large values or one short cut would end in a full
+/// sync.
+pub const MIN_JOURNAL: u64 = 16 << 20;
+
+/// The largest configuration file, in bytes: whatever is larger was named by mistake.
+const MAX_FILE: u64 = 1 << 20;
+
+/// Reads the file, adds the environment of this process, checks the whole.
+///
+/// # Errors
+/// All mistakes of both.
+pub fn load(path: &Path) -> Result<Config, Errors> {
+    let unreadable = |error: &io::Error| {
+        let message = format!("cannot read it: {error}; name the file with --config");
+        Errors::new(path, vec![Mistake::new(Place::File, "", message)])
+    };
+    let mut text = String::new();
+    File::open(path)
+        .and_then(|file| file.take(MAX_FILE).read_to_string(&mut text))
+        .map_err(|error| unreadable(&error))?;
+    let env: Vec<_> = std::env::vars_os().collect();
+    parse(&text, path, &env)
+}
+
+/// Checks a configuration given as text and as variables; `path` is for the errors.
+///
+/// # Errors
+/// All mistakes of both.
+pub fn parse(text: &str, path: &Path, env: &[(OsString, OsString)]) -> Result<Config, Errors> {
+    let mut mistakes = Vec::new();
+    let config = Source::read(text, env, &mut mistakes)
+        .and_then(|source| check::config(&source, &mut mistakes));
+    match config {
+        Some(config) if mistakes.is_empty() => Ok(config),
+        _ => Err(Errors::new(path, mistakes)),
+    }
+}
+
+#[cfg(test)]
+mod tests;

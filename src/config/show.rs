@@ -1,0 +1,61 @@
+//! The effective configuration as a file, secrets masked.
+
+use std::fmt;
+
+use super::{Config, Databases, Size};
+use crate::redis::{Address, Password};
+
+impl fmt::Display for Config {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        writeln!(f, "site = \"{}\"", self.site)?;
+        writeln!(f, "\n[redis]")?;
+        match &self.redis.address {
+            tcp @ Address::Tcp { .. } => writeln!(f, "url = \"redis://{tcp}\"")?,
+            unix @ Address::Unix(_) => writeln!(f, "url = \"unix://{unix}\"")?,
+        }
+        if let Some(name) = &self.redis.username {
+            writeln!(f, "username = {name:?}")?;
+        }
+        match &self.redis.password {
+            Password::None => {}
+            Password::Inline(_) => writeln!(f, "password = \"***\"")?,
+            Password::File(path) => writeln!(f, "password_file = {path:?}")?,
+        }
+        let listen = self.link.listen.map(|l| l.to_string());
+        let listen = listen.as_deref().unwrap_or("off");
+        writeln!(f, "\n[link]\nlisten = \"{listen}\"")?;
+        for peer in &self.peers {
+            writeln!(f, "\n[[peer]]\nsite = \"{}\"", peer.site)?;
+            if let Some(address) = &peer.address {
+                writeln!(f, "address = \"{address}\"")?;
+            }
+        }
+        writeln!(f, "\n[sync]")?;
+        writeln!(f, "initial = \"{}\"", self.sync.initial)?;
+        writeln!(f, "existing = \"{}\"", self.sync.existing)?;
+        match &self.sync.databases {
+            Databases::All => writeln!(f, "databases = \"all\"")?,
+            Databases::Only(only) => {
+                let only: Vec<_> = only.iter().collect();
+                writeln!(f, "databases = {only:?}")?;
+            }
+        }
+        writeln!(f, "\n[journal]\ndir = {:?}", self.journal.dir)?;
+        writeln!(f, "max_size = \"{}\"", Size(self.journal.max_size))?;
+        write!(f, "\n[admin]\nlisten = \"{}\"", self.admin.listen)
+    }
+}
+
+impl fmt::Display for super::Initial {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let word = Self::WORDS.iter().find(|(_, value)| value == self);
+        f.write_str(word.map_or("", |(word, _)| word))
+    }
+}
+
+impl fmt::Display for super::Existing {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let word = Self::WORDS.iter().find(|(_, value)| value == self);
+        f.write_str(word.map_or("", |(word, _)| word))
+    }
+}
