@@ -1,4 +1,5 @@
 //! Tandem keeps Redis servers in two-way sync.
 
 pub mod model;
+pub mod rdb;
 pub mod status;
