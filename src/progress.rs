@@ -73,7 +73,12 @@ impl Deliveries {
     /// Nothing delivered yet to any of these.
     #[must_use]
     pub fn new(peers: &[SiteId]) -> Arc<Self> {
-        Arc::new(Self(peers.iter().map(|p| (p.clone(), Mutex::default())).collect()))
+        Arc::new(Self(
+            peers
+                .iter()
+                .map(|p| (p.clone(), Mutex::default()))
+                .collect(),
+        ))
     }
 
     /// Takes note of what a peer has.
@@ -88,7 +93,10 @@ impl Deliveries {
     /// What every peer has: the least of all.
     #[must_use]
     pub fn by_all(&self) -> Delivered {
-        let each = self.0.values().map(|d| *d.lock().unwrap_or_else(PoisonError::into_inner));
+        let each = self
+            .0
+            .values()
+            .map(|d| *d.lock().unwrap_or_else(PoisonError::into_inner));
         each.reduce(|a, b| Delivered {
             applied: a.applied.min(b.applied),
             seen: a.seen.min(b.seen),

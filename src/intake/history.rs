@@ -18,6 +18,8 @@ pub struct Saved {
     pub at: Cursor,
     /// The database selected there.
     pub db: u32,
+    /// Where the last record ends.
+    pub last_record: Cursor,
     /// The number of the last self mark that had come back.
     pub self_mark: u64,
     /// What had been seen.
@@ -26,13 +28,21 @@ pub struct Saved {
 
 impl fmt::Display for Saved {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let EpochState { epoch, replid, began, base, older, empty } = &self.state;
+        let EpochState {
+            epoch,
+            replid,
+            began,
+            base,
+            older,
+            empty,
+        } = &self.state;
         write!(
             f,
-            "{VERSION} {epoch} {replid} {began} {base} {older} {} {} {} {} {}",
+            "{VERSION} {epoch} {replid} {began} {base} {older} {} {} {} {} {} {}",
             u8::from(*empty),
             self.at,
             self.db,
+            self.last_record,
             self.self_mark,
             self.seen,
         )
@@ -44,7 +54,19 @@ impl FromStr for Saved {
 
     fn from_str(text: &str) -> Result<Self, ()> {
         let words: Vec<&str> = text.split(' ').collect();
-        let [version, epoch, replid, began, base, older, empty, at, db, self_mark, seen] = words[..]
+        let [
+            version,
+            epoch,
+            replid,
+            began,
+            base,
+            older,
+            empty,
+            at,
+            db,
+            self_mark,
+            seen,
+        ] = words[..]
         else {
             return Err(());
         };
@@ -64,6 +86,7 @@ impl FromStr for Saved {
             state,
             at: at.parse().map_err(|_| ())?,
             db: db.parse().map_err(|_| ())?,
+            last_record: last.parse().map_err(|_| ())?,
             self_mark: number(self_mark)?,
             seen: seen.parse()?,
         })
@@ -89,16 +112,16 @@ pub enum History {
 /// lacks nothing. In between, an append-only file decides: it is written before the stream is
 /// sent; without one, what survived is an old snapshot.
 #[must_use]
-pub fn judge(saved: Option<&Saved>, last_record: Cursor, found: Option<&SelfMark>, aof: bool) -> History {
+pub fn judge(saved: Option<&Saved>, found: Option<&SelfMark>, aof: bool) -> History {
     match (saved, found) {
         (None, None) => History::Fresh,
         // The journal was lost, the data was not.
         (None, Some(_)) => History::Kept,
         (Some(saved), found) => {
             let number = found.map_or(0, |mark| mark.number);
-            let covered = found.is_some_and(|mark| mark.at >= last_record);
+            let covered = found.is_some_and(|mark| mark.at >= saved.last_record);
             // A history without any write of a client is lost without loss.
-            let nothing_journaled = last_record == Cursor::ZERO;
+            let nothing_journaled = saved.last_record == Cursor::ZERO;
             if number >= saved.self_mark && (covered || aof || nothing_journaled) {
                 History::Kept
             } else {
@@ -122,11 +145,30 @@ pub fn begin(
     let older = previous.map_or(Epoch(0), |p| p.older);
     let was_empty = previous.is_some_and(|p| p.empty);
     match history {
-        History::Fresh => EpochState { epoch, replid, began, base: epoch, older, empty },
-        History::Kept => EpochState { epoch, replid, began, base: epoch, older, empty: false },
-        History::Older => {
-            EpochState { epoch, replid, began, base, older: epoch, empty: was_empty }
-        }
+        History::Fresh => EpochState {
+            epoch,
+            replid,
+            began,
+            base: epoch,
+            older,
+            empty,
+        },
+        History::Kept => EpochState {
+            epoch,
+            replid,
+            began,
+            base: epoch,
+            older,
+            empty: false,
+        },
+        History::Older => EpochState {
+            epoch,
+            replid,
+            began,
+            base,
+            older: epoch,
+            empty: was_empty,
+        },
     }
 }
 
@@ -136,7 +178,10 @@ mod tests {
     use crate::model::InstanceId;
 
     fn at(offset: u64) -> Cursor {
-        Cursor { epoch: Epoch(5), offset: Offset(offset) }
+        Cursor {
+            epoch: Epoch(5),
+            offset: Offset(offset),
+        }
     }
 
     fn saved(self_mark: u64) -> Saved {
@@ -148,7 +193,14 @@ mod tests {
             older: Epoch(0),
             empty: true,
         };
-        Saved { state, at: at(99), db: 2, self_mark, seen: Seen::default() }
+        Saved {
+            state,
+            at: at(99),
+            db: 2,
+            last_record: at(90),
+            self_mark,
+            seen: Seen::default(),
+        }
     }
 
     #[test]
@@ -160,7 +212,11 @@ mod tests {
 
     #[test]
     fn data_is_judged_by_the_self_mark_that_it_holds() {
-        let mark = |number, offset| SelfMark { instance: InstanceId::new(1), number, at: at(offset) };
+        let mark = |number, offset| SelfMark {
+            instance: InstanceId::new(1),
+            number,
+            at: at(offset),
+        };
         let saved = saved(7);
         for (saved, found, aof, expected) in [
             (None, None, false, History::Fresh),
@@ -172,9 +228,17 @@ mod tests {
             (Some(&saved), Some(mark(7, 80)), true, History::Kept),
             (Some(&saved), Some(mark(8, 90)), false, History::Kept),
         ] {
-            assert_eq!(judge(saved, at(90), found.as_ref(), aof), expected, "{found:?} aof={aof}");
+            assert_eq!(
+                judge(saved, found.as_ref(), aof),
+                expected,
+                "{found:?} aof={aof}"
+            );
         }
-        let none = super::Saved { self_mark: 0, ..saved };
-        assert_eq!(judge(Some(&none), Cursor::ZERO, None, false), History::Kept);
+        let none = super::Saved {
+            self_mark: 0,
+            last_record: Cursor::ZERO,
+            ..saved
+        };
+        assert_eq!(judge(Some(&none), None, false), History::Kept);
     }
 }

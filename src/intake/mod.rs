@@ -82,7 +82,9 @@ pub enum Error {
     #[error(transparent)]
     Snapshot(#[from] SnapshotError),
     /// The bytes of the stream.
-    #[error("the replication stream of Redis is not understood at offset {offset}: {source}; reading it again from the last good place")]
+    #[error(
+        "the replication stream of Redis is not understood at offset {offset}: {source}; reading it again from the last good place"
+    )]
     Stream {
         /// Where the command begins.
         offset: u64,
@@ -124,7 +126,14 @@ impl Intake {
     ) -> Result<(Self, watch::Receiver<Progress>), Error> {
         let resume = resume::Resume::from_journal(&shared.journal, recovered)?;
         let (stream, progress) = Stream::new(&config, shared.clone(), writer, resume);
-        Ok((Self { config, shared, stream }, progress))
+        Ok((
+            Self {
+                config,
+                shared,
+                stream,
+            },
+            progress,
+        ))
     }
 
     /// Follows Redis until `stop`, through every loss of the connection.

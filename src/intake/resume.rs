@@ -11,8 +11,8 @@ use crate::intake::commands::{for_each_key, key_hash};
 use crate::intake::scanner;
 use crate::journal::{Frame, FrameKind, Journal, Recovered};
 use crate::model::{
-    BatchReader, Cursor, Entry, Epoch, Hlc, Mark, Offset, Position, Record, SELF_KEY, Seen,
-    SelfMark, is_reserved, mark_key,
+    BatchReader, Cursor, Entry, Epoch, Hlc, Mark, Offset, Record, SELF_KEY, Seen, SelfMark,
+    is_reserved, mark_key,
 };
 use crate::progress::EpochState;
 use crate::rdb;
@@ -28,8 +28,6 @@ const REPLAY_LIMIT: u64 = 512 << 20;
 pub(super) struct Resume {
     /// The state of the epoch, with all that follows it in the journal added.
     pub saved: Option<Saved>,
-    /// Where its last record ends.
-    pub last_record: Cursor,
     /// The latest stamp.
     pub hlc: Hlc,
     /// Recent writes: key hash and place, in order; none from before `floor`.
@@ -44,16 +42,25 @@ impl Resume {
     /// # Errors
     /// The journal is damaged or of another version.
     pub(super) fn from_journal(journal: &Journal, recovered: &Recovered) -> Result<Self, Error> {
-        let mut saved = recovered.preamble.as_deref().filter(|p| !p.is_empty()).map(parse).transpose()?;
+        let mut saved = recovered
+            .preamble
+            .as_deref()
+            .filter(|p| !p.is_empty())
+            .map(parse)
+            .transpose()?;
         for frame in &recovered.frames {
             saved = Some(parse(&frame.body)?);
         }
         let Some(mut saved) = saved else {
             return Ok(Self::default());
         };
-        let mut resume = Self { last_record: journal.last_record(), ..Self::default() };
+        let mut resume = Self::default();
         let from = replay_from(journal, saved.at);
-        resume.floor = if from.epoch == saved.state.epoch { from.offset } else { saved.state.began };
+        resume.floor = if from.epoch == saved.state.epoch {
+            from.offset
+        } else {
+            saved.state.began
+        };
         let mut reader = journal.reader(from)?;
         while let Some(frame) = reader.try_next()? {
             resume.replay(&frame, &mut saved)?;
@@ -73,6 +80,12 @@ impl Resume {
                     let entry = entry.map_err(|e| Error::Saved(e.to_string()))?;
                     self.entry(entry, current, saved);
                 }
+                if header.kind == FrameKind::Records {
+                    saved.last_record = Cursor {
+                        epoch: header.epoch,
+                        offset: header.last_record,
+                    };
+                }
             }
         }
         if header.cursor() >= saved.at {
@@ -90,7 +103,9 @@ impl Resume {
                     self.floor = record.offset;
                 }
             }
-            Entry::Echo { origin, at, hlc, .. } => {
+            Entry::Echo {
+                origin, at, hlc, ..
+            } => {
                 self.hlc = self.hlc.max(hlc);
                 saved.seen.advance(&origin, at);
             }
@@ -104,9 +119,14 @@ impl Resume {
         let writes = &mut self.writes;
         let scanned = scanner::for_each(&record.commands, |command| {
             if command.is(b"SELECT") {
-                db = std::str::from_utf8(command.arg(1)).ok().and_then(|t| t.parse().ok()).unwrap_or(db);
+                db = std::str::from_utf8(command.arg(1))
+                    .ok()
+                    .and_then(|t| t.parse().ok())
+                    .unwrap_or(db);
             }
-            named &= for_each_key(&command, db, |db, key| writes.push((key_hash(db, key), record.offset)));
+            named &= for_each_key(&command, db, |db, key| {
+                writes.push((key_hash(db, key), record.offset))
+            });
         });
         scanned.is_ok() && named
     }
@@ -124,7 +144,8 @@ fn replay_from(journal: &Journal, saved_at: Cursor) -> Cursor {
 
 fn parse(body: &[u8]) -> Result<Saved, Error> {
     let text = String::from_utf8_lossy(body);
-    text.parse().map_err(|()| Error::Saved(text.chars().take(60).collect()))
+    text.parse()
+        .map_err(|()| Error::Saved(text.chars().take(60).collect()))
 }
 
 /// What the side connection learns before the stream is asked for.
@@ -138,7 +159,11 @@ struct Facts {
 ///
 /// # Errors
 /// Redis cannot be reached, does not let us, or cannot be used.
-pub(super) async fn attach(config: &Config, shared: &Shared, stream: &mut Stream) -> Result<Replica, Error> {
+pub(super) async fn attach(
+    config: &Config,
+    shared: &Shared,
+    stream: &mut Stream,
+) -> Result<Replica, Error> {
     let facts = facts(config, shared).await?;
     let name = connection_name(&config.site, "replica");
     let position = stream.position();
@@ -153,7 +178,7 @@ pub(super) async fn attach(config: &Config, shared: &Shared, stream: &mut Stream
             shared.board.redis().resyncs_full += 1;
             let found = facts.self_mark.as_ref();
             let saved = stream.saved();
-            let history = history::judge(saved.as_ref(), shared.journal.last_record(), found, facts.info.aof);
+            let history = history::judge(saved.as_ref(), found, facts.info.aof);
             let previous = saved.as_ref().map(|s| &s.state);
             let epoch = next_epoch(previous, found);
             let at = Cursor { epoch, offset };
@@ -176,7 +201,9 @@ pub(super) async fn attach(config: &Config, shared: &Shared, stream: &mut Stream
 /// Greater than every epoch before, also those that only peers remember: no two epochs begin in
 /// one millisecond, and a clock that was set back is caught by what is known.
 fn next_epoch(previous: Option<&EpochState>, found: Option<&SelfMark>) -> Epoch {
-    let known = previous.map_or(0, |p| p.epoch.0).max(found.map_or(0, |m| m.at.epoch.0));
+    let known = previous
+        .map_or(0, |p| p.epoch.0)
+        .max(found.map_or(0, |m| m.at.epoch.0));
     Epoch(wall_ms().max(known.saturating_add(1)))
 }
 
@@ -198,8 +225,9 @@ fn say(history: History, state: &EpochState) {
 
 /// Whether a snapshot holds no key but ours.
 fn is_empty(snapshot: &Snapshot) -> Result<bool, Error> {
-    let file = File::open(&snapshot.path).map_err(|source| {
-        replica::SnapshotError::Disk { path: snapshot.path.display().to_string(), source }
+    let file = File::open(&snapshot.path).map_err(|source| replica::SnapshotError::Disk {
+        path: snapshot.path.display().to_string(),
+        source,
     })?;
     let mut reader = rdb::Reader::try_new(file)?;
     while let Some(entry) = reader.next_entry()? {
@@ -245,5 +273,9 @@ async fn facts(config: &Config, shared: &Shared) -> Result<Facts, Error> {
             seen.advance(peer, mark.at);
         }
     }
-    Ok(Facts { info, self_mark, seen })
+    Ok(Facts {
+        info,
+        self_mark,
+        seen,
+    })
 }

@@ -53,6 +53,7 @@ pub(super) struct Stream {
     recent: Recent,
     state: Option<Arc<EpochState>>,
     seen: Arc<Seen>,
+    last_record: Cursor,
     self_mark: u64,
     /// Since when, in our stream, an origin's marks must be our own: the first fence of its
     /// applier, set after the predecessor's connection was killed.
@@ -69,7 +70,13 @@ impl Stream {
         writer: Writer,
         resume: Resume,
     ) -> (Self, watch::Receiver<Progress>) {
-        let Resume { saved, hlc, writes, floor, .. } = resume;
+        let Resume {
+            saved,
+            hlc,
+            writes,
+            floor,
+            ..
+        } = resume;
         let epoch = saved.as_ref().map_or(Epoch(0), |s| s.state.epoch);
         let mut recent = Recent::begin(&shared.table, epoch, floor);
         for (hash, at) in writes {
@@ -80,12 +87,17 @@ impl Stream {
         let mut stream = Self {
             instance: config.instance,
             selection: config.selection.clone(),
-            decoder: Decoder::new(at.offset, saved.as_ref().map_or(0, |s| s.db), config.selection.clone()),
+            decoder: Decoder::new(
+                at.offset,
+                saved.as_ref().map_or(0, |s| s.db),
+                config.selection.clone(),
+            ),
             frame: FrameBuilder::new(at.offset),
             clock: Clock::after(hlc),
             recent,
             state: saved.as_ref().map(|s| Arc::new(s.state.clone())),
             seen: Arc::new(saved.as_ref().map(|s| s.seen.clone()).unwrap_or_default()),
+            last_record: saved.as_ref().map_or(Cursor::ZERO, |s| s.last_record),
             self_mark: saved.as_ref().map_or(0, |s| s.self_mark),
             own_since: BTreeMap::new(),
             progress: Progress::default(),
@@ -108,7 +120,11 @@ impl Stream {
     /// From where PSYNC may go on.
     pub(super) fn position(&self) -> Option<Position> {
         let (offset, db) = self.decoder.boundary();
-        self.state.as_ref().map(|state| Position { replid: state.replid, offset, db })
+        self.state.as_ref().map(|state| Position {
+            replid: state.replid,
+            offset,
+            db,
+        })
     }
 
     /// What the journal would say after a restart.
@@ -117,8 +133,12 @@ impl Stream {
         let (offset, db) = self.decoder.boundary();
         Some(Saved {
             state: EpochState::clone(state),
-            at: Cursor { epoch: state.epoch, offset },
+            at: Cursor {
+                epoch: state.epoch,
+                offset,
+            },
             db,
+            last_record: self.last_record,
             self_mark: self.self_mark,
             seen: Seen::clone(&self.seen),
         })
@@ -132,7 +152,10 @@ impl Stream {
         if let (Some(replid), Some(state)) = (replid, &self.state)
             && state.replid != replid
         {
-            self.state = Some(Arc::new(EpochState { replid, ..EpochState::clone(state) }));
+            self.state = Some(Arc::new(EpochState {
+                replid,
+                ..EpochState::clone(state)
+            }));
             self.save(FrameKind::Continue)?;
         }
         self.publish();
@@ -144,7 +167,10 @@ impl Stream {
         self.decoder = Decoder::new(state.began, 0, self.selection.clone());
         self.frame = FrameBuilder::new(state.began);
         self.recent = Recent::begin(&self.shared.table, state.epoch, state.began);
-        self.progress.read = Cursor { epoch: state.epoch, offset: state.began };
+        self.progress.read = Cursor {
+            epoch: state.epoch,
+            offset: state.began,
+        };
         self.state = Some(Arc::new(state));
         self.seen = Arc::new(seen);
         self.own_since.clear();
@@ -155,7 +181,9 @@ impl Stream {
 
     /// Writes the state of the epoch into the journal.
     fn save(&mut self, kind: FrameKind) -> Result<(), Error> {
-        let Some(saved) = self.saved() else { return Ok(()) };
+        let Some(saved) = self.saved() else {
+            return Ok(());
+        };
         let body = saved.to_string().into_bytes();
         let header = FrameHeader {
             kind,
@@ -177,7 +205,11 @@ impl Stream {
     }
 
     /// Follows the stream until it breaks, or until `stop`.
-    pub(super) async fn follow(&mut self, mut replica: Replica, stop: &CancellationToken) -> Result<(), Error> {
+    pub(super) async fn follow(
+        &mut self,
+        mut replica: Replica,
+        stop: &CancellationToken,
+    ) -> Result<(), Error> {
         let mut tick = interval(ACK_PERIOD);
         tick.set_missed_tick_behavior(MissedTickBehavior::Delay);
         loop {
@@ -227,7 +259,11 @@ impl Stream {
     fn on_event(&mut self, event: Event, now_ms: u64) {
         match event {
             Event::Write(write) => self.on_write(write, now_ms),
-            Event::Echo { origin, mark, offset } => {
+            Event::Echo {
+                origin,
+                mark,
+                offset,
+            } => {
                 if self.clock.observe(mark.hlc, now_ms) {
                     warn!(%origin, "the clock of a peer is more than a minute ahead; set it right");
                 }
@@ -239,10 +275,19 @@ impl Stream {
                 self.self_mark = self.self_mark.max(mark.number);
                 self.frame.push_self_mark(mark.number, offset);
             }
-            Event::Fence { name, instance, number, offset } => {
+            Event::Fence {
+                name,
+                instance,
+                number,
+                offset,
+            } => {
                 if instance == self.instance {
                     self.own_since.entry(name.clone()).or_insert(offset);
-                    let seen = FenceSeen { instance, number, offset };
+                    let seen = FenceSeen {
+                        instance,
+                        number,
+                        offset,
+                    };
                     Arc::make_mut(&mut self.progress.fences).insert(name, seen);
                 }
             }
@@ -253,14 +298,22 @@ impl Stream {
             Event::Trespass(command) => self.on_trespass(&command),
             Event::NotSelected(command) => {
                 let command = String::from_utf8_lossy(&command).into_owned();
-                warn!(command, "a command crosses the selected databases and does not travel");
+                warn!(
+                    command,
+                    "a command crosses the selected databases and does not travel"
+                );
             }
             Event::AckWanted => {}
         }
     }
 
     fn on_write(&mut self, write: Write, now_ms: u64) {
-        let Write { offset, mut db, count, commands } = write;
+        let Write {
+            offset,
+            mut db,
+            count,
+            commands,
+        } = write;
         let record = Record {
             offset,
             hlc: self.clock.stamp(now_ms),
@@ -273,9 +326,14 @@ impl Stream {
         let mut named = true;
         let scanned = scanner::for_each(&record.commands, |command| {
             if command.is(b"SELECT") {
-                db = std::str::from_utf8(command.arg(1)).ok().and_then(|t| t.parse().ok()).unwrap_or(db);
+                db = std::str::from_utf8(command.arg(1))
+                    .ok()
+                    .and_then(|t| t.parse().ok())
+                    .unwrap_or(db);
             }
-            named &= for_each_key(&command, db, |db, key| recent.note(table, key_hash(db, key), offset));
+            named &= for_each_key(&command, db, |db, key| {
+                recent.note(table, key_hash(db, key), offset)
+            });
         });
         if scanned.is_err() || !named {
             recent.note_everything(table, offset);
@@ -287,7 +345,10 @@ impl Stream {
     /// serves this site too.
     fn on_mark(&mut self, origin: &SiteId, instance: InstanceId, offset: Offset) {
         let since = self.own_since.get(&format!("apply:{origin}"));
-        if instance != self.instance && since.is_some_and(|s| *s < offset) && self.progress.foreign.is_none() {
+        if instance != self.instance
+            && since.is_some_and(|s| *s < offset)
+            && self.progress.foreign.is_none()
+        {
             error!(%origin, %instance, "another sidecar writes marks into this Redis; run one per site");
             self.progress.foreign = Some((origin.clone(), instance));
         }
@@ -297,15 +358,25 @@ impl Stream {
         self.trespasses += 1;
         if self.trespasses.is_power_of_two() {
             let command = String::from_utf8_lossy(command).into_owned();
-            warn!(command, count = self.trespasses, "a client writes to keys that begin with tandem:, which are reserved; such writes do not travel");
+            warn!(
+                command,
+                count = self.trespasses,
+                "a client writes to keys that begin with tandem:, which are reserved; such writes do not travel"
+            );
         }
     }
 
     /// Appends the frame to the journal and tells everybody. Retries while the disk refuses:
     /// nothing is read meanwhile, so nothing is lost.
-    async fn commit(&mut self, replica: &mut Replica, stop: &CancellationToken) -> Result<(), Error> {
+    async fn commit(
+        &mut self,
+        replica: &mut Replica,
+        stop: &CancellationToken,
+    ) -> Result<(), Error> {
         let (end, db) = self.decoder.boundary();
-        let Some(state) = &self.state else { return Ok(()) };
+        let Some(state) = &self.state else {
+            return Ok(());
+        };
         let epoch = state.epoch;
         if self.frame.is_empty() {
             if self.progress.read.offset != end {
@@ -318,7 +389,11 @@ impl Stream {
         let frame = std::mem::replace(&mut self.frame, FrameBuilder::new(end));
         let records = frame.records() > 0;
         let header = FrameHeader {
-            kind: if records { FrameKind::Records } else { FrameKind::Notes },
+            kind: if records {
+                FrameKind::Records
+            } else {
+                FrameKind::Notes
+            },
             epoch,
             start: frame.start(),
             end,
@@ -333,6 +408,12 @@ impl Stream {
                 () = stop.cancelled() => return Err(error.into()),
                 () = sleep(DISK_RETRY) => replica.acknowledge(self.read().offset).await?,
             }
+        }
+        if records {
+            self.last_record = Cursor {
+                epoch,
+                offset: header.last_record,
+            };
         }
         if self.shared.board.journal().error.take().is_some() {
             info!("the journal takes writes again");
@@ -370,11 +451,19 @@ impl Stream {
     /// Once a second: forget and trim what every peer has, keep the preamble fresh.
     fn housekeeping(&mut self) {
         let delivered = self.shared.deliveries.by_all();
-        if self.state.as_ref().is_some_and(|s| s.epoch == delivered.seen.epoch) {
-            self.recent.forget(&self.shared.table, delivered.seen.offset);
+        if self
+            .state
+            .as_ref()
+            .is_some_and(|s| s.epoch == delivered.seen.epoch)
+        {
+            self.recent
+                .forget(&self.shared.table, delivered.seen.offset);
         }
         if delivered.seen != Cursor::ZERO
-            && let Err(error) = self.shared.journal.trim(delivered.seen.min(delivered.applied))
+            && let Err(error) = self
+                .shared
+                .journal
+                .trim(delivered.seen.min(delivered.applied))
         {
             warn!(%error, "the journal cannot be trimmed");
         }
