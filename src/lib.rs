@@ -7,6 +7,7 @@ pub mod rdb;
 pub mod intake;
 pub mod converge;
 pub mod journal;
+pub mod link;
 pub mod progress;
 pub mod status;
 pub mod config;

@@ -8,7 +8,7 @@ use std::time::Instant;
 
 use serde::{Deserialize, Serialize};
 
-use crate::model::{InstanceId, SiteId};
+use crate::model::{Cursor, InstanceId, SiteId};
 
 /// The whole status of one sidecar.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
@@ -179,6 +179,12 @@ pub struct PeerStatus {
     pub waiting: Option<String>,
     /// True when all that this site has read is applied there and nothing is under way.
     pub settled: bool,
+    /// The last place of our history applied there.
+    #[serde(skip)]
+    pub applied: Cursor,
+    /// Whether nothing is under way: no copy, no debt, nothing received and not yet applied.
+    #[serde(skip)]
+    pub quiet: bool,
 }
 
 /// Shared by all parts: each writes its own section, admin reads all.
@@ -189,6 +195,8 @@ pub struct Board {
     started: Instant,
     redis: Mutex<RedisStatus>,
     journal: Mutex<JournalStatus>,
+    /// The last record of this site: what every peer must reach.
+    last_record: Mutex<Cursor>,
     peers: Vec<(SiteId, Mutex<PeerStatus>)>,
 }
 
@@ -216,6 +224,7 @@ impl Board {
             started: Instant::now(),
             redis: Mutex::default(),
             journal: Mutex::default(),
+            last_record: Mutex::default(),
             peers: peers.iter().map(section).collect(),
         })
     }
@@ -228,6 +237,15 @@ impl Board {
     /// The section of the journal. Hold it for a few assignments only.
     pub fn journal(&self) -> MutexGuard<'_, JournalStatus> {
         self.journal.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// A record was journaled; says so before its offset is shown, so that nobody sees an offset
+    /// with a `settled` from before it.
+    pub fn set_last_record(&self, at: Cursor) {
+        *self
+            .last_record
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner) = at;
     }
 
     /// The section of a peer, if it is configured.
@@ -243,9 +261,22 @@ impl Board {
     /// The whole status, as of now.
     #[must_use]
     pub fn status(&self) -> Status {
-        let lock = |m: &Mutex<PeerStatus>| m.lock().unwrap_or_else(PoisonError::into_inner).clone();
-        let peers: Vec<PeerStatus> = self.peers.iter().map(|(_, p)| lock(p)).collect();
         let redis = self.redis().clone();
+        let last = *self
+            .last_record
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner);
+        let peer = |section: &Mutex<PeerStatus>| {
+            let mut peer = section
+                .lock()
+                .unwrap_or_else(PoisonError::into_inner)
+                .clone();
+            let linked = peer.state == PeerState::Synchronizing;
+            peer.last_record_offset = last.offset.0;
+            peer.settled = linked && peer.quiet && peer.applied >= last;
+            peer
+        };
+        let peers: Vec<PeerStatus> = self.peers.iter().map(|(_, p)| peer(p)).collect();
         Status {
             site: self.site.to_string(),
             instance: self.instance.to_string(),

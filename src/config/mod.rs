@@ -72,7 +72,8 @@ pub struct Sync {
 }
 
 /// Who copies its data to whom when two sites meet for the first time.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, serde::Serialize, serde::Deserialize)]
+#[serde(rename_all = "lowercase")]
 pub enum Initial {
     /// The site that holds data to the one that is empty.
     #[default]
@@ -86,7 +87,8 @@ pub enum Initial {
 }
 
 /// What to do when two sites that meet for the first time both hold data.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, serde::Serialize, serde::Deserialize)]
+#[serde(rename_all = "lowercase")]
 pub enum Existing {
     /// Stop and say so.
     #[default]

@@ -18,6 +18,9 @@ use crate::model::{Cursor, Epoch, Offset};
 /// there are 10,000.
 const MAX_KEYS: usize = 1 << 20;
 
+/// The place of a read that is under way.
+pub const READING: Offset = Offset(u64::MAX);
+
 /// Keys are hashes already.
 #[derive(Clone, Copy, Debug, Default)]
 pub struct PassThrough(u64);
@@ -50,6 +53,11 @@ impl Hasher for PassThrough {
 pub struct Table {
     /// Key hash → the last local write of the key, in the current epoch.
     writes: DashMap<u128, Offset, BuildHasherDefault<PassThrough>>,
+    /// Key hash → where its state was last read to be sent; [`READING`] while it is being read.
+    /// A peer's state that has not seen ours must not replace what we sent: the two would swap.
+    reads: DashMap<u128, Offset, BuildHasherDefault<PassThrough>>,
+    /// The same for all keys: where the last snapshot was taken to be sent.
+    copied: AtomicU64,
     /// Every key may have been written up to here.
     floor: AtomicU64,
     /// The current epoch.
@@ -77,6 +85,8 @@ impl Default for Table {
     fn default() -> Self {
         Self {
             writes: DashMap::default(),
+            reads: DashMap::default(),
+            copied: AtomicU64::new(0),
             floor: AtomicU64::new(0),
             epoch: AtomicU64::new(0),
         }
@@ -95,12 +105,35 @@ impl Table {
             .writes
             .get(&hash)
             .map_or(Offset(0), |entry| *entry.value());
-        let last = written.max(Offset(self.floor.load(Ordering::Acquire)));
+        let read = self
+            .reads
+            .get(&hash)
+            .map_or(Offset(0), |entry| *entry.value());
+        let copied = Offset(self.copied.load(Ordering::Acquire));
+        let last = written
+            .max(read)
+            .max(copied)
+            .max(Offset(self.floor.load(Ordering::Acquire)));
         if last > seen.offset {
             Knowledge::Unseen(last)
         } else {
             Knowledge::Seen
         }
+    }
+
+    /// The state of a key is being read ([`READING`]), or was read here.
+    pub fn note_read(&self, hash: u128, at: Offset) {
+        self.reads.insert(hash, at);
+    }
+
+    /// Every peer that was sent this state has seen it.
+    pub fn forget_read(&self, hash: u128, at: Offset) {
+        self.reads.remove_if(&hash, |_, last| *last == at);
+    }
+
+    /// A snapshot is being taken ([`READING`]), or was taken here, to be sent.
+    pub fn note_copy(&self, at: Offset) {
+        self.copied.store(at.0, Ordering::Release);
     }
 
     /// How many keys are remembered.
@@ -120,6 +153,8 @@ impl Recent {
     /// A table that begins in `epoch`, knowing nothing of what was written up to `floor`.
     pub fn begin(table: &Table, epoch: Epoch, floor: Offset) -> Self {
         table.writes.clear();
+        table.reads.clear();
+        table.copied.store(0, Ordering::Release);
         table.floor.store(floor.0, Ordering::Release);
         table.epoch.store(epoch.0, Ordering::Release);
         Self {

@@ -64,6 +64,7 @@ impl FromStr for Saved {
             empty,
             at,
             db,
+            last,
             self_mark,
             seen,
         ] = words[..]
@@ -234,7 +235,7 @@ mod tests {
                 "{found:?} aof={aof}"
             );
         }
-        let none = super::Saved {
+        let none = Saved {
             self_mark: 0,
             last_record: Cursor::ZERO,
             ..saved

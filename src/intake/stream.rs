@@ -106,6 +106,7 @@ impl Stream {
             shared,
             writer,
         };
+        stream.shared.board.set_last_record(stream.last_record);
         stream.progress.state.clone_from(&stream.state);
         stream.progress.read = at;
         stream.publish();

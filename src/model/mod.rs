@@ -18,3 +18,5 @@ pub use self::record::{
     BatchReader, Entry, FrameBuilder, MAX_FRAME, Record, RecordError, Seen, TARGET_FRAME,
 };
 pub use self::site::{InstanceId, SiteError, SiteId};
+
+pub(crate) use self::record::{put_bytes, put_varint, take_bytes, take_u8, take_varint};

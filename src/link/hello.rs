@@ -1,0 +1,167 @@
+//! What each side says of itself before anything else.
+
+use bytes::Bytes;
+use serde::{Deserialize, Serialize};
+
+use super::message::MessageError;
+use crate::config::{Existing, Initial};
+use crate::model::{Cursor, Epoch, Mark, SiteId};
+
+/// A site and its sidecar, as the peer must know them to decide how to go on.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Hello {
+    /// The site that speaks.
+    pub site: String,
+    /// The site that it means to speak to.
+    pub peer: String,
+    /// The life of its sidecar.
+    pub instance: u64,
+    /// The version of its sidecar.
+    pub version: String,
+    /// What its Redis is.
+    pub redis: String,
+    /// The newest RDB version whose values its Redis takes.
+    pub rdb_version: u16,
+    /// The epoch of its history.
+    pub epoch: u64,
+    /// See [`crate::progress::EpochState::base`].
+    pub base: u64,
+    /// See [`crate::progress::EpochState::older`].
+    pub older: u64,
+    /// From where its journal can send, as `<epoch>/<offset>`.
+    pub first: String,
+    /// Where its journal ends.
+    pub end: String,
+    /// From where all that its data ever held can be sent as records: its Redis was empty when its
+    /// history began.
+    pub from_scratch: Option<String>,
+    /// What it has of the peer: the text of its mark.
+    pub mark: Option<String>,
+    /// `[sync] initial`.
+    pub initial: Initial,
+    /// `[sync] existing`.
+    pub existing: Existing,
+    /// `[sync] databases`, as text; must be equal.
+    pub databases: String,
+}
+
+impl Hello {
+    /// The payload.
+    #[must_use]
+    pub(super) fn encode(&self) -> Vec<u8> {
+        serde_json::to_vec(self).unwrap_or_default()
+    }
+
+    /// Reads and checks the payload.
+    pub(super) fn decode(payload: &Bytes) -> Result<Self, MessageError> {
+        let hello: Self =
+            serde_json::from_slice(payload).map_err(|e| MessageError::Hello(e.to_string()))?;
+        hello
+            .check()
+            .map_err(|what| MessageError::Hello(what.to_owned()))?;
+        Ok(hello)
+    }
+
+    fn check(&self) -> Result<(), &'static str> {
+        SiteId::try_new(&self.site).map_err(|_| "site")?;
+        SiteId::try_new(&self.peer).map_err(|_| "peer")?;
+        self.first.parse::<Cursor>().map_err(|_| "first")?;
+        self.end.parse::<Cursor>().map_err(|_| "end")?;
+        self.from_scratch
+            .as_deref()
+            .map(str::parse::<Cursor>)
+            .transpose()
+            .map_err(|_| "from_scratch")?;
+        self.mark
+            .as_deref()
+            .map(|m| Mark::parse(m.as_bytes()))
+            .transpose()
+            .map_err(|_| "mark")?;
+        Ok(())
+    }
+
+    /// What it has of the peer.
+    #[must_use]
+    pub fn mark(&self) -> Option<Mark> {
+        Mark::parse(self.mark.as_deref()?.as_bytes()).ok()
+    }
+
+    /// Where its journal ends.
+    #[must_use]
+    pub fn end(&self) -> Cursor {
+        self.end.parse().unwrap_or(Cursor::ZERO)
+    }
+
+    /// From where all of its data can be sent as records.
+    #[must_use]
+    pub fn from_scratch(&self) -> Option<Cursor> {
+        self.from_scratch.as_deref()?.parse().ok()
+    }
+
+    /// Whether its journal can send what comes after a place.
+    #[must_use]
+    pub fn can_send_after(&self, at: Cursor) -> bool {
+        self.first.parse::<Cursor>().is_ok_and(|first| first <= at) && at <= self.end()
+    }
+
+    /// [`Hello::base`] as an epoch.
+    #[must_use]
+    pub const fn base(&self) -> Epoch {
+        Epoch(self.base)
+    }
+
+    /// [`Hello::older`] as an epoch.
+    #[must_use]
+    pub const fn older(&self) -> Epoch {
+        Epoch(self.older)
+    }
+}
+
+#[cfg(test)]
+pub(super) mod tests {
+    use super::*;
+
+    pub(in crate::link) fn hello(site: &str) -> Hello {
+        Hello {
+            site: site.to_owned(),
+            peer: "x".to_owned(),
+            instance: 1,
+            version: "0".to_owned(),
+            redis: "Redis 7.0.15".to_owned(),
+            rdb_version: 10,
+            epoch: 100,
+            base: 100,
+            older: 0,
+            first: "100/1".to_owned(),
+            end: "100/500".to_owned(),
+            from_scratch: None,
+            mark: None,
+            initial: Initial::Auto,
+            existing: Existing::Refuse,
+            databases: "all".to_owned(),
+        }
+    }
+
+    #[test]
+    fn nonsense_is_refused() {
+        let good = hello("a");
+        assert_eq!(Hello::decode(&good.encode().into()).unwrap(), good);
+        for bad in [
+            Hello {
+                site: "A B".to_owned(),
+                ..good.clone()
+            },
+            Hello {
+                end: "x".to_owned(),
+                ..good.clone()
+            },
+            Hello {
+                mark: Some("x".to_owned()),
+                ..good
+            },
+        ] {
+            assert!(Hello::decode(&bad.encode().into()).is_err());
+        }
+        assert!(Hello::decode(&Bytes::from_static(b"{}")).is_err());
+    }
+}

@@ -1,0 +1,521 @@
+//! What two sidecars say to each other: pure encoding and decoding.
+//!
+//! A connection begins with a greeting ([`GREETING`]) from each side, then frames: `length: u32`,
+//! `crc32c: u32` over the payload, payload; little endian. The payload's first byte is its kind.
+
+#![deny(clippy::indexing_slicing, clippy::arithmetic_side_effects)]
+
+use bytes::{Buf, Bytes, BytesMut};
+use crc_fast::{CrcAlgorithm, checksum};
+
+use super::hello::Hello;
+use crate::model::{
+    Cursor, Epoch, MAX_FRAME, Offset, RecordError, Seen, put_bytes, put_varint, take_bytes,
+    take_u8, take_varint,
+};
+
+/// The first bytes of a connection: a name that no other protocol begins with, then the versions
+/// spoken, lowest and highest.
+pub(super) const GREETING: [u8; 10] = *b"TANDEM\r\n\x01\x01";
+/// Version 1: records, copies, states, debts, acknowledgements.
+pub(super) const VERSION: u8 = 1;
+/// What precedes a payload.
+pub(super) const HEADER: usize = 8;
+/// The largest payload before the peer is known.
+pub(super) const MAX_HELLO: usize = 64 << 10;
+/// The largest payload: a journal frame and its header.
+pub(super) const MAX_PAYLOAD: usize = MAX_FRAME + (1 << 20);
+/// The most keys in one message.
+pub const MAX_KEYS: usize = 4096;
+
+/// Why bytes are not a message.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+pub enum MessageError {
+    /// A frame whose length is beyond the limit.
+    #[error("a frame of {0} bytes, beyond the limit")]
+    TooLong(usize),
+    /// The checksum does not match.
+    #[error("a frame with a wrong checksum")]
+    Checksum,
+    /// A kind that this version does not know.
+    #[error("a message of unknown kind {0}")]
+    Kind(u8),
+    /// The payload makes no sense.
+    #[error("a malformed message: {0}")]
+    Malformed(#[from] RecordError),
+    /// The hello makes no sense.
+    #[error("a malformed hello: {0}")]
+    Hello(String),
+}
+
+/// Records of the sender's clients: a frame of its journal.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Records {
+    /// The history.
+    pub epoch: Epoch,
+    /// The place after which the frame begins.
+    pub start: Offset,
+    /// Where it ends.
+    pub end: Offset,
+    /// When it was read, in milliseconds since 1970, by the sender's clock.
+    pub stamp_ms: u64,
+    /// The entries.
+    pub body: Bytes,
+}
+
+/// The value of one key, whole, or that it has none.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct State {
+    /// Its database.
+    pub db: u32,
+    /// The key; of a function library, its name is in the value.
+    pub key: Bytes,
+    /// When it expires, in milliseconds since 1970; 0 for never.
+    pub expire_at_ms: u64,
+    /// What it is.
+    pub value: Value,
+}
+
+/// What a [`State`] says.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Value {
+    /// There is no such key.
+    Absent,
+    /// As DUMP gives it and RESTORE takes it.
+    Dump(Bytes),
+    /// The source of a function library.
+    Function(Bytes),
+}
+
+/// A copy begins: what follows are the entries of a snapshot.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct CopyBegin {
+    /// Where in the sender's history the snapshot was taken; names it.
+    pub at: Cursor,
+    /// What the sender had seen when it was taken, at least.
+    pub seen: Seen,
+    /// The number of the first entry that follows.
+    pub first: u64,
+    /// The size of the snapshot in bytes.
+    pub bytes: u64,
+}
+
+/// Entries of a snapshot, in its order.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct CopyStates {
+    /// The number of the first.
+    pub first: u64,
+    /// Bytes of the snapshot read when the last was.
+    pub bytes_done: u64,
+    /// The entries.
+    pub states: Vec<State>,
+}
+
+/// States asked for.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct OwedStates {
+    /// Where in the sender's history they were read; they hold every write up to there.
+    pub at: Cursor,
+    /// What the sender had seen when it read them, at least.
+    pub seen: Seen,
+    /// The states.
+    pub states: Vec<State>,
+}
+
+/// How far the sender of this message is with the other's history.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Ack {
+    /// Received.
+    pub received: Cursor,
+    /// Applied.
+    pub applied: Cursor,
+    /// Come back in its own stream: its records from now on have seen it.
+    pub seen: Cursor,
+    /// How many states it still wants.
+    pub owed: u64,
+}
+
+/// A message.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Message {
+    /// The first.
+    Hello(Box<Hello>),
+    /// Instead of a hello, or after it: why there will be no session.
+    Refuse(String),
+    /// Records.
+    Records(Records),
+    /// A copy begins.
+    CopyBegin(CopyBegin),
+    /// A part of it.
+    CopyStates(CopyStates),
+    /// A copy is complete: how many entries it had.
+    CopyEnd(u64),
+    /// States asked for.
+    OwedStates(OwedStates),
+    /// Please send the states of these keys, read when you have seen our history up to `after`.
+    Owe {
+        /// The place.
+        after: Cursor,
+        /// The keys and their databases.
+        keys: Vec<(u32, Bytes)>,
+    },
+    /// The copy from you is complete here.
+    Copied,
+    /// How far we are.
+    Ack(Ack),
+    /// Answer with the same number.
+    Ping(u64),
+    /// The answer.
+    Pong(u64),
+}
+
+const HELLO: u8 = 1;
+const REFUSE: u8 = 2;
+const RECORDS: u8 = 3;
+const COPY_BEGIN: u8 = 4;
+const COPY_STATES: u8 = 5;
+const COPY_END: u8 = 6;
+const OWED_STATES: u8 = 7;
+const OWE: u8 = 8;
+const COPIED: u8 = 9;
+const ACK: u8 = 10;
+const PING: u8 = 11;
+const PONG: u8 = 12;
+
+const ABSENT: u8 = 0;
+const DUMP: u8 = 1;
+const FUNCTION: u8 = 2;
+
+impl Message {
+    /// Appends the message as a frame.
+    pub fn encode(&self, out: &mut Vec<u8>) {
+        let start = out.len();
+        out.extend_from_slice(&[0; HEADER]);
+        self.put(out);
+        let payload = out.get(start.saturating_add(HEADER)..).unwrap_or_default();
+        let length = u32::try_from(payload.len())
+            .unwrap_or(u32::MAX)
+            .to_le_bytes();
+        let crc = crc32c(payload).to_le_bytes();
+        if let Some(header) = out.get_mut(start..start.saturating_add(HEADER)) {
+            let (a, b) = header.split_at_mut(4);
+            a.copy_from_slice(&length);
+            b.copy_from_slice(&crc);
+        }
+    }
+
+    fn put(&self, out: &mut Vec<u8>) {
+        match self {
+            Self::Hello(hello) => {
+                out.push(HELLO);
+                out.extend_from_slice(&hello.encode());
+            }
+            Self::Refuse(why) => {
+                out.push(REFUSE);
+                out.extend_from_slice(why.as_bytes());
+            }
+            Self::Records(records) => {
+                out.push(RECORDS);
+                put_varint(out, records.epoch.0);
+                put_varint(out, records.start.0);
+                put_varint(out, records.end.0);
+                put_varint(out, records.stamp_ms);
+                out.extend_from_slice(&records.body);
+            }
+            Self::CopyBegin(begin) => {
+                out.push(COPY_BEGIN);
+                put_cursor(out, begin.at);
+                begin.seen.encode(out);
+                put_varint(out, begin.first);
+                put_varint(out, begin.bytes);
+            }
+            Self::CopyStates(copy) => {
+                out.push(COPY_STATES);
+                put_varint(out, copy.first);
+                put_varint(out, copy.bytes_done);
+                put_states(out, &copy.states);
+            }
+            Self::CopyEnd(entries) => {
+                out.push(COPY_END);
+                put_varint(out, *entries);
+            }
+            Self::OwedStates(owed) => {
+                out.push(OWED_STATES);
+                put_cursor(out, owed.at);
+                owed.seen.encode(out);
+                put_states(out, &owed.states);
+            }
+            Self::Owe { after, keys } => {
+                out.push(OWE);
+                put_cursor(out, *after);
+                put_varint(out, keys.len() as u64);
+                for (db, key) in keys {
+                    put_varint(out, u64::from(*db));
+                    put_bytes(out, key);
+                }
+            }
+            Self::Copied => out.push(COPIED),
+            Self::Ack(ack) => {
+                out.push(ACK);
+                put_cursor(out, ack.received);
+                put_cursor(out, ack.applied);
+                put_cursor(out, ack.seen);
+                put_varint(out, ack.owed);
+            }
+            Self::Ping(number) => {
+                out.push(PING);
+                put_varint(out, *number);
+            }
+            Self::Pong(number) => {
+                out.push(PONG);
+                put_varint(out, *number);
+            }
+        }
+    }
+
+    /// Takes one message from the front of the buffer; none when it is not all there.
+    ///
+    /// # Errors
+    /// The bytes are no message; the connection cannot be used further.
+    pub fn take(buffer: &mut BytesMut, limit: usize) -> Result<Option<Self>, MessageError> {
+        let Some((mut header, _)) = buffer.split_at_checked(HEADER) else {
+            return Ok(None);
+        };
+        let length = usize::try_from(header.get_u32_le()).unwrap_or(usize::MAX);
+        let crc = header.get_u32_le();
+        if length > limit {
+            return Err(MessageError::TooLong(length));
+        }
+        if buffer.len() < HEADER.saturating_add(length) {
+            return Ok(None);
+        }
+        buffer.advance(HEADER);
+        let payload = buffer.split_to(length).freeze();
+        if crc32c(&payload) != crc {
+            return Err(MessageError::Checksum);
+        }
+        Self::parse(payload).map(Some)
+    }
+
+    fn parse(mut input: Bytes) -> Result<Self, MessageError> {
+        let input = &mut input;
+        let message = match take_u8(input)? {
+            HELLO => return Hello::decode(input).map(Box::new).map(Self::Hello),
+            REFUSE => Self::Refuse(String::from_utf8_lossy(input).chars().take(400).collect()),
+            RECORDS => Self::Records(Records {
+                epoch: Epoch(take_varint(input)?),
+                start: Offset(take_varint(input)?),
+                end: Offset(take_varint(input)?),
+                stamp_ms: take_varint(input)?,
+                body: std::mem::take(input),
+            }),
+            COPY_BEGIN => Self::CopyBegin(CopyBegin {
+                at: take_cursor(input)?,
+                seen: Seen::decode(input)?,
+                first: take_varint(input)?,
+                bytes: take_varint(input)?,
+            }),
+            COPY_STATES => Self::CopyStates(CopyStates {
+                first: take_varint(input)?,
+                bytes_done: take_varint(input)?,
+                states: take_states(input)?,
+            }),
+            COPY_END => Self::CopyEnd(take_varint(input)?),
+            OWED_STATES => Self::OwedStates(OwedStates {
+                at: take_cursor(input)?,
+                seen: Seen::decode(input)?,
+                states: take_states(input)?,
+            }),
+            OWE => {
+                let after = take_cursor(input)?;
+                let mut keys = Vec::new();
+                for _ in 0..take_count(input)? {
+                    keys.push((take_db(input)?, take_bytes(input)?));
+                }
+                Self::Owe { after, keys }
+            }
+            COPIED => Self::Copied,
+            ACK => Self::Ack(Ack {
+                received: take_cursor(input)?,
+                applied: take_cursor(input)?,
+                seen: take_cursor(input)?,
+                owed: take_varint(input)?,
+            }),
+            PING => Self::Ping(take_varint(input)?),
+            PONG => Self::Pong(take_varint(input)?),
+            kind => return Err(MessageError::Kind(kind)),
+        };
+        Ok(message)
+    }
+}
+
+/// The checksum of frames.
+fn crc32c(bytes: &[u8]) -> u32 {
+    u32::try_from(checksum(CrcAlgorithm::Crc32Iscsi, bytes)).unwrap_or(0)
+}
+
+fn put_cursor(out: &mut Vec<u8>, at: Cursor) {
+    put_varint(out, at.epoch.0);
+    put_varint(out, at.offset.0);
+}
+
+fn take_cursor(input: &mut Bytes) -> Result<Cursor, RecordError> {
+    let epoch = Epoch(take_varint(input)?);
+    Ok(Cursor {
+        epoch,
+        offset: Offset(take_varint(input)?),
+    })
+}
+
+fn take_db(input: &mut Bytes) -> Result<u32, RecordError> {
+    u32::try_from(take_varint(input)?).map_err(|_| RecordError::Malformed("database number"))
+}
+
+fn take_count(input: &mut Bytes) -> Result<usize, RecordError> {
+    usize::try_from(take_varint(input)?)
+        .ok()
+        .filter(|n| *n <= MAX_KEYS)
+        .ok_or(RecordError::Malformed("too many keys"))
+}
+
+fn put_states(out: &mut Vec<u8>, states: &[State]) {
+    put_varint(out, states.len() as u64);
+    for state in states {
+        put_varint(out, u64::from(state.db));
+        put_bytes(out, &state.key);
+        put_varint(out, state.expire_at_ms);
+        match &state.value {
+            Value::Absent => out.push(ABSENT),
+            Value::Dump(payload) => {
+                out.push(DUMP);
+                put_bytes(out, payload);
+            }
+            Value::Function(source) => {
+                out.push(FUNCTION);
+                put_bytes(out, source);
+            }
+        }
+    }
+}
+
+fn take_states(input: &mut Bytes) -> Result<Vec<State>, RecordError> {
+    let mut states = Vec::new();
+    for _ in 0..take_count(input)? {
+        let (db, key) = (take_db(input)?, take_bytes(input)?);
+        let expire_at_ms = take_varint(input)?;
+        let value = match take_u8(input)? {
+            ABSENT => Value::Absent,
+            DUMP => Value::Dump(take_bytes(input)?),
+            FUNCTION => Value::Function(take_bytes(input)?),
+            _ => return Err(RecordError::Malformed("unknown kind of value")),
+        };
+        states.push(State {
+            db,
+            key,
+            expire_at_ms,
+            value,
+        });
+    }
+    Ok(states)
+}
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+
+    use super::*;
+    use crate::model::SiteId;
+
+    fn samples() -> Vec<Message> {
+        let at = Cursor {
+            epoch: Epoch(3),
+            offset: Offset(400),
+        };
+        let mut seen = Seen::default();
+        seen.advance(&SiteId::try_new("b").unwrap(), at);
+        let state = |value| State {
+            db: 2,
+            key: Bytes::from_static(b"k\0"),
+            expire_at_ms: 9,
+            value,
+        };
+        let states = vec![
+            state(Value::Absent),
+            state(Value::Dump(Bytes::from_static(b"dump"))),
+            state(Value::Function(Bytes::from_static(b"#!lua"))),
+        ];
+        vec![
+            Message::Hello(Box::new(crate::link::hello::tests::hello("a"))),
+            Message::Refuse("no".to_owned()),
+            Message::Records(Records {
+                epoch: Epoch(1),
+                start: Offset(2),
+                end: Offset(3),
+                stamp_ms: 4,
+                body: Bytes::from_static(b"body"),
+            }),
+            Message::CopyBegin(CopyBegin {
+                at,
+                seen: seen.clone(),
+                first: 1,
+                bytes: 2,
+            }),
+            Message::CopyStates(CopyStates {
+                first: 7,
+                bytes_done: 8,
+                states: states.clone(),
+            }),
+            Message::CopyEnd(9),
+            Message::OwedStates(OwedStates { at, seen, states }),
+            Message::Owe {
+                after: at,
+                keys: vec![(1, Bytes::from_static(b"a")), (2, Bytes::new())],
+            },
+            Message::Copied,
+            Message::Ack(Ack {
+                received: at,
+                applied: at,
+                seen: Cursor::ZERO,
+                owed: 3,
+            }),
+            Message::Ping(5),
+            Message::Pong(6),
+        ]
+    }
+
+    #[test]
+    fn messages_survive_the_bytes() {
+        let mut bytes = Vec::new();
+        for message in samples() {
+            message.encode(&mut bytes);
+        }
+        let mut buffer = BytesMut::new();
+        let mut taken = Vec::new();
+        for byte in bytes {
+            buffer.extend_from_slice(&[byte]);
+            taken.extend(Message::take(&mut buffer, MAX_PAYLOAD).unwrap());
+        }
+        assert_eq!(taken, samples());
+    }
+
+    #[test]
+    fn any_flipped_bit_is_noticed() {
+        for message in samples() {
+            let mut good = Vec::new();
+            message.encode(&mut good);
+            for bit in 0..good.len() * 8 {
+                let mut bad = good.clone();
+                bad[bit / 8] ^= 1 << (bit % 8);
+                let taken = Message::take(&mut BytesMut::from(&bad[..]), MAX_HELLO);
+                assert!(!matches!(taken, Ok(Some(_))), "bit {bit} of {message:?}");
+            }
+        }
+    }
+
+    proptest! {
+        #[test]
+        fn any_payload_is_read_without_panic(payload: Vec<u8>) {
+            drop(Message::parse(payload.into()));
+        }
+    }
+}

@@ -1,0 +1,15 @@
+//! The link: one connection per pair of sites, carrying both directions.
+
+mod hello;
+mod message;
+mod plan;
+mod queue;
+mod wire;
+
+pub use self::hello::Hello;
+pub use self::message::{
+    Ack, CopyBegin, CopyStates, MAX_KEYS, Message, MessageError, OwedStates, Records, State, Value,
+};
+pub use self::plan::{Copy, Flow, Plan, plan};
+pub use self::queue::{Receiver, Sender, Waiting, queue};
+pub use self::wire::{Error, Reader, Wire, Writer};

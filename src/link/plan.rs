@@ -1,0 +1,536 @@
+//! How two sites go on, decided from their hellos alone: both sides compute the same.
+//!
+//! Per direction, records can simply be resumed, or the receiver needs a copy first. A copy is
+//! needed when the receiver's data does not rest on the sender's current base (it never met it, or
+//! the sender's Redis has writes that its journal never saw), when the receiver has lost writes,
+//! or when the place where it stands is gone from the sender's journal. When a copy goes to a site
+//! that has data of its own, the receiver owes one back: what only it has must reach the sender.
+
+use crate::config::{Existing, Initial};
+use crate::model::{CopyProgress, Cursor, Mark};
+use crate::status::Stop;
+
+use super::hello::Hello;
+
+/// What one direction does.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Flow {
+    /// Records after this place are sent.
+    pub start: Cursor,
+    /// A copy is sent first.
+    pub copy: Option<Copy>,
+    /// The receiver's data rests on the sender's base from the start of the session: there is
+    /// nothing to copy, or the operator says so.
+    pub whole: bool,
+}
+
+/// A copy from the sender to the receiver.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Copy {
+    /// Keys that the receiver has stay.
+    pub keep: bool,
+    /// When it is complete the receiver sends a copy back.
+    pub back: bool,
+    /// How far it had come in an earlier session.
+    pub resume: Option<CopyProgress>,
+}
+
+/// What a session does, seen from one side.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Plan {
+    /// From here to the peer.
+    pub send: Flow,
+    /// From the peer to here.
+    pub receive: Flow,
+}
+
+/// What one direction needs.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Need {
+    Resume {
+        start: Cursor,
+        whole: bool,
+    },
+    /// The receiver must be copied to; `owed` when it is the second half of a merge.
+    Copy {
+        owed: bool,
+    },
+}
+
+/// Decides.
+///
+/// # Errors
+/// The session must not be: a named stop with its remedy.
+pub fn plan(me: &Hello, peer: &Hello) -> Result<Plan, Stop> {
+    check(me, peer)?;
+    let (send, receive) = (need(me, peer), need(peer, me));
+    let flows = match (send, receive) {
+        (Need::Resume { .. }, Need::Resume { .. }) => (None, None),
+        (Need::Copy { owed }, Need::Resume { .. }) if first_meeting(me, peer) => {
+            copy_to_empty(owed, me, peer)
+        }
+        (Need::Resume { .. }, Need::Copy { owed }) if first_meeting(me, peer) => {
+            let (back, there) = copy_to_empty(owed, peer, me);
+            (there, back)
+        }
+        (Need::Copy { owed }, Need::Resume { .. }) => (Some(copy(false, !owed, peer)), None),
+        (Need::Resume { .. }, Need::Copy { owed }) => (None, Some(copy(false, !owed, me))),
+        (Need::Copy { owed: a }, Need::Copy { owed: b }) => merge(a, b, me, peer)?,
+    };
+    let none = |flow: Option<Copy>, need| flow.is_none() && matches!(need, Need::Copy { .. });
+    Ok(Plan {
+        send: flow(
+            send,
+            flows.0,
+            me,
+            peer,
+            none(flows.0, send) && flows.1.is_none(),
+        ),
+        receive: flow(
+            receive,
+            flows.1,
+            peer,
+            me,
+            none(flows.1, receive) && flows.0.is_none(),
+        ),
+    })
+}
+
+/// What must match before anything is sent.
+fn check(me: &Hello, peer: &Hello) -> Result<(), Stop> {
+    if me.site == peer.site {
+        return Err(stop(
+            "same_site",
+            format!("the peer calls itself {:?} too", peer.site),
+            "give each site a name of its own",
+        ));
+    }
+    if peer.peer != me.site {
+        return Err(stop(
+            "wrong_site",
+            format!(
+                "the peer {:?} means to speak to {:?}, we are {:?}",
+                peer.site, peer.peer, me.site
+            ),
+            "correct the site names or addresses under [[peer]]",
+        ));
+    }
+    if me.databases != peer.databases {
+        return Err(stop(
+            "configuration_differs",
+            format!(
+                "[sync] databases is {} here and {} there",
+                me.databases, peer.databases
+            ),
+            "make [sync] databases equal at both sites",
+        ));
+    }
+    Ok(())
+}
+
+fn stop(reason: &str, detail: String, remedy: &str) -> Stop {
+    Stop {
+        reason: reason.to_owned(),
+        detail,
+        remedy: remedy.to_owned(),
+    }
+}
+
+fn need(sender: &Hello, receiver: &Hello) -> Need {
+    let owed = sender.mark().is_some_and(|m| m.owes);
+    match receiver.mark() {
+        Some(mark)
+            if rests_on(&mark, sender, receiver) && !owed && sender.can_send_after(mark.at) =>
+        {
+            Need::Resume {
+                start: mark.at,
+                whole: false,
+            }
+        }
+        Some(mark) if rests_on(&mark, sender, receiver) && owed => Need::Copy { owed: true },
+        None if receiver.older == 0 && !owed => match sender.from_scratch() {
+            Some(start) => Need::Resume { start, whole: true },
+            None => Need::Copy { owed: false },
+        },
+        _ => Need::Copy { owed },
+    }
+}
+
+/// Whether the receiver's data holds everything of the sender's base and has lost nothing since.
+fn rests_on(mark: &Mark, sender: &Hello, receiver: &Hello) -> bool {
+    mark.base == sender.base() && mark.home >= receiver.older() && mark.copy.is_none()
+}
+
+/// Neither has anything of the other yet.
+fn first_meeting(a: &Hello, b: &Hello) -> bool {
+    let strange = |h: &Hello| h.mark().is_none_or(|m| m.base.0 == 0);
+    strange(a) && strange(b)
+}
+
+/// At a first meeting, the one with data copies to the empty one, unless told not to.
+fn copy_to_empty(owed: bool, sender: &Hello, receiver: &Hello) -> (Option<Copy>, Option<Copy>) {
+    if sender.initial == Initial::None || receiver.initial == Initial::None {
+        return (None, None);
+    }
+    let back = !owed && receiver.from_scratch().is_none();
+    (Some(copy(false, back, receiver)), None)
+}
+
+fn copy(keep: bool, back: bool, receiver: &Hello) -> Copy {
+    Copy {
+        keep,
+        back,
+        resume: receiver.mark().and_then(|m| m.copy),
+    }
+}
+
+/// Both need a copy: who sends first.
+fn merge(
+    owed_by_me: bool,
+    owed_by_peer: bool,
+    me: &Hello,
+    peer: &Hello,
+) -> Result<(Option<Copy>, Option<Copy>), Stop> {
+    let i_begin = if owed_by_me != owed_by_peer {
+        // The second half of a merge waits for the new first half.
+        owed_by_peer
+    } else if first_meeting(me, peer) || me.mark().is_none() || peer.mark().is_none() {
+        match sender_at_first_meeting(me, peer)? {
+            Some(i_begin) => i_begin,
+            None => return Ok((None, None)),
+        }
+    } else {
+        me.site < peer.site
+    };
+    let known = !first_meeting(me, peer) && me.mark().is_some() && peer.mark().is_some();
+    let keep = !known && me.existing == Existing::Keep;
+    Ok(if i_begin {
+        (Some(copy(keep, true, peer)), None)
+    } else {
+        (None, Some(copy(keep, true, me)))
+    })
+}
+
+/// Both hold data and nothing says which to believe but the operator. None: nothing is copied.
+fn sender_at_first_meeting(me: &Hello, peer: &Hello) -> Result<Option<bool>, Stop> {
+    let i_begin = match (me.initial, peer.initial) {
+        (Initial::None, _) | (_, Initial::None) => return Ok(None),
+        (Initial::Send, Initial::Send) | (Initial::Receive, Initial::Receive) => {
+            return Err(stop(
+                "configuration_differs",
+                format!("[sync] initial is {:?} at both sites", me.initial).to_lowercase(),
+                "set [sync] initial to send at one site and to receive at the other, or to auto",
+            ));
+        }
+        (Initial::Send, _) | (_, Initial::Receive) => true,
+        (Initial::Receive, _) | (_, Initial::Send) => false,
+        (Initial::Auto, Initial::Auto) => me.site < peer.site,
+    };
+    if me.existing == Existing::Refuse || peer.existing == Existing::Refuse {
+        return Err(stop(
+            "both_have_data",
+            format!(
+                "{} and {} both hold data and have never been synced",
+                me.site, peer.site
+            ),
+            "empty one of them, or set [sync] existing at both to overwrite (the sender's value \
+             of a key that both have wins) or to keep (the receiver's stays)",
+        ));
+    }
+    if me.existing != peer.existing {
+        return Err(stop(
+            "configuration_differs",
+            "[sync] existing is overwrite at one site and keep at the other".to_owned(),
+            "make [sync] existing equal at both sites",
+        ));
+    }
+    Ok(Some(i_begin))
+}
+
+/// One direction, seen from its sender.
+fn flow(need: Need, copy: Option<Copy>, sender: &Hello, receiver: &Hello, nothing: bool) -> Flow {
+    match need {
+        Need::Resume { start, whole } => Flow { start, copy, whole },
+        Need::Copy { .. } => {
+            // What the receiver has of the sender's journal goes on; else records begin now, and
+            // the copy, now or when it is owed, brings what was before.
+            let known = receiver
+                .mark()
+                .map(|m| m.at)
+                .filter(|at| sender.can_send_after(*at));
+            Flow {
+                start: known.unwrap_or_else(|| sender.end()),
+                copy,
+                whole: nothing,
+            }
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::link::hello::tests::hello;
+    use crate::model::{Epoch, Hlc, InstanceId, Offset, Seen};
+
+    fn at(epoch: u64, offset: u64) -> Cursor {
+        Cursor {
+            epoch: Epoch(epoch),
+            offset: Offset(offset),
+        }
+    }
+
+    fn pair() -> (Hello, Hello) {
+        let mut a = Hello {
+            peer: "b".to_owned(),
+            ..hello("a")
+        };
+        let mut b = Hello {
+            peer: "a".to_owned(),
+            ..hello("b")
+        };
+        (a.epoch, a.base) = (100, 100);
+        (b.epoch, b.base) = (200, 200);
+        b.first = "200/1".to_owned();
+        b.end = "200/500".to_owned();
+        (a, b)
+    }
+
+    fn mark(at: Cursor, base: u64, home: u64) -> Mark {
+        Mark {
+            instance: InstanceId::new(1),
+            batch: 1,
+            at,
+            hlc: Hlc(0),
+            low: Cursor::ZERO,
+            base: Epoch(base),
+            home: Epoch(home),
+            owes: false,
+            copy: None,
+            seen: Seen::default(),
+        }
+    }
+
+    fn synced() -> (Hello, Hello) {
+        let (mut a, mut b) = pair();
+        a.mark = Some(mark(at(200, 300), 200, 100).to_string());
+        b.mark = Some(mark(at(100, 400), 100, 200).to_string());
+        (a, b)
+    }
+
+    /// The plan seen from `a`; from `b` it must be the mirror image.
+    fn decide(a: &Hello, b: &Hello) -> Result<Plan, String> {
+        let (here, there) = (plan(a, b), plan(b, a));
+        match (&here, &there) {
+            (Ok(x), Ok(y)) => assert_eq!((x.send, x.receive), (y.receive, y.send)),
+            (Err(x), Err(y)) => assert_eq!(x.reason, y.reason),
+            _ => panic!("{here:?} here, {there:?} there"),
+        }
+        here.map_err(|stop| stop.reason)
+    }
+
+    #[test]
+    fn synced_sites_resume() {
+        let (a, b) = synced();
+        let plan = decide(&a, &b).unwrap();
+        assert_eq!(
+            plan.send,
+            Flow {
+                start: at(100, 400),
+                copy: None,
+                whole: false
+            }
+        );
+        assert_eq!(
+            plan.receive,
+            Flow {
+                start: at(200, 300),
+                copy: None,
+                whole: false
+            }
+        );
+    }
+
+    #[test]
+    fn the_site_with_data_copies_to_the_empty_one() {
+        let (a, mut b) = pair();
+        b.from_scratch = Some("200/1".to_owned());
+        let plan = decide(&a, &b).unwrap();
+        assert_eq!(
+            plan.send.copy,
+            Some(Copy {
+                keep: false,
+                back: false,
+                resume: None
+            })
+        );
+        assert_eq!(plan.send.start, at(100, 500));
+        assert_eq!(
+            plan.receive,
+            Flow {
+                start: at(200, 1),
+                copy: None,
+                whole: true
+            }
+        );
+        let (mut a, b) = (a, b);
+        a.from_scratch = Some("100/1".to_owned());
+        let plan = decide(&a, &b).unwrap();
+        assert_eq!((plan.send.copy, plan.receive.copy), (None, None));
+        assert!(plan.send.whole && plan.receive.whole);
+    }
+
+    #[test]
+    fn two_sites_with_data_need_a_word_of_the_operator() {
+        let (mut a, mut b) = pair();
+        assert_eq!(decide(&a, &b), Err("both_have_data".to_owned()));
+        a.existing = Existing::Keep;
+        assert_eq!(decide(&a, &b), Err("both_have_data".to_owned()));
+        b.existing = Existing::Keep;
+        let kept = Copy {
+            keep: true,
+            back: true,
+            resume: None,
+        };
+        let plan = decide(&a, &b).unwrap();
+        assert_eq!((plan.send.copy, plan.receive.copy), (Some(kept), None));
+        b.initial = Initial::Send;
+        let plan = decide(&a, &b).unwrap();
+        assert_eq!((plan.send.copy, plan.receive.copy), (None, Some(kept)));
+        a.initial = Initial::Send;
+        assert_eq!(decide(&a, &b), Err("configuration_differs".to_owned()));
+        a.initial = Initial::None;
+        let plan = decide(&a, &b).unwrap();
+        assert!(plan.send.whole && plan.receive.whole);
+        assert_eq!((plan.send.copy, plan.receive.copy), (None, None));
+        (a.initial, a.existing) = (Initial::Auto, Existing::Overwrite);
+        assert_eq!(decide(&a, &b), Err("configuration_differs".to_owned()));
+    }
+
+    #[test]
+    fn a_history_with_a_gap_is_copied_and_answered() {
+        let (mut a, b) = synced();
+        (a.epoch, a.base, a.end) = (150, 150, "150/900".to_owned());
+        let plan = decide(&a, &b).unwrap();
+        assert_eq!(
+            plan.send.copy,
+            Some(Copy {
+                keep: false,
+                back: true,
+                resume: None
+            })
+        );
+        assert_eq!(plan.send.start, at(100, 400));
+        assert_eq!(
+            plan.receive,
+            Flow {
+                start: at(200, 300),
+                copy: None,
+                whole: false
+            }
+        );
+    }
+
+    #[test]
+    fn the_second_half_of_a_merge_is_not_forgotten() {
+        let (a, mut b) = synced();
+        b.mark = Some(
+            Mark {
+                owes: true,
+                ..mark(at(100, 400), 100, 200)
+            }
+            .to_string(),
+        );
+        let plan = decide(&a, &b).unwrap();
+        assert_eq!(
+            plan.receive.copy,
+            Some(Copy {
+                keep: false,
+                back: false,
+                resume: None
+            })
+        );
+        assert_eq!(plan.send.copy, None);
+    }
+
+    #[test]
+    fn a_site_that_lost_writes_is_refilled() {
+        let (mut a, b) = synced();
+        (a.epoch, a.older, a.end) = (150, 150, "150/20".to_owned());
+        let plan = decide(&a, &b).unwrap();
+        assert_eq!(
+            plan.send,
+            Flow {
+                start: at(100, 400),
+                copy: None,
+                whole: false
+            }
+        );
+        assert!(plan.receive.copy.is_some());
+        // It came back empty, without its marks.
+        a.mark = None;
+        let plan = decide(&a, &b).unwrap();
+        assert!(plan.receive.copy.is_some() && plan.send.copy.is_none());
+    }
+
+    #[test]
+    fn a_place_that_the_journal_has_lost_needs_a_copy() {
+        let (mut a, b) = synced();
+        a.first = "100/450".to_owned();
+        let plan = decide(&a, &b).unwrap();
+        assert_eq!(
+            plan.send.copy,
+            Some(Copy {
+                keep: false,
+                back: true,
+                resume: None
+            })
+        );
+        assert_eq!(plan.send.start, at(100, 500));
+    }
+
+    #[test]
+    fn an_interrupted_copy_goes_on() {
+        let (a, mut b) = pair();
+        b.from_scratch = Some("200/1".to_owned());
+        let copy = CopyProgress {
+            snapshot: at(100, 77),
+            next: 5,
+            keep: false,
+        };
+        b.mark = Some(
+            Mark {
+                copy: Some(copy),
+                ..mark(at(100, 500), 0, 0)
+            }
+            .to_string(),
+        );
+        let plan = decide(&a, &b).unwrap();
+        assert_eq!(plan.send.copy.unwrap().resume, Some(copy));
+    }
+
+    #[test]
+    fn strangers_are_refused() {
+        let (a, b) = pair();
+        assert_eq!(
+            decide(
+                &a,
+                &Hello {
+                    site: "a".to_owned(),
+                    ..b.clone()
+                }
+            ),
+            Err("same_site".to_owned())
+        );
+        let stranger = Hello {
+            peer: "c".to_owned(),
+            ..b.clone()
+        };
+        assert_eq!(plan(&a, &stranger).unwrap_err().reason, "wrong_site");
+        let other = Hello {
+            databases: "[0]".to_owned(),
+            ..b
+        };
+        assert_eq!(decide(&a, &other), Err("configuration_differs".to_owned()));
+    }
+}
