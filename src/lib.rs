@@ -5,4 +5,6 @@ pub mod redis;
 pub mod status;
 pub mod config;
 pub mod logging;
+pub mod metrics;
+pub mod admin;
 pub mod cli;
