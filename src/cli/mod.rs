@@ -49,7 +49,7 @@ pub struct ConfigFile {
 /// The arguments of `tandem status`.
 #[derive(Debug, Args)]
 pub struct StatusArgs {
-    /// The configuration file (TOML); its [admin] listen is asked
+    /// The configuration file (TOML); the tandem that runs with it is asked
     #[arg(long, short, value_name = "FILE", env = "TANDEM_CONFIG")]
     #[arg(required_unless_present = "url")]
     pub config: Option<PathBuf>,
