@@ -13,3 +13,6 @@ pub mod status;
 pub mod config;
 pub mod cli;
 pub mod logging;
+pub mod metrics;
+pub mod admin;
+

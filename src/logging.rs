@@ -57,11 +57,17 @@ pub fn init(filter: &str, format: Format) -> Result<(), Error> {
     Ok(())
 }
 
-/// Reads a filter.
+/// Reads a filter. An empty one is the default: that is what compose files make of a variable that
+/// they do not find, and nobody means it.
 ///
 /// # Errors
 /// It is not one.
 pub fn parse_filter(filter: &str) -> Result<EnvFilter, FilterError> {
+    let filter = if filter.is_empty() {
+        DEFAULT_LEVEL
+    } else {
+        filter
+    };
     Ok(EnvFilter::builder().parse(filter)?)
 }
 
@@ -77,5 +83,6 @@ mod tests {
         for bad in ["info,tandem=loud", "a=b=c"] {
             assert!(parse_filter(bad).is_err(), "{bad}");
         }
+        assert_eq!(parse_filter("").unwrap().to_string(), DEFAULT_LEVEL);
     }
 }

@@ -1,4 +1,6 @@
-//! The command line.
+//! The command line: what can be asked for, and how the process ends.
+
+mod ask;
 
 use std::path::PathBuf;
 use std::process;
@@ -6,6 +8,7 @@ use std::process;
 use clap::error::ErrorKind;
 use clap::{Args, Parser, Subcommand};
 
+pub use self::ask::{healthcheck, load, status};
 use crate::logging;
 
 /// Keeps two or more Redis or Valkey servers in two-way sync. One tandem runs beside each server.
@@ -46,7 +49,7 @@ pub struct ConfigFile {
 /// The arguments of `tandem status`.
 #[derive(Debug, Args)]
 pub struct StatusArgs {
-    /// The configuration file (TOML); its [admin] listen is asked
+    /// The configuration file (TOML); the tandem that runs with it is asked
     #[arg(long, short, value_name = "FILE", env = "TANDEM_CONFIG")]
     #[arg(required_unless_present = "url")]
     pub config: Option<PathBuf>,
@@ -138,4 +141,66 @@ fn exit_of(error: &clap::Error) -> Exit {
 
 fn log_level(text: &str) -> Result<String, logging::FilterError> {
     logging::parse_filter(text).map(|_| text.to_owned())
+}
+
+#[cfg(test)]
+mod tests {
+    use clap::CommandFactory as _;
+
+    use super::*;
+
+    fn read(line: &str) -> Result<Cli, clap::Error> {
+        Cli::try_parse_from(line.split(' '))
+    }
+
+    #[test]
+    fn the_definitions_fit_together() {
+        Cli::command().debug_assert();
+    }
+
+    #[test]
+    fn commands_are_read() {
+        let cli = read("tandem run --config a.toml --log-format json --log-level warn").unwrap();
+        assert!(matches!(cli.command, Command::Run(c) if c.config.ends_with("a.toml")));
+        assert_eq!(cli.log.log_level, "warn");
+        assert_eq!(cli.log.log_format, logging::Format::Json);
+
+        let cli = read("tandem demo").unwrap();
+        let Command::Demo(demo) = cli.command else {
+            panic!("{cli:?}");
+        };
+        assert!(demo.seconds == 10 && !demo.keep && demo.redis_server.is_none());
+
+        let cli = read("tandem status --url http://h:1 --json").unwrap();
+        assert!(matches!(cli.command, Command::Status(s) if s.json && s.config.is_none()));
+    }
+
+    #[test]
+    fn mistakes_exit_64_and_questions_0() {
+        for line in [
+            "tandem",
+            "tandem walk",
+            "tandem run",
+            "tandem status",
+            "tandem demo --seconds 0",
+            "tandem demo --log-level a=b=c",
+        ] {
+            assert_eq!(exit_of(&read(line).unwrap_err()), Exit::Usage, "{line}");
+        }
+        for line in ["tandem --help", "tandem run --help", "tandem --version"] {
+            assert_eq!(exit_of(&read(line).unwrap_err()), Exit::Done, "{line}");
+        }
+    }
+
+    #[test]
+    fn help_shows_an_example() {
+        let help = read("tandem --help").unwrap_err().to_string();
+        for part in [
+            "tandem run --config site-a.toml",
+            "78 wrong configuration",
+            "TANDEM_LOG",
+        ] {
+            assert!(help.contains(part), "{help}");
+        }
+    }
 }

@@ -244,16 +244,15 @@ fn required<T>(
     mistakes: &mut Vec<Mistake>,
     read: impl FnOnce(&Value) -> Result<T, String>,
 ) -> Option<T> {
-    if section.entry(key).is_none() {
+    if section.entry(key).is_none() && !section.is_refused(mistakes) {
         mistake(section, key, &format!("missing; {remedy}"), mistakes);
     }
     optional(section, key, mistakes, read)
 }
 
-/// At the place of the value, or of its section when there is none.
 fn mistake(section: &Section, key: &str, message: &str, mistakes: &mut Vec<Mistake>) {
-    let place = section.entry(key).map_or(section.place(), |e| &e.place);
-    mistakes.push(Mistake::new(place.clone(), section.path(key), message));
+    let place = section.place(key).clone();
+    mistakes.push(Mistake::new(place, section.path(key), message));
 }
 
 fn site_name(value: &Value) -> Result<SiteId, String> {

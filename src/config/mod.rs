@@ -14,7 +14,7 @@ mod source;
 use std::collections::BTreeSet;
 use std::ffi::OsString;
 use std::fs::File;
-use std::io::{self, Read as _};
+use std::io::Read as _;
 use std::net::{IpAddr, Ipv4Addr, SocketAddr};
 use std::path::{Path, PathBuf};
 
@@ -147,14 +147,15 @@ const MAX_FILE: u64 = 1 << 20;
 /// # Errors
 /// All mistakes of both.
 pub fn load(path: &Path) -> Result<Config, Errors> {
-    let unreadable = |error: &io::Error| {
-        let message = format!("cannot read it: {error}; name the file with --config");
-        Errors::new(path, vec![Mistake::new(Place::File, "", message)])
-    };
+    let refused = |message: String| Errors::new(path, vec![Mistake::new(Place::File, "", message)]);
     let mut text = String::new();
     File::open(path)
-        .and_then(|file| file.take(MAX_FILE).read_to_string(&mut text))
-        .map_err(|error| unreadable(&error))?;
+        .and_then(|file| file.take(MAX_FILE + 1).read_to_string(&mut text))
+        .map_err(|e| refused(format!("cannot read it: {e}; name the file with --config")))?;
+    if text.len() as u64 > MAX_FILE {
+        let message = "too large for a configuration; name the file with --config";
+        return Err(refused(message.to_owned()));
+    }
     let env: Vec<_> = std::env::vars_os().collect();
     parse(&text, path, &env)
 }

@@ -12,14 +12,15 @@ pub struct Size(pub u64);
 #[error("not a size; write a whole number with B, KB, MB, GB, TB, KiB, MiB, GiB or TiB")]
 pub struct SizeError;
 
+/// The largest first.
 const UNITS: [(&str, u64); 9] = [
     ("TiB", 1 << 40),
-    ("GiB", 1 << 30),
-    ("MiB", 1 << 20),
-    ("KiB", 1 << 10),
     ("TB", 1_000_000_000_000),
+    ("GiB", 1 << 30),
     ("GB", 1_000_000_000),
+    ("MiB", 1 << 20),
     ("MB", 1_000_000),
+    ("KiB", 1 << 10),
     ("KB", 1_000),
     ("B", 1),
 ];

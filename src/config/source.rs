@@ -91,8 +91,10 @@ impl Source {
     }
 
     fn read_file(&mut self, text: &str, table: &DeTable<'_>, mistakes: &mut Vec<Mistake>) {
+        let (_, top_keys) = SECTIONS[0];
         for (key, value) in table {
             let (name, place) = (key.get_ref().as_ref(), line(text, &key.span()));
+            let is_section = value.get_ref().is_table() || value.get_ref().is_array();
             if name == PEER {
                 self.read_peers(text, value, mistakes);
             } else if let Some((name, keys)) = SECTIONS[1..].iter().find(|(n, _)| *n == name) {
@@ -103,12 +105,11 @@ impl Source {
                 };
                 let section = Section::read(text, name, keys, place, table, mistakes);
                 self.sections.insert(*name, section);
-            } else if value.get_ref().is_table() || value.get_ref().is_array() {
+            } else if is_section && !top_keys.contains(&name) {
                 let message = format!("unknown section; there are {}", sections());
                 mistakes.push(Mistake::new(place, shown(name), message));
             } else if let Some(top) = self.sections.get_mut("") {
-                let (_, keys) = SECTIONS[0];
-                top.read_entry(text, keys, (key, value), mistakes);
+                top.read_entry(text, top_keys, (key, value), mistakes);
             }
         }
     }
@@ -228,9 +229,17 @@ impl Section {
         self.entries.get(key)
     }
 
-    /// Where a missing key of this section should stand.
-    pub(super) const fn place(&self) -> &Place {
-        &self.place
+    /// Where the value of a key stands, or where the missing key should.
+    pub(super) fn place(&self, key: &str) -> &Place {
+        match self.entries.get(key) {
+            Some(entry) => &entry.place,
+            None => &self.place,
+        }
+    }
+
+    /// Whether it was refused as a whole, so that its missing keys are no news.
+    pub(super) fn is_refused(&self, mistakes: &[Mistake]) -> bool {
+        !self.name.is_empty() && mistakes.iter().any(|m| m.is_about(self.name))
     }
 
     /// `section.key`.

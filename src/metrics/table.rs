@@ -1,0 +1,254 @@
+//! The table of all metrics.
+
+use super::Values::{Peer, PeerBy, PeerIfKnown, Site, SiteBy};
+use super::{Row, Values};
+use crate::status::{CopyStatus, PeerState, PeerStatus};
+use prometheus::proto::MetricType;
+
+pub(super) const ROWS: &[Row] = &[
+    gauge(
+        "tandem_build_info",
+        "1, labelled with the version of this program.",
+        SiteBy("version", |s| vec![(s.version.clone(), 1.0)]),
+    ),
+    gauge(
+        "tandem_site_info",
+        "1, labelled with the name of this site.",
+        SiteBy("site", |s| vec![(s.site.clone(), 1.0)]),
+    ),
+    gauge(
+        "tandem_settled",
+        "1 when all that this site has read is applied at every peer. 0 under load is normal; 0 \
+         without writes means that a peer is away, stopped or copying: see tandem_peer_state.",
+        Site(|s| flag(s.settled)),
+    ),
+    gauge(
+        "tandem_redis_up",
+        "1 when the local Redis can be used: reachable, logged in, loaded. When 0, /readyz says \
+         why.",
+        Site(|s| flag(s.redis.usable)),
+    ),
+    gauge(
+        "tandem_redis_stream_connected",
+        "1 while the replication stream of the local Redis is read. While 0, its new writes \
+         wait in its backlog; when the backlog overflows, a full resync follows.",
+        Site(|s| flag(s.redis.connected)),
+    ),
+    gauge(
+        "tandem_redis_offset_bytes",
+        "Offset in the local replication stream up to which it is read and journaled. Standing \
+         still under writes means that the stream or the journal is stuck.",
+        Site(|s| number(s.redis.offset)),
+    ),
+    gauge(
+        "tandem_redis_epoch",
+        "Number of the unbroken history being read. A new one means that history was lost and \
+         peers need a full copy.",
+        Site(|s| number(s.redis.epoch)),
+    ),
+    counter(
+        "tandem_redis_resyncs_total",
+        "Resyncs with the local Redis since the start. Repeated kind=\"full\" means that its \
+         repl-backlog-size is too small for the interruptions it has.",
+        SiteBy("kind", |s| {
+            vec![
+                ("full".to_owned(), number(s.redis.resyncs_full)),
+                ("partial".to_owned(), number(s.redis.resyncs_partial)),
+            ]
+        }),
+    ),
+    gauge(
+        "tandem_journal_bytes",
+        "Size of the journal on disk. It grows while a peer is away; at \
+         tandem_journal_max_bytes that peer will need a full copy.",
+        Site(|s| number(s.journal.bytes)),
+    ),
+    gauge(
+        "tandem_journal_max_bytes",
+        "The configured limit of the journal: max_size in [journal].",
+        Site(|s| number(s.journal.max_bytes)),
+    ),
+    gauge(
+        "tandem_journal_failed",
+        "1 while the journal cannot be written (a full disk, for example): nothing new is sent \
+         until it can. /status says why.",
+        Site(|s| flag(s.journal.error.is_some())),
+    ),
+    gauge(
+        "tandem_peer_state",
+        "1 for the state of the link, 0 for the others. connecting is retried for ever; stopped \
+         needs a person: see tandem_peer_stop and tandem status.",
+        PeerBy("state", |p| {
+            let states = STATES.iter();
+            states
+                .map(|(word, state)| ((*word).to_owned(), flag(p.state == *state)))
+                .collect()
+        }),
+    ),
+    gauge(
+        "tandem_peer_stop",
+        "1 while the peer is stopped, labelled with the reason. `tandem status` says what to \
+         do.",
+        PeerBy("reason", |p| {
+            p.stop.iter().map(|s| (s.reason.clone(), 1.0)).collect()
+        }),
+    ),
+    gauge(
+        "tandem_peer_settled",
+        "1 when all that this site has read is applied at the peer and nothing is under way.",
+        Peer(|p| flag(p.settled)),
+    ),
+    gauge(
+        "tandem_peer_waiting",
+        "1 while applying the peer's writes here waits for the local Redis (OOM, LOADING, ...). \
+         Nothing is skipped; /status says for what.",
+        Peer(|p| flag(p.waiting.is_some())),
+    ),
+    gauge(
+        "tandem_peer_lag_bytes",
+        "Bytes of this site's journal that the peer has not applied yet.",
+        Peer(|p| number(p.lag_bytes)),
+    ),
+    gauge(
+        "tandem_peer_lag_seconds",
+        "Age of the oldest write of this site that the peer has not applied yet; 0 when there \
+         is none. Grows with the clock while the peer is away.",
+        Peer(|p| p.lag_seconds),
+    ),
+    gauge(
+        "tandem_peer_round_trip_seconds",
+        "Round trip of the link, from its heartbeats. Absent until known.",
+        PeerIfKnown(|p| p.round_trip_seconds),
+    ),
+    gauge(
+        "tandem_peer_last_record_offset_bytes",
+        "Offset of the last write of this site that the peer must reach.",
+        Peer(|p| number(p.last_record_offset)),
+    ),
+    gauge(
+        "tandem_peer_sent_offset_bytes",
+        "Offset of this site up to which all is sent to the peer. Far behind \
+         tandem_redis_offset_bytes: the link is too slow or away.",
+        Peer(|p| number(p.sent_offset)),
+    ),
+    gauge(
+        "tandem_peer_acknowledged_offset_bytes",
+        "Offset of this site up to which the peer has received all.",
+        Peer(|p| number(p.acknowledged_offset)),
+    ),
+    gauge(
+        "tandem_peer_applied_offset_bytes",
+        "Offset of this site up to which the peer has applied all. Far behind the acknowledged \
+         offset: the peer's Redis is too slow, or its tandem_peer_waiting is 1.",
+        Peer(|p| number(p.applied_offset)),
+    ),
+    gauge(
+        "tandem_peer_received_offset_bytes",
+        "Offset of the peer up to which all is received here.",
+        Peer(|p| number(p.received_offset)),
+    ),
+    gauge(
+        "tandem_peer_committed_offset_bytes",
+        "Offset of the peer up to which all is applied here. Far behind the received offset: \
+         the local Redis is too slow, or tandem_peer_waiting is 1.",
+        Peer(|p| number(p.committed_offset)),
+    ),
+    counter(
+        "tandem_peer_sessions_total",
+        "Sessions of the link since the start. Growing steadily means that the link is cut \
+         again and again.",
+        Peer(|p| number(p.sessions)),
+    ),
+    counter(
+        "tandem_peer_records_sent_total",
+        "Writes of this site sent to the peer since the start; a transaction counts as one.",
+        Peer(|p| number(p.records_sent)),
+    ),
+    counter(
+        "tandem_peer_records_applied_total",
+        "Writes of the peer applied here since the start; a transaction counts as one.",
+        Peer(|p| number(p.records_applied)),
+    ),
+    counter(
+        "tandem_peer_failed_commands_total",
+        "Commands of the peer that failed here since the start. Their keys are mended by state; \
+         growth means that the servers differ in version or settings.",
+        Peer(|p| number(p.failed_commands)),
+    ),
+    gauge(
+        "tandem_peer_states_owed",
+        "Keys whose whole value was asked of the peer and has not come yet. Should return to 0 \
+         within a few round trips.",
+        Peer(|p| number(p.states_owed)),
+    ),
+    gauge(
+        "tandem_peer_copy_percent",
+        "How far the copy under way has come, 0 to 100. Absent when there is none.",
+        PeerBy("direction", |p| copies(p, |c| c.percent)),
+    ),
+    gauge(
+        "tandem_peer_copy_done_bytes",
+        "Bytes of the snapshot copied so far. Absent when no copy is under way.",
+        PeerBy("direction", |p| copies(p, |c| number(c.bytes_done))),
+    ),
+    gauge(
+        "tandem_peer_copy_size_bytes",
+        "Bytes of the snapshot being copied. Absent when no copy is under way.",
+        PeerBy("direction", |p| copies(p, |c| number(c.bytes_total))),
+    ),
+    gauge(
+        "tandem_peer_copied_keys",
+        "What the last copies received from the peer did with keys: created, overwritten, kept \
+         (the value here stayed), refused (written here meanwhile, asked for again).",
+        PeerBy("outcome", |p| {
+            vec![
+                ("created".to_owned(), number(p.copied.created)),
+                ("overwritten".to_owned(), number(p.copied.overwritten)),
+                ("kept".to_owned(), number(p.copied.kept)),
+                ("refused".to_owned(), number(p.copied.refused)),
+            ]
+        }),
+    ),
+];
+
+/// The states, in the words of `/status`.
+const STATES: [(&str, PeerState); 4] = [
+    ("connecting", PeerState::Connecting),
+    ("full_sync", PeerState::FullSync),
+    ("synchronizing", PeerState::Synchronizing),
+    ("stopped", PeerState::Stopped),
+];
+
+const fn gauge(name: &'static str, help: &'static str, values: Values) -> Row {
+    Row {
+        name,
+        help,
+        kind: MetricType::GAUGE,
+        values,
+    }
+}
+
+const fn counter(name: &'static str, help: &'static str, values: Values) -> Row {
+    Row {
+        name,
+        help,
+        kind: MetricType::COUNTER,
+        values,
+    }
+}
+
+fn copies(peer: &PeerStatus, read: fn(&CopyStatus) -> f64) -> Vec<(String, f64)> {
+    let copies = peer.sending.iter().chain(&peer.receiving);
+    copies
+        .map(|copy| (copy.direction.clone(), read(copy)))
+        .collect()
+}
+
+fn flag(value: bool) -> f64 {
+    f64::from(u8::from(value))
+}
+
+/// Exact up to 2^53, which is 9 PB: Prometheus knows no other numbers.
+const fn number(value: u64) -> f64 {
+    value as f64
+}
