@@ -15,4 +15,4 @@ pub mod cli;
 pub mod logging;
 pub mod metrics;
 pub mod admin;
-
+pub mod demo;

@@ -1,0 +1,36 @@
+# The commands of a visitor and of a developer. .ci/run runs the same ones.
+#
+#   make demo          two Redis servers and two sidecars on this machine, live, with a verdict
+#   make test          all tests, those against the installed Redis included
+#   make lint          formatting and lints; warnings are errors
+#   make docs          the documentation of the code; broken links are errors
+#   make test-matrix   the integration tests against ten versions of Redis and Valkey
+#
+# make demo and make test install redis-server (and a C linker) with apt-get when there is none.
+
+DEMO_SECONDS ?= 20
+DEMO_PROFILE ?= release
+DEMO_ARGS ?=
+SERVERS ?= $(CURDIR)/target/servers
+
+.PHONY: demo test lint docs test-matrix ensure
+
+demo: ensure
+	cargo run --locked --profile $(DEMO_PROFILE) -- demo --seconds $(DEMO_SECONDS) $(DEMO_ARGS)
+
+test: ensure
+	cargo test --locked
+
+lint:
+	cargo fmt --check
+	cargo clippy --all-targets --locked -- -D warnings
+
+docs:
+	RUSTDOCFLAGS="-D warnings" cargo doc --no-deps --locked
+
+test-matrix: ensure
+	tests/servers/install.sh $(SERVERS)
+	TANDEM_SERVERS=$(SERVERS) cargo test --locked --test it
+
+ensure:
+	@tests/servers/ensure.sh
