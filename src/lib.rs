@@ -8,6 +8,7 @@ pub mod intake;
 pub mod converge;
 pub mod journal;
 pub mod link;
+pub mod apply;
 pub mod progress;
 pub mod status;
 pub mod config;

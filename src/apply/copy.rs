@@ -1,0 +1,177 @@
+//! Copies and states from the peer.
+
+use tokio_util::sync::CancellationToken;
+use tracing::info;
+
+use super::guard::Rules;
+use super::{Applier, Error, Outlet};
+use crate::link::{CopyBegin, CopyStates, Message, OwedStates};
+use crate::model::{CopyProgress, Mark};
+use crate::status::CopyStatus;
+
+impl Applier {
+    /// Everything but records.
+    pub(super) async fn on_message(
+        &mut self,
+        message: Message,
+        outlet: &Outlet,
+        stop: &CancellationToken,
+    ) -> Result<(), Error> {
+        match message {
+            Message::CopyBegin(begin) => self.on_copy_begin(&begin, stop).await,
+            Message::CopyStates(states) => self.on_copy_states(&states, stop).await,
+            Message::CopyEnd(entries) => self.on_copy_end(entries, outlet, stop).await,
+            Message::OwedStates(owed) => self.on_owed_states(owed, stop).await,
+            // The peer has got all of our copy: nothing is owed any more.
+            Message::Copied => {
+                let mark = Mark {
+                    owes: false,
+                    ..self.marked()?
+                };
+                self.commit(|_| {}, mark, stop).await.map(drop)
+            }
+            _ => Err(Error::Unexpected("a message that is not for the applier")),
+        }
+    }
+
+    fn marked(&self) -> Result<Mark, Error> {
+        self.mark
+            .clone()
+            .ok_or(Error::Unexpected("states before the session began"))
+    }
+
+    async fn on_copy_begin(
+        &mut self,
+        begin: &CopyBegin,
+        stop: &CancellationToken,
+    ) -> Result<(), Error> {
+        let mark = self.marked()?;
+        let snapshot = begin.at;
+        let known = mark
+            .copy
+            .filter(|c| c.snapshot == snapshot && c.next == begin.first);
+        let copy = match (known, begin.first) {
+            (Some(copy), _) => copy,
+            (None, 0) => CopyProgress {
+                snapshot,
+                next: 0,
+                keep: self.keep,
+            },
+            (None, _) => return Err(Error::Unexpected("the middle of a copy")),
+        };
+        self.keep = copy.keep;
+        self.copy_seen = begin.seen.of(&self.config.site);
+        {
+            let mut board = self.board.lock();
+            board.receiving = Some(CopyStatus {
+                direction: "receiving".to_owned(),
+                keys_done: copy.next,
+                bytes_total: begin.bytes,
+                ..CopyStatus::default()
+            });
+            if copy.next == 0 {
+                board.copied = crate::status::CopyCounts::default();
+            }
+        }
+        info!(peer = %self.config.peer, bytes = begin.bytes, from = copy.next, "receiving a copy");
+        self.commit(
+            |_| {},
+            Mark {
+                copy: Some(copy),
+                ..mark
+            },
+            stop,
+        )
+        .await
+        .map(drop)
+    }
+
+    async fn on_copy_states(
+        &mut self,
+        states: &CopyStates,
+        stop: &CancellationToken,
+    ) -> Result<(), Error> {
+        let mark = self.marked()?;
+        let copy = mark.copy.filter(|c| c.next == states.first);
+        let mut copy = copy.ok_or(Error::Unexpected("a part of a copy"))?;
+        copy.next += states.states.len() as u64;
+        let rules = Rules {
+            seen: self.copy_seen,
+            keep: copy.keep,
+        };
+        let mark = Mark {
+            copy: Some(copy),
+            ..mark
+        };
+        self.take_states(&states.states, rules, &mark, stop).await?;
+        let mut board = self.board.lock();
+        if let Some(receiving) = &mut board.receiving {
+            receiving.keys_done = copy.next;
+            receiving.bytes_done = states.bytes_done;
+            receiving.percent = percent(states.bytes_done, receiving.bytes_total);
+        }
+        Ok(())
+    }
+
+    async fn on_copy_end(
+        &mut self,
+        entries: u64,
+        outlet: &Outlet,
+        stop: &CancellationToken,
+    ) -> Result<(), Error> {
+        let mark = self.marked()?;
+        let copy = mark.copy.filter(|c| c.next == entries);
+        let copy = copy.ok_or(Error::Unexpected("the end of a copy"))?;
+        let state = self.state().ok_or(Error::NoStream)?;
+        let mark = Mark {
+            at: mark.at.max(copy.snapshot),
+            base: self.base,
+            home: state.epoch,
+            owes: self.owes_back,
+            copy: None,
+            ..mark
+        };
+        self.commit(|_| {}, mark, stop).await?;
+        let counts = {
+            let mut board = self.board.lock();
+            board.receiving = None;
+            board.copied.clone()
+        };
+        info!(
+            peer = %self.config.peer, entries, created = counts.created,
+            overwritten = counts.overwritten, kept = counts.kept, refused = counts.refused,
+            "the copy is complete"
+        );
+        outlet
+            .messages
+            .send(Message::Copied)
+            .await
+            .map_err(|_| Error::Stopped)
+    }
+
+    async fn on_owed_states(
+        &mut self,
+        mut owed: OwedStates,
+        stop: &CancellationToken,
+    ) -> Result<(), Error> {
+        // A debt may have been paid or given up since it was asked for.
+        owed.states
+            .retain(|s| self.debts.wants(&(s.db, s.key.clone())));
+        if owed.states.is_empty() {
+            return Ok(());
+        }
+        let rules = Rules {
+            seen: owed.seen.of(&self.config.site),
+            keep: false,
+        };
+        let mark = self.marked()?;
+        self.take_states(&owed.states, rules, &mark, stop).await
+    }
+}
+
+/// How much of a copy is done.
+pub(crate) fn percent(done: u64, total: u64) -> f64 {
+    #[expect(clippy::cast_precision_loss, reason = "a percentage needs few digits")]
+    let (done, total) = (done as f64, total.max(1) as f64);
+    (100.0 * done / total).min(100.0)
+}

@@ -1,0 +1,318 @@
+//! The guard: a state is taken only if it has seen every write that is here.
+//!
+//! `WATCH` the keys, set a fence, wait until it comes back in our own stream: then the table knows
+//! every local write before it. Those keys whose writes the state had all seen are restored in one
+//! marked transaction; had one changed since WATCH, EXEC does nothing and we ask again. So a state
+//! never destroys a write that it has not seen.
+
+use tokio_util::sync::CancellationToken;
+use tracing::warn;
+
+use super::batch::Sealed;
+use super::debts::{Key, member};
+use super::target::{await_fence, put_fence};
+use super::{Applier, Error, Executed, unexpected_refusal};
+use crate::converge::Knowledge;
+use crate::intake::commands::key_hash;
+use crate::intake::wall_ms;
+use crate::link::{State, Value};
+use crate::model::{Cursor, Mark, is_reserved, owed_key};
+use crate::redis::put_command;
+use crate::status::Stop;
+
+/// How often a transaction is tried whose keys keep changing, before its keys count as refused.
+const ATTEMPTS: u32 = 8;
+
+/// What is decided about a state.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Verdict {
+    /// It replaces what is here, or nothing.
+    Take {
+        /// Whether the key was here.
+        existed: bool,
+    },
+    /// What is here stays, by configuration or because the state says the same.
+    Leave {
+        /// Whether by configuration.
+        kept: bool,
+    },
+    /// It has not seen a write that is here: a newer one is asked for.
+    Refuse,
+}
+
+/// How states are to be taken.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Rules {
+    /// What the states had seen of our history.
+    pub seen: Cursor,
+    /// Whether keys that are here stay.
+    pub keep: bool,
+}
+
+impl Applier {
+    /// Takes or refuses states; `mark` is committed with them.
+    pub(super) async fn take_states(
+        &mut self,
+        states: &[State],
+        rules: Rules,
+        mark: &Mark,
+        stop: &CancellationToken,
+    ) -> Result<(), Error> {
+        for attempt in 1.. {
+            let verdicts = match self.judge(states, rules, attempt, stop).await? {
+                Some(verdicts) => verdicts,
+                None => continue,
+            };
+            let marked = Mark {
+                instance: self.config.instance,
+                batch: mark.batch + 1,
+                ..mark.clone()
+            };
+            match self.carry_out(states, &verdicts, &marked, stop).await? {
+                Executed::Done { replies, head } => {
+                    self.mark = Some(marked);
+                    self.settle(states, &verdicts);
+                    let failed = replies.iter().skip(head).find_map(|r| r.error());
+                    return failed.map_or(Ok(()), |message| Err(incompatible(message)));
+                }
+                Executed::Changed => {}
+                Executed::Lost if self.mark.as_ref().is_some_and(|m| m.batch >= marked.batch) => {
+                    self.settle(states, &verdicts);
+                    return Ok(());
+                }
+                Executed::Lost => {}
+                Executed::Refused { message, .. } => return Err(unexpected_refusal(&message)),
+            }
+        }
+        Ok(())
+    }
+
+    /// WATCH, fence, look; none when the connection had to be opened anew.
+    async fn judge(
+        &mut self,
+        states: &[State],
+        rules: Rules,
+        attempt: u32,
+        stop: &CancellationToken,
+    ) -> Result<Option<Vec<Verdict>>, Error> {
+        self.fence += 1;
+        let (mut out, mut count) = (Vec::new(), 0);
+        let writing = self.writing.as_mut().ok_or(Error::NoStream)?;
+        let mut put = |args: &[&[u8]]| {
+            put_command(&mut out, args);
+            count += 1;
+        };
+        put(&[b"UNWATCH"]);
+        let mut db = writing.db;
+        let mut places = Vec::with_capacity(states.len());
+        let mut at = 1;
+        for state in states {
+            if db != state.db {
+                put(&[b"SELECT", state.db.to_string().as_bytes()]);
+                db = state.db;
+                at += 1;
+            }
+            put(&[b"WATCH", &state.key]);
+            put(&[b"EXISTS", &state.key]);
+            places.push(at + 1);
+            at += 2;
+        }
+        if db != 0 {
+            put(&[b"SELECT", b"0"]);
+        }
+        put_fence(&mut out, &self.config, self.fence);
+        count += 1;
+        let replies = tokio::select! {
+            replies = writing.pipeline(&out, count) => replies,
+            () = stop.cancelled() => {
+                self.writing = None;
+                return Err(Error::Stopped);
+            }
+        };
+        let replies = match replies {
+            Ok(replies) => replies,
+            Err(error) => {
+                warn!(peer = %self.config.peer, %error, "lost the connection while writing");
+                self.reopen(stop).await?;
+                return Ok(None);
+            }
+        };
+        if let Some(message) = replies.iter().find_map(|r| r.error()) {
+            return self.on_refused_look(message, stop).await;
+        }
+        writing.db = 0;
+        if await_fence(&self.config, &mut self.progress, self.fence)
+            .await
+            .is_err()
+        {
+            self.reopen(stop).await?;
+            return Ok(None);
+        }
+        let exists = |place: usize| replies.get(place).and_then(|r| r.integer()) == Some(1);
+        let verdicts = states.iter().zip(places).map(|(state, place)| {
+            if attempt > ATTEMPTS {
+                Verdict::Refuse
+            } else {
+                self.verdict(state, exists(place), rules)
+            }
+        });
+        Ok(Some(verdicts.collect()))
+    }
+
+    async fn on_refused_look(
+        &mut self,
+        message: &str,
+        stop: &CancellationToken,
+    ) -> Result<Option<Vec<Verdict>>, Error> {
+        match super::classify(message) {
+            super::Class::Stop(why) => return Err(Error::Stop(why)),
+            super::Class::Wait => self.board.lock().waiting = Some(message.to_owned()),
+            super::Class::Failed => return Err(unexpected_refusal(message)),
+        }
+        let mut wait = super::LONGEST_WAIT;
+        super::pause(&mut wait, stop).await?;
+        self.reopen(stop).await?;
+        Ok(None)
+    }
+
+    fn verdict(&self, state: &State, exists: bool, rules: Rules) -> Verdict {
+        if is_reserved(&state.key) {
+            return Verdict::Leave { kept: false };
+        }
+        if matches!(state.value, Value::Function(_)) {
+            return Verdict::Take { existed: false };
+        }
+        if rules.keep && exists {
+            return Verdict::Leave { kept: true };
+        }
+        let hash = key_hash(state.db, &state.key);
+        let seen_all = match self.table.knowledge(hash, rules.seen) {
+            Knowledge::Seen => true,
+            Knowledge::Unseen(_) => false,
+            Knowledge::Gap => self.gap_allows(hash, exists),
+        };
+        match (seen_all, exists || !is_absent(state)) {
+            (false, _) => Verdict::Refuse,
+            (true, true) => Verdict::Take { existed: exists },
+            (true, false) => Verdict::Leave { kept: false },
+        }
+    }
+
+    /// The peer has not seen how our present epoch began. If our data is older than the journal,
+    /// it holds nothing that the peer lacks but what was written since. If it may hold more, both
+    /// sites have a gap (else the peer would have got our copy first), and the names decide.
+    fn gap_allows(&self, hash: u128, exists: bool) -> bool {
+        let Some(state) = self.state() else {
+            return false;
+        };
+        let began = Cursor {
+            epoch: state.epoch,
+            offset: state.began,
+        };
+        let older = state.older == state.epoch;
+        let theirs_wins = self.config.peer < self.config.site;
+        self.table.knowledge(hash, began) == Knowledge::Seen && (older || theirs_wins || !exists)
+    }
+
+    async fn carry_out(
+        &mut self,
+        states: &[State],
+        verdicts: &[Verdict],
+        mark: &Mark,
+        stop: &CancellationToken,
+    ) -> Result<Executed, Error> {
+        let key = crate::model::mark_key(&self.config.peer);
+        let (text, set) = (mark.to_string(), owed_key(&self.config.peer));
+        let now = wall_ms();
+        let dropped = self.debts.take_dropped();
+        let debts = self.debts.clone();
+        let seal = |db: u32| {
+            let mut sealed = Sealed::begin(db, &key, &text);
+            let mut paid: Vec<Vec<u8>> = dropped.iter().map(member).collect();
+            let mut owed = Vec::new();
+            for (state, verdict) in states.iter().zip(verdicts) {
+                let name: Key = (state.db, state.key.clone());
+                match verdict {
+                    Verdict::Refuse => owed.push(member(&name)),
+                    Verdict::Take { .. } => put_state(&mut sealed, state, now),
+                    Verdict::Leave { .. } => {}
+                }
+                if *verdict != Verdict::Refuse && debts.wants(&name) {
+                    paid.push(member(&name));
+                }
+            }
+            for (command, members) in [(&b"SREM"[..], paid), (&b"SADD"[..], owed)] {
+                if !members.is_empty() {
+                    sealed.select(0);
+                    let args = [command, set.as_bytes()].into_iter();
+                    sealed.command(
+                        &args
+                            .chain(members.iter().map(|m| &m[..]))
+                            .collect::<Vec<_>>(),
+                    );
+                }
+            }
+            sealed.end();
+            sealed
+        };
+        self.execute(stop, seal).await
+    }
+
+    /// The counts and the debts after states were taken or refused.
+    fn settle(&self, states: &[State], verdicts: &[Verdict]) {
+        let read = self.progress.borrow().read;
+        let mut counts = self.board.lock().copied.clone();
+        for (state, verdict) in states.iter().zip(verdicts) {
+            let name: Key = (state.db, state.key.clone());
+            match verdict {
+                Verdict::Refuse => {
+                    counts.refused += 1;
+                    self.debts.add(name, read);
+                    continue;
+                }
+                Verdict::Take { existed: true } => counts.overwritten += 1,
+                Verdict::Take { existed: false } => counts.created += 1,
+                Verdict::Leave { kept: true } => counts.kept += 1,
+                Verdict::Leave { kept: false } => {}
+            }
+            self.debts.remove(&name);
+        }
+        self.board.lock().copied = counts;
+    }
+}
+
+fn is_absent(state: &State) -> bool {
+    matches!(state.value, Value::Absent)
+}
+
+fn put_state(sealed: &mut Sealed, state: &State, now_ms: u64) {
+    let expired = state.expire_at_ms != 0 && state.expire_at_ms <= now_ms;
+    match &state.value {
+        Value::Function(source) => sealed.command(&[b"FUNCTION", b"LOAD", b"REPLACE", source]),
+        Value::Dump(payload) if !expired => {
+            sealed.select(state.db);
+            let ttl = state.expire_at_ms.to_string();
+            let mut args: Vec<&[u8]> =
+                vec![b"RESTORE", &state.key, ttl.as_bytes(), payload, b"REPLACE"];
+            if state.expire_at_ms != 0 {
+                args.push(b"ABSTTL");
+            }
+            sealed.command(&args);
+        }
+        Value::Dump(_) | Value::Absent => {
+            sealed.select(state.db);
+            sealed.command(&[b"DEL", &state.key]);
+        }
+    }
+}
+
+/// A state that the local Redis cannot take. The mark says that it was taken; it is among the
+/// debts of the next session only if it is asked for, so we stop.
+fn incompatible(message: &str) -> Error {
+    Error::Stop(Stop {
+        reason: "incompatible_value".to_owned(),
+        detail: format!("the local Redis cannot take a value of the peer: {message}"),
+        remedy: "run a server here that is not older than the peer's, or remove that value"
+            .to_owned(),
+    })
+}

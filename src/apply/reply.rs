@@ -1,0 +1,136 @@
+//! What the target's errors mean: pure.
+
+use crate::redis::Reply;
+use crate::status::Stop;
+
+/// What follows from an error reply.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Class {
+    /// It passes: the same again later, nothing skipped.
+    Wait,
+    /// A person must act: this direction stops by name. Tried again now and then.
+    Stop(Stop),
+    /// The command failed by itself: the state of its keys is asked for.
+    Failed,
+}
+
+/// Judges an error message of the server.
+#[must_use]
+pub fn classify(message: &str) -> Class {
+    let code = message.split(' ').next().unwrap_or_default();
+    let stop = |reason: &str, remedy: &str| {
+        Class::Stop(Stop {
+            reason: reason.to_owned(),
+            detail: format!("the local Redis answered: {message}"),
+            remedy: remedy.to_owned(),
+        })
+    };
+    match code {
+        "OOM" | "LOADING" | "BUSY" | "MISCONF" | "NOREPLICAS" | "CLUSTERDOWN" | "TRYAGAIN"
+        | "MASTERDOWN" | "READONLY" => Class::Wait,
+        "NOAUTH" | "WRONGPASS" => stop(
+            "redis_login",
+            "correct the username and password in [redis]",
+        ),
+        "NOPERM" => stop(
+            "redis_permission",
+            "give the user of [redis] the permissions that the README lists",
+        ),
+        _ => Class::Failed,
+    }
+}
+
+/// What became of a transaction.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Outcome {
+    /// Executed; the replies of its commands.
+    Done(Vec<Reply>),
+    /// Not executed: this is the first error, and the number of the command that it belongs to.
+    Aborted {
+        /// Counts the commands between MULTI and EXEC.
+        command: usize,
+        /// The server's words.
+        message: String,
+    },
+    /// Not executed: a watched key had changed.
+    Changed,
+}
+
+/// Reads the replies to `MULTI`, `count` commands and `EXEC`.
+#[must_use]
+pub fn outcome(multi: &Reply, queued: &[Reply], exec: Reply) -> Outcome {
+    if let Some(message) = multi.error() {
+        return Outcome::Aborted {
+            command: 0,
+            message: message.clone(),
+        };
+    }
+    let refused = queued
+        .iter()
+        .enumerate()
+        .find_map(|(i, r)| r.error().map(|m| (i, m)));
+    match (exec, refused) {
+        (Reply::Array(replies), _) => Outcome::Done(replies),
+        (Reply::Nil, _) => Outcome::Changed,
+        (_, Some((command, message))) => Outcome::Aborted {
+            command,
+            message: message.clone(),
+        },
+        (Reply::Error(message), None) => Outcome::Aborted {
+            command: queued.len(),
+            message,
+        },
+        (other, None) => Outcome::Aborted {
+            command: queued.len(),
+            message: format!("unexpected {other:?}"),
+        },
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn errors_are_judged_by_class() {
+        assert_eq!(
+            classify("OOM command not allowed when used memory > 'maxmemory'."),
+            Class::Wait
+        );
+        assert_eq!(classify("WRONGTYPE Operation against a key"), Class::Failed);
+        assert_eq!(classify("ERR unknown command 'HSETEX'"), Class::Failed);
+        assert!(
+            matches!(classify("NOPERM this user"), Class::Stop(s) if s.reason == "redis_permission")
+        );
+    }
+
+    #[test]
+    fn outcomes() {
+        let ok = || Reply::Status("OK".into());
+        let queued = || Reply::Status("QUEUED".into());
+        let error = |m: &str| Reply::Error(m.to_owned());
+        let done = outcome(&ok(), &[queued()], Reply::Array(vec![ok()]));
+        assert_eq!(done, Outcome::Done(vec![ok()]));
+        assert_eq!(outcome(&ok(), &[queued()], Reply::Nil), Outcome::Changed);
+        let aborted = outcome(&ok(), &[queued(), error("OOM x")], error("EXECABORT y"));
+        assert_eq!(
+            aborted,
+            Outcome::Aborted {
+                command: 1,
+                message: "OOM x".to_owned()
+            }
+        );
+        let aborted = outcome(
+            &error("NOPERM z"),
+            &[queued()],
+            error("ERR EXEC without MULTI"),
+        );
+        assert_eq!(
+            aborted,
+            Outcome::Aborted {
+                command: 0,
+                message: "NOPERM z".to_owned()
+            }
+        );
+    }
+}
