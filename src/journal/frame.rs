@@ -315,6 +315,22 @@ mod tests {
     }
 
     #[test]
+    fn the_bytes_of_a_frame_stay_what_they_are() {
+        let hex: String = encoded(b"hello")
+            .iter()
+            .map(|b| format!("{b:02x}"))
+            .collect();
+        let golden = concat!(
+            "54644672",                                                         // magic
+            "020000000900000007000000000000006400000000000000b400000000000000", // kind to end
+            "aa000000000000007b68e5cf8b010000e001000000000000",                 // record to synced
+            "050000004cbb719ac6563003",                                         // length, checksums
+            "68656c6c6f"                                                        // body
+        );
+        assert_eq!(hex, golden);
+    }
+
+    #[test]
     fn every_flipped_bit_is_noticed() {
         let good = encoded(b"hello");
         for bit in 0..good.len() * 8 {

@@ -4,8 +4,10 @@
 
 use std::collections::VecDeque;
 
-use super::frame::{FrameHeader, Place, Placed};
-use super::segment::{Header, MAX_EPOCHS};
+use bytes::Bytes;
+
+use super::frame::{Frame, FrameHeader, Place, Placed};
+use super::header::{Header, MAX_EPOCHS};
 use crate::model::{Cursor, Epoch, Offset};
 
 /// How far apart the known frames of a segment are: what a reader must skip at most to find its
@@ -59,6 +61,8 @@ pub(super) struct Index {
     /// The newest frames, without a gap, so that a reader that keeps up reads no file.
     tail: VecDeque<Placed>,
     tail_bytes: usize,
+    /// Where the first of them begins, if there is one.
+    tail_base: Cursor,
     tail_limit: usize,
     epochs: VecDeque<EpochRange>,
     end: Cursor,
@@ -78,6 +82,7 @@ impl Index {
             segments: VecDeque::new(),
             tail: VecDeque::new(),
             tail_bytes: 0,
+            tail_base: Cursor::ZERO,
             tail_limit,
             epochs: VecDeque::new(),
             end: Cursor::ZERO,
@@ -124,8 +129,20 @@ impl Index {
         last.first
     }
 
-    /// Adds a frame after the others, that ends at byte `next` of the last segment.
-    pub(super) fn add_frame(&mut self, header: &FrameHeader, at: Place, next: u64) {
+    /// Adds a frame after the others, that ends at byte `next` of the last segment. Its body is kept
+    /// for readers that keep up; without it the tail begins anew.
+    pub(super) fn add_frame(
+        &mut self,
+        header: FrameHeader,
+        at: Place,
+        next: u64,
+        body: Option<Bytes>,
+    ) {
+        self.keep(body.map(|body| Placed {
+            frame: Frame { header, body },
+            at,
+            next,
+        }));
         if let Some(last) = self.segments.back_mut() {
             let marked = last.marks.last().map_or(last.first, |(_, pos)| *pos);
             if at.pos >= marked.saturating_add(MARK_EVERY) {
@@ -149,24 +166,6 @@ impl Index {
         self.forget_epochs();
     }
 
-    /// Keeps the frame that was added last for readers that keep up. Without it the tail begins
-    /// anew.
-    pub(super) fn keep(&mut self, frame: Option<Placed>) {
-        let size = |p: &Placed| p.frame.body.len().saturating_add(size_of::<Placed>());
-        let Some(frame) = frame.filter(|f| size(f) <= self.tail_limit) else {
-            self.tail.clear();
-            self.tail_bytes = 0;
-            return;
-        };
-        self.tail_bytes = self.tail_bytes.saturating_add(size(&frame));
-        self.tail.push_back(frame);
-        while self.tail_bytes > self.tail_limit
-            && let Some(old) = self.tail.pop_front()
-        {
-            self.tail_bytes = self.tail_bytes.saturating_sub(size(&old));
-        }
-    }
-
     /// The oldest segment, if it is not the last, and ends at or before `upto`.
     pub(super) fn droppable(&self, upto: Option<Cursor>) -> Option<u64> {
         let (oldest, next) = (self.segments.front()?, self.segments.get(1)?);
@@ -179,16 +178,39 @@ impl Index {
             return;
         };
         self.bytes = self.bytes.saturating_sub(oldest.len);
-        let gone = |p: &Placed| p.at.seq <= oldest.seq;
-        while let Some(old) = self.tail.pop_front_if(|p| gone(p)) {
-            let size = old.frame.body.len().saturating_add(size_of::<Placed>());
-            self.tail_bytes = self.tail_bytes.saturating_sub(size);
+        while self.tail.front().is_some_and(|p| p.at.seq <= oldest.seq) {
+            self.forget_kept();
         }
         self.dropped = Some(Place {
             seq: oldest.seq,
             pos: oldest.len,
         });
         self.forget_epochs();
+    }
+
+    /// Keeps a frame, that comes next, in the tail.
+    fn keep(&mut self, frame: Option<Placed>) {
+        let Some(frame) = frame.filter(|f| size(f) <= self.tail_limit) else {
+            self.tail.clear();
+            self.tail_bytes = 0;
+            return;
+        };
+        if self.tail.is_empty() {
+            self.tail_base = self.end;
+        }
+        self.tail_bytes = self.tail_bytes.saturating_add(size(&frame));
+        self.tail.push_back(frame);
+        while self.tail_bytes > self.tail_limit {
+            self.forget_kept();
+        }
+    }
+
+    /// Lets the oldest frame of the tail go.
+    fn forget_kept(&mut self) {
+        if let Some(old) = self.tail.pop_front() {
+            self.tail_bytes = self.tail_bytes.saturating_sub(size(&old));
+            self.tail_base = old.frame.header.cursor();
+        }
     }
 
     /// What is at a place, which is moved on to the next segment at the end of one.
@@ -230,11 +252,10 @@ impl Index {
         if after >= self.end {
             return Some(self.end_place());
         }
-        let in_tail = self
-            .tail
-            .partition_point(|p| p.frame.header.cursor() <= after);
-        if in_tail > 0 {
-            return self.tail.get(in_tail).map(|p| p.at);
+        if self.tail_base <= after && !self.tail.is_empty() {
+            let ended = |p: &Placed| p.frame.header.cursor() <= after;
+            let next = self.tail.partition_point(ended);
+            return self.tail.get(next).map(|p| p.at);
         }
         let entry = self.entry(after).unwrap_or(oldest);
         let mark = entry.marks.partition_point(|(c, _)| *c <= after);
@@ -374,4 +395,9 @@ impl Entry {
             pos: self.first,
         }
     }
+}
+
+/// How much of the tail a frame takes.
+const fn size(placed: &Placed) -> usize {
+    placed.frame.body.len().saturating_add(size_of::<Placed>())
 }

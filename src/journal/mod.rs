@@ -19,12 +19,14 @@
 //! - The files never take more than [`Config::max_size`], but for one frame that is larger.
 
 mod frame;
-mod index;
-mod reader;
-mod recovery;
+mod header;
 mod segment;
+mod cases;
+mod recovery;
+mod index;
 mod shared;
 mod writer;
+mod reader;
 
 use std::io;
 use std::path::{Path, PathBuf};

@@ -76,8 +76,8 @@ impl Reader {
                 Step::Return(frame) => return Ok(Some(frame)),
                 Step::Wait => return Ok(None),
                 Step::Read(job) => {
-                    let done = job.run()?;
-                    self.take(done);
+                    let done = job.run();
+                    self.take(done)?;
                 }
             }
         }
@@ -100,8 +100,8 @@ impl Reader {
                 Step::Read(job) => {
                     let read = spawn_blocking(|| job.run()).await;
                     // The runtime is going down.
-                    let done = read.map_err(|_| Error::Closed)??;
-                    self.take(done);
+                    let done = read.map_err(|_| Error::Closed)?;
+                    self.take(done)?;
                 }
             }
         }
@@ -109,8 +109,7 @@ impl Reader {
 
     fn step(&mut self) -> Result<Step, Error> {
         loop {
-            let look = self.journal.shared.state().index.look(&mut self.place);
-            let placed = match look {
+            let placed = match self.look() {
                 Look::End => return Ok(Step::Wait),
                 Look::Trimmed => return Err(self.trimmed()),
                 Look::Frame(placed) => {
@@ -133,6 +132,10 @@ impl Reader {
         }
     }
 
+    fn look(&mut self) -> Look {
+        self.journal.shared.state().index.look(&mut self.place)
+    }
+
     fn job(&self, end: u64) -> Job {
         let open = self.segment.as_ref();
         Job {
@@ -143,9 +146,18 @@ impl Reader {
         }
     }
 
-    fn take(&mut self, (segment, batch): (Arc<Segment>, Batch)) {
+    fn take(&mut self, done: Result<(Arc<Segment>, Batch), Error>) -> Result<(), Error> {
+        let (segment, batch) = match done {
+            // Trimmed between the look and the read, or removed by someone else.
+            Err(error @ Error::Missing { .. }) => match self.look() {
+                Look::Trimmed => return Err(self.trimmed()),
+                _ => return Err(error),
+            },
+            done => done?,
+        };
         self.segment = Some(segment);
         self.ready = batch.frames.into();
+        Ok(())
     }
 
     fn trimmed(&self) -> Error {
@@ -162,7 +174,7 @@ impl Job {
         let Place { seq, pos } = self.place;
         let segment = match self.segment {
             Some(segment) => segment,
-            None => Arc::new(Segment::open(&self.journal.shared.dir, seq, false)?),
+            None => Arc::new(self.journal.shared.open(seq)?),
         };
         let batch = segment.read_frames(pos, self.end)?;
         if batch.frames.is_empty() {

@@ -189,6 +189,16 @@ impl Shared {
         self.state.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
+    /// Opens a segment to read it. When it is being removed just now, waits for that, so that the
+    /// index knows.
+    pub(super) fn open(&self, seq: u64) -> Result<Segment, Error> {
+        let open = Segment::open(&self.dir, seq, false);
+        if open.is_err() {
+            drop(self.trimming.lock());
+        }
+        open
+    }
+
     /// Removes the oldest segment, if it is not the last, and ends at or before `upto`. Says
     /// whether it did.
     pub(super) fn drop_oldest(&self, upto: Option<Cursor>) -> Result<bool, Error> {

@@ -10,9 +10,10 @@ use std::sync::atomic::Ordering;
 use bytes::Bytes;
 use tokio::sync::watch;
 
-use super::frame::{self, Frame, FrameHeader, FrameKind, HEADER_LEN, Place, Placed};
+use super::frame::{self, FrameHeader, FrameKind, HEADER_LEN, Place};
+use super::header::{Header, MAX_PREAMBLE};
 use super::recovery::{Found, Recovered, recover};
-use super::segment::{Header, MAX_PREAMBLE, Segment};
+use super::segment::Segment;
 use super::shared::{Journal, Shared, Syncer};
 use super::{Config, Error, Limits};
 use crate::model::{Cursor, MAX_FRAME};
@@ -124,15 +125,7 @@ impl Writer {
         let next = self.place.pos;
         {
             let mut state = self.journal.shared.state();
-            state.index.add_frame(header, at, next);
-            state.index.keep(kept.map(|body| Placed {
-                frame: Frame {
-                    header: *header,
-                    body,
-                },
-                at,
-                next,
-            }));
+            state.index.add_frame(*header, at, next, kept);
             self.synced = state.index.durable().1;
         }
         self.ends.send_replace(header.cursor());
@@ -170,7 +163,7 @@ impl Writer {
             Err(e) => {
                 self.torn = true;
                 // If this fails too, the next append tries again, and a restart finds a torn tail.
-                let _: Result<_, _> = self.mend();
+                drop(self.mend());
                 Err(Error::io("append to", &self.last.path, e))
             }
         }
