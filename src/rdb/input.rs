@@ -133,8 +133,12 @@ impl<R: Read> Input<R> {
             let unread = self.unread();
             let wanted = usize::try_from(left).unwrap_or(usize::MAX);
             let part = unread.get(..wanted).unwrap_or(unread);
-            bytes.reserve_exact(if bytes.is_empty() { part.len() } else { 0 });
-            bytes.extend_from_slice(part);
+            if bytes.is_empty() {
+                // Of the exact size, which most strings need no more than.
+                bytes = part.to_vec();
+            } else {
+                bytes.extend_from_slice(part);
+            }
             left = left.saturating_sub(part.len() as u64);
             self.at = self.at.saturating_add(part.len());
             if left == 0 {

@@ -16,7 +16,6 @@
 
 #![deny(clippy::indexing_slicing, clippy::arithmetic_side_effects)]
 
-use std::fmt;
 use std::io::Read;
 use std::mem;
 
@@ -29,12 +28,14 @@ mod string;
 #[cfg(test)]
 mod tests;
 mod value;
+mod version;
 
 pub use self::error::Error;
 use self::input::{BUFFER_SIZE, Input};
 use self::payload::{FOOTER_SIZE, VERSION_KEY_META, seal};
 pub use self::payload::{lowest_version, payload};
 pub use self::string::lzf_decompress;
+pub use self::version::{Flavour, Version};
 
 /// Reads the entries of a snapshot, one after the other.
 pub struct Reader<R> {
@@ -45,24 +46,6 @@ pub struct Reader<R> {
     db: u32,
     /// What has been said of the next value.
     attributes: Attributes,
-}
-
-/// Which family of servers wrote a snapshot; decides what its numbers mean.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
-pub enum Flavour {
-    /// The first bytes are `REDIS` and four digits: all Redis, Redict, and Valkey before 9.0.
-    Redis,
-    /// The first bytes are `VALKEY` and three digits: Valkey since 9.0.
-    Valkey,
-}
-
-/// The format of a snapshot.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
-pub struct Version {
-    /// Whose format it is.
-    pub flavour: Flavour,
-    /// Its number: 2 to 14 of Redis, 80 of Valkey.
-    pub number: u16,
 }
 
 /// What a snapshot holds, in its order.
@@ -281,45 +264,6 @@ impl<R: Read> Reader<R> {
             return Err(Error::Checksum { stored, computed });
         }
         Ok(())
-    }
-}
-
-impl Version {
-    fn parse(magic: &[u8; 9]) -> Result<Self, Error> {
-        let (flavour, digits) = if let Some(digits) = magic.strip_prefix(b"REDIS") {
-            (Flavour::Redis, digits)
-        } else if let Some(digits) = magic.strip_prefix(b"VALKEY") {
-            (Flavour::Valkey, digits)
-        } else {
-            return Err(Error::Magic(error::shown(magic)));
-        };
-        let number = digits
-            .iter()
-            .all(u8::is_ascii_digit)
-            .then(|| std::str::from_utf8(digits).ok()?.parse().ok())
-            .flatten()
-            .ok_or_else(|| Error::Magic(error::shown(magic)))?;
-        let version = Self { flavour, number };
-        match version {
-            Self {
-                flavour: Flavour::Redis,
-                number: 2..=14,
-            }
-            | Self {
-                flavour: Flavour::Valkey,
-                number: 80,
-            } => Ok(version),
-            _ => Err(Error::Version(version)),
-        }
-    }
-}
-
-impl fmt::Display for Version {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        match self.flavour {
-            Flavour::Redis => write!(f, "REDIS{:04}", self.number),
-            Flavour::Valkey => write!(f, "VALKEY{:03}", self.number),
-        }
     }
 }
 

@@ -155,3 +155,92 @@ pub fn lzf_decompress(input: &[u8], length: usize) -> Option<Vec<u8>> {
     }
     (output.len() == length).then_some(output)
 }
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+
+    use super::*;
+
+    fn input(bytes: &[u8]) -> Input<&[u8]> {
+        Input::new(bytes, 8)
+    }
+
+    #[test]
+    fn lengths_of_every_form_are_read() {
+        for (bytes, length) in [
+            (b"\x00".as_slice(), 0),
+            (b"\x3f", 63),
+            (b"\x40\x00", 0),
+            (b"\x7f\xff", 0x3fff),
+            (b"\x80\xff\xff\xff\xff", 0xffff_ffff),
+            (b"\x81\xff\xff\xff\xff\xff\xff\xff\xfe", u64::MAX - 1),
+        ] {
+            let mut input = input(bytes);
+            assert_eq!(input.length().unwrap(), length);
+            assert_eq!(input.offset(), bytes.len() as u64);
+        }
+        for bad in [b"\x82", b"\xbf", b"\xc0", b"\xff"] {
+            let read = input(bad).length();
+            assert!(matches!(read, Err(Error::Malformed { offset: 1, .. })));
+        }
+    }
+
+    #[test]
+    fn strings_of_every_form_are_read_and_skipped() {
+        let long = [b"\x40\x64".as_slice(), &[b'x'; 100]].concat();
+        for (bytes, string) in [
+            (b"\x00".as_slice(), ""),
+            (b"\x03abc", "abc"),
+            (&long, &"x".repeat(100)),
+            (b"\xc0\x80", "-128"),
+            (b"\xc1\xff\x7f", "32767"),
+            (b"\xc2\x00\x00\x00\x80", "-2147483648"),
+            (b"\xc3\x04\x06\x00a\x60\x00", "aaaaaa"),
+        ] {
+            let mut read = input(bytes);
+            assert_eq!(read.string().unwrap(), string.as_bytes());
+            assert_eq!(read.offset(), bytes.len() as u64);
+            let mut skipped = input(bytes);
+            skipped.skip_string().unwrap();
+            assert_eq!(skipped.offset(), bytes.len() as u64);
+        }
+        for bad in [b"\xc4".as_slice(), b"\xff", b"\xc3\xc0", b"\xc3\x01\xc0"] {
+            assert!(matches!(
+                input(bad).skip_string(),
+                Err(Error::Malformed { .. })
+            ));
+            assert!(matches!(input(bad).string(), Err(Error::Malformed { .. })));
+        }
+    }
+
+    #[test]
+    fn compressed_bytes_are_unpacked_or_refused() {
+        let unpack = |bytes: &[u8], length| lzf_decompress(bytes, length);
+        assert_eq!(unpack(b"", 0).unwrap(), b"");
+        assert_eq!(unpack(b"\x02abc\x20\x02", 6).unwrap(), b"abcabc");
+        assert_eq!(unpack(b"\x00a\xe0\xff\x00", 265).unwrap(), [b'a'; 265]);
+        for (bytes, length) in [
+            (b"\x02ab".as_slice(), 3),      // fewer bytes than announced
+            (b"\x02abc", 2),                // longer than announced
+            (b"\x02abc", 4),                // shorter than announced
+            (b"\x20\x00", 3),               // refers to before the beginning
+            (b"\x00a\x20\x01", 4),          // the same, by one
+            (b"\x00a\x20", 4),              // the reference is cut
+            (b"\x00a\xe0", 4),              // the same, before its length
+            (b"\x00a\xe0\x01", 4),          // the same, after its length
+            (b"\x00a\x20\x00", usize::MAX), // the length is a lie
+        ] {
+            assert!(unpack(bytes, length).is_none(), "{bytes:?}");
+        }
+    }
+
+    proptest! {
+        #[test]
+        fn any_bytes_are_unpacked_without_panic(bytes: Vec<u8>, length in 0..4096_usize) {
+            if let Some(output) = lzf_decompress(&bytes, length) {
+                prop_assert_eq!(output.len(), length);
+            }
+        }
+    }
+}
