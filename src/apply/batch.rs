@@ -12,13 +12,13 @@ use crate::redis::{Info, put_command};
 
 /// A batch is closed at this many commands: at some 2 µs each it keeps the target's other clients
 /// waiting for a quarter of a millisecond.
-pub const MAX_COMMANDS: u32 = 128;
+pub(super) const MAX_COMMANDS: u32 = 128;
 /// A batch is closed at this size.
-pub const MAX_BYTES: usize = 256 << 10;
+pub(super) const MAX_BYTES: usize = 256 << 10;
 
 /// What the target cannot do.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub struct Target {
+pub(super) struct Target {
     /// Before 6.2: no `SET … PXAT`.
     pub without_pxat: bool,
     /// Before 7.0: no options of PEXPIREAT.
@@ -28,7 +28,7 @@ pub struct Target {
 impl Target {
     /// What the server of this INFO cannot do.
     #[must_use]
-    pub const fn of(info: &Info) -> Self {
+    pub(super) const fn of(info: &Info) -> Self {
         Self {
             without_pxat: !info.version.at_least(6, 2),
             without_expire_options: !info.version.at_least(7, 0),
@@ -38,7 +38,7 @@ impl Target {
 
 /// Whole records, ready to be sent.
 #[derive(Debug, Default)]
-pub struct Batch {
+pub(super) struct Batch {
     target: Target,
     body: Vec<u8>,
     commands: u32,
@@ -55,7 +55,7 @@ pub struct Batch {
 impl Batch {
     /// An empty batch for a target.
     #[must_use]
-    pub fn new(target: Target) -> Self {
+    pub(super) fn new(target: Target) -> Self {
         Self {
             target,
             ..Self::default()
@@ -66,7 +66,7 @@ impl Batch {
     ///
     /// # Errors
     /// Its commands cannot be read; the batch is then unusable.
-    pub fn push(&mut self, record: &Record) -> Result<(), ScanError> {
+    pub(super) fn push(&mut self, record: &Record) -> Result<(), ScanError> {
         if self.db != record.db {
             self.select(record.db);
         }
@@ -101,7 +101,7 @@ impl Batch {
 
     /// Whether no further record should be added.
     #[must_use]
-    pub const fn is_full(&self) -> bool {
+    pub(super) const fn is_full(&self) -> bool {
         self.commands >= MAX_COMMANDS
             || self.body.len() >= MAX_BYTES
             || self.removes_marks.is_some()
@@ -109,31 +109,37 @@ impl Batch {
 
     /// Whether it has no record.
     #[must_use]
-    pub const fn is_empty(&self) -> bool {
+    pub(super) const fn is_empty(&self) -> bool {
         self.records == 0
     }
 
     /// How many records it has.
     #[must_use]
-    pub const fn records(&self) -> u32 {
+    pub(super) const fn records(&self) -> u32 {
         self.records
     }
 
     /// Where its last record ends in the origin's history.
     #[must_use]
-    pub const fn last(&self) -> Offset {
+    pub(super) const fn last(&self) -> Offset {
         self.last
     }
 
     /// The highest stamp of its records.
     #[must_use]
-    pub const fn hlc(&self) -> Hlc {
+    pub(super) const fn hlc(&self) -> Hlc {
         self.hlc
     }
 
     /// The transaction, with the mark first, and how many commands are between MULTI and EXEC.
     #[must_use]
-    pub fn seal(&self, connection_db: u32, key: &str, mark: &str, reserved: &[String]) -> Sealed {
+    pub(super) fn seal(
+        &self,
+        connection_db: u32,
+        key: &str,
+        mark: &str,
+        reserved: &[String],
+    ) -> Sealed {
         let mut sealed = Sealed::begin(connection_db, key, mark);
         sealed.append(&self.body, self.commands, self.db);
         if let Some(strays) = self.removes_marks {
@@ -152,7 +158,7 @@ impl Batch {
 
     /// What the command of this number touches; commands are counted from the begin of the body.
     #[must_use]
-    pub fn touched(&self, number: usize) -> Option<(Touched, Bytes)> {
+    pub(super) fn touched(&self, number: usize) -> Option<(Touched, Bytes)> {
         let (mut at, mut db, mut found) = (0, 0, None);
         let scanned = scanner::for_each(&self.body, |command| {
             if at == number {
@@ -171,7 +177,7 @@ impl Batch {
 
     /// The same batch without the command of this number.
     #[must_use]
-    pub fn without(&self, number: usize) -> Self {
+    pub(super) fn without(&self, number: usize) -> Self {
         let (mut at, mut body) = (0, Vec::with_capacity(self.body.len()));
         let scanned = scanner::for_each(&self.body, |command| {
             if at != number {
@@ -189,14 +195,14 @@ impl Batch {
 
     /// How many commands the body has.
     #[must_use]
-    pub const fn commands(&self) -> u32 {
+    pub(super) const fn commands(&self) -> u32 {
         self.commands
     }
 }
 
 /// A transaction as it is sent.
 #[derive(Debug)]
-pub struct Sealed {
+pub(super) struct Sealed {
     /// The bytes, MULTI to EXEC.
     pub bytes: Vec<u8>,
     /// How many commands are between MULTI and EXEC.
@@ -210,7 +216,7 @@ pub struct Sealed {
 impl Sealed {
     /// MULTI and the mark.
     #[must_use]
-    pub fn begin(connection_db: u32, key: &str, mark: &str) -> Self {
+    pub(super) fn begin(connection_db: u32, key: &str, mark: &str) -> Self {
         let mut sealed = Self {
             bytes: Vec::new(),
             count: 0,
@@ -225,7 +231,7 @@ impl Sealed {
     }
 
     /// Selects a database, if another one is.
-    pub fn select(&mut self, db: u32) {
+    pub(super) fn select(&mut self, db: u32) {
         if self.db != db {
             self.command(&[b"SELECT", db.to_string().as_bytes()]);
             self.db = db;
@@ -233,7 +239,7 @@ impl Sealed {
     }
 
     /// Appends a command.
-    pub fn command(&mut self, args: &[&[u8]]) {
+    pub(super) fn command(&mut self, args: &[&[u8]]) {
         put_command(&mut self.bytes, args);
         self.count += 1;
     }
@@ -245,7 +251,7 @@ impl Sealed {
     }
 
     /// EXEC.
-    pub fn end(&mut self) {
+    pub(super) fn end(&mut self) {
         put_command(&mut self.bytes, &[b"EXEC"]);
     }
 }

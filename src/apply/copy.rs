@@ -165,6 +165,11 @@ impl Applier {
             keep: false,
         };
         let mark = self.marked()?;
+        // Every record up to there has come before it.
+        let mark = Mark {
+            at: mark.at.max(owed.at),
+            ..mark
+        };
         self.take_states(&owed.states, rules, &mark, stop).await
     }
 }

@@ -11,7 +11,7 @@ use crate::model::{Cursor, SiteId};
 
 /// The most debts. There is one per key that clients write here while the peer's copy of it
 /// arrives, and one per key of a command that failed here: beyond this something else is wrong.
-pub const MAX_DEBTS: usize = 200_000;
+pub(super) const MAX_DEBTS: usize = 200_000;
 
 /// A key and its database.
 pub type Key = (u32, Bytes);
@@ -134,7 +134,7 @@ impl Debts {
 
 /// A debt as a member of the set in Redis: `<db>:<key>`.
 #[must_use]
-pub fn member((db, key): &Key) -> Vec<u8> {
+pub(super) fn member((db, key): &Key) -> Vec<u8> {
     let mut member = format!("{db}:").into_bytes();
     member.extend_from_slice(key);
     member
@@ -142,7 +142,7 @@ pub fn member((db, key): &Key) -> Vec<u8> {
 
 /// Reads a member of the set.
 #[must_use]
-pub fn parse_member(member: &Bytes) -> Option<Key> {
+pub(super) fn parse_member(member: &Bytes) -> Option<Key> {
     let colon = member.iter().position(|b| *b == b':')?;
     let db = std::str::from_utf8(member.get(..colon)?)
         .ok()?

@@ -9,6 +9,7 @@ mod copy;
 mod debts;
 mod guard;
 mod reply;
+mod self_mark;
 mod target;
 
 use std::sync::Arc;
@@ -21,17 +22,20 @@ use tokio_util::sync::CancellationToken;
 use tracing::{info, warn};
 
 use self::batch::{Batch, Sealed};
+pub(crate) use self::copy::percent;
 pub use self::debts::{Debts, Key};
 use self::reply::{Class, Outcome, classify};
+pub use self::self_mark::keep_self_mark;
 use self::target::{Writing, await_fence, put_fence};
 use crate::converge::Table;
+use crate::intake::Shared;
 use crate::intake::commands::Touched;
 use crate::link::{self, Flow, MAX_KEYS, Message, Records};
 use crate::model::{
-    BatchReader, Cursor, Entry, Epoch, Hlc, InstanceId, Mark, MarkError, Offset, RecordError, Seen,
-    SiteId, owed_key,
+    BatchReader, Cursor, Entry, Epoch, Hlc, InstanceId, Mark, MarkError, RecordError, Seen, SiteId,
+    owed_key,
 };
-use crate::progress::{EpochState, Progress};
+use crate::progress::{Deliveries, EpochState, Progress};
 use crate::redis::{self, Info, Settings};
 use crate::status::{PeerBoard, Stop};
 
@@ -102,6 +106,8 @@ pub struct Applied {
     pub copying: bool,
     /// Whether the peer is owed a copy.
     pub owes: bool,
+    /// Whether the data here rests on all that the peer's data rests on.
+    pub whole: bool,
 }
 
 /// Where the applier says what it has done and what it wants.
@@ -130,6 +136,7 @@ pub struct Applier {
     config: Config,
     progress: watch::Receiver<Progress>,
     table: Arc<Table>,
+    deliveries: Arc<Deliveries>,
     board: PeerBoard,
     debts: Debts,
     writing: Option<Writing>,
@@ -153,14 +160,15 @@ impl Applier {
     pub fn new(
         config: Config,
         progress: watch::Receiver<Progress>,
-        table: Arc<Table>,
+        shared: &Shared,
         board: PeerBoard,
         debts: Debts,
     ) -> Self {
         Self {
             config,
             progress,
-            table,
+            table: Arc::clone(&shared.table),
+            deliveries: Arc::clone(&shared.deliveries),
             board,
             debts,
             writing: None,
@@ -239,6 +247,13 @@ impl Applier {
                 let more = match waiting.message {
                     Message::Records(records) => {
                         self.on_records(records, work, &mut held, stop).await?
+                    }
+                    Message::Ack(ack) => {
+                        // In the order of the stream: what follows has seen this too.
+                        held = 0;
+                        self.deliveries
+                            .advance(&self.config.peer, Cursor::ZERO, ack.seen);
+                        None
                     }
                     message => {
                         self.on_message(message, outlet, stop).await?;
@@ -657,6 +672,7 @@ impl Applier {
             at: mark.at,
             copying: mark.copy.is_some(),
             owes: mark.owes,
+            whole: mark.copy.is_none() && mark.base == self.base,
         };
         outlet.applied.send_replace(applied);
         let mut board = self.board.lock();

@@ -5,7 +5,7 @@ use crate::status::Stop;
 
 /// What follows from an error reply.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub enum Class {
+pub(super) enum Class {
     /// It passes: the same again later, nothing skipped.
     Wait,
     /// A person must act: this direction stops by name. Tried again now and then.
@@ -16,7 +16,7 @@ pub enum Class {
 
 /// Judges an error message of the server.
 #[must_use]
-pub fn classify(message: &str) -> Class {
+pub(super) fn classify(message: &str) -> Class {
     let code = message.split(' ').next().unwrap_or_default();
     let stop = |reason: &str, remedy: &str| {
         Class::Stop(Stop {
@@ -42,7 +42,7 @@ pub fn classify(message: &str) -> Class {
 
 /// What became of a transaction.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub enum Outcome {
+pub(super) enum Outcome {
     /// Executed; the replies of its commands.
     Done(Vec<Reply>),
     /// Not executed: this is the first error, and the number of the command that it belongs to.
@@ -58,7 +58,7 @@ pub enum Outcome {
 
 /// Reads the replies to `MULTI`, `count` commands and `EXEC`.
 #[must_use]
-pub fn outcome(multi: &Reply, queued: &[Reply], exec: Reply) -> Outcome {
+pub(super) fn outcome(multi: &Reply, queued: &[Reply], exec: Reply) -> Outcome {
     if let Some(message) = multi.error() {
         return Outcome::Aborted {
             command: 0,

@@ -19,6 +19,21 @@ pub fn load(path: &Path) -> Result<Config, Exit> {
     })
 }
 
+/// Says on stderr what went wrong, causes included.
+pub fn complain(error: &dyn std::error::Error) {
+    let mut text = format!("tandem: {error}");
+    let mut source = error.source();
+    while let Some(cause) = source {
+        let cause_text = cause.to_string();
+        // Many of our errors name their cause themselves.
+        if !text.contains(&cause_text) {
+            text = format!("{text}: {cause_text}");
+        }
+        source = cause.source();
+    }
+    print(&mut io::stderr(), &text);
+}
+
 /// `tandem status`.
 #[must_use]
 pub fn status(args: &StatusArgs) -> Exit {

@@ -8,7 +8,7 @@ use std::process;
 use clap::error::ErrorKind;
 use clap::{Args, Parser, Subcommand};
 
-pub use self::ask::{healthcheck, load, status};
+pub use self::ask::{complain, healthcheck, load, status};
 use crate::logging;
 
 /// Keeps two or more Redis or Valkey servers in two-way sync. One tandem runs beside each server.

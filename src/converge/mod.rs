@@ -8,6 +8,7 @@
 
 use std::collections::VecDeque;
 use std::hash::{BuildHasherDefault, Hasher};
+use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 
 use dashmap::DashMap;
@@ -19,7 +20,7 @@ use crate::model::{Cursor, Epoch, Offset};
 const MAX_KEYS: usize = 1 << 20;
 
 /// The place of a read that is under way.
-pub const READING: Offset = Offset(u64::MAX);
+const READING: Offset = Offset(u64::MAX);
 
 /// Keys are hashes already.
 #[derive(Clone, Copy, Debug, Default)]
@@ -68,6 +69,63 @@ pub struct Table {
 #[derive(Debug)]
 pub struct Recent {
     order: VecDeque<(Offset, u128)>,
+}
+
+/// Keys whose state is being read. What is not finished is forgotten: it was not sent.
+#[derive(Debug)]
+pub struct Reading {
+    table: Arc<Table>,
+    keys: Vec<u128>,
+    all: bool,
+}
+
+impl Reading {
+    /// These keys are being read.
+    #[must_use]
+    pub fn keys(table: &Arc<Table>, keys: Vec<u128>) -> Self {
+        for hash in &keys {
+            table.reads.insert(*hash, READING);
+        }
+        Self {
+            table: Arc::clone(table),
+            keys,
+            all: false,
+        }
+    }
+
+    /// A snapshot is being taken.
+    #[must_use]
+    pub fn snapshot(table: &Arc<Table>) -> Self {
+        table.copied.store(READING.0, Ordering::Release);
+        Self {
+            table: Arc::clone(table),
+            keys: Vec::new(),
+            all: true,
+        }
+    }
+
+    /// They were read here, and will be sent.
+    pub fn finish(mut self, at: Offset) -> Vec<u128> {
+        if std::mem::take(&mut self.all) {
+            self.table.copied.store(at.0, Ordering::Release);
+        }
+        let keys = std::mem::take(&mut self.keys);
+        for hash in &keys {
+            self.table.reads.insert(*hash, at);
+        }
+        keys
+    }
+}
+
+impl Drop for Reading {
+    fn drop(&mut self) {
+        for hash in &self.keys {
+            self.table.forget_read(*hash, READING);
+        }
+        if self.all {
+            self.table.copied.store(0, Ordering::Release);
+        }
+    }
 }
 
 /// What the table says of a key.
@@ -121,19 +179,9 @@ impl Table {
         }
     }
 
-    /// The state of a key is being read ([`READING`]), or was read here.
-    pub fn note_read(&self, hash: u128, at: Offset) {
-        self.reads.insert(hash, at);
-    }
-
     /// Every peer that was sent this state has seen it.
     pub fn forget_read(&self, hash: u128, at: Offset) {
         self.reads.remove_if(&hash, |_, last| *last == at);
-    }
-
-    /// A snapshot is being taken ([`READING`]), or was taken here, to be sent.
-    pub fn note_copy(&self, at: Offset) {
-        self.copied.store(at.0, Ordering::Release);
     }
 
     /// How many keys are remembered.
@@ -239,5 +287,25 @@ mod tests {
             offset: Offset(u64::MAX),
         };
         assert_eq!(table.knowledge(1, before), Knowledge::Gap);
+    }
+
+    #[test]
+    fn what_is_read_to_be_sent_counts_as_written() {
+        let table = Arc::new(Table::default());
+        let _recent = Recent::begin(&table, Epoch(7), Offset(0));
+        let reading = Reading::keys(&table, vec![77]);
+        assert_eq!(table.knowledge(77, at(1 << 40)), Knowledge::Unseen(READING));
+        let keys = reading.finish(Offset(1 << 41));
+        assert_eq!(
+            table.knowledge(77, at(1 << 40)),
+            Knowledge::Unseen(Offset(1 << 41))
+        );
+        table.forget_read(keys[0], Offset(1 << 41));
+        drop(Reading::keys(&table, vec![77]));
+        assert_eq!(table.knowledge(77, at(1 << 40)), Knowledge::Seen);
+        drop(Reading::snapshot(&table));
+        assert_eq!(table.knowledge(1, at(5)), Knowledge::Seen);
+        Reading::snapshot(&table).finish(Offset(6));
+        assert_eq!(table.knowledge(1, at(5)), Knowledge::Unseen(Offset(6)));
     }
 }

@@ -167,10 +167,11 @@ impl Intake {
             () = stop.cancelled() => return Ok(()),
             attached = resume::attach(&self.config, &self.shared, &mut self.stream) => attached?,
         };
-        let mut redis = self.shared.board.redis();
-        redis.connected = true;
-        redis.error = None;
-        drop(redis);
+        {
+            let mut redis = self.shared.board.redis();
+            redis.connected = true;
+            redis.error = None;
+        }
         self.stream.follow(attached, stop).await
     }
 

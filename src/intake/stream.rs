@@ -109,6 +109,9 @@ impl Stream {
         stream.shared.board.set_last_record(stream.last_record);
         stream.progress.state.clone_from(&stream.state);
         stream.progress.read = at;
+        if let Some(saved) = stream.saved() {
+            stream.writer.set_preamble(saved.to_string().into_bytes());
+        }
         stream.publish();
         (stream, progress)
     }

@@ -1,0 +1,386 @@
+//! Builds the parts, joins them, watches over them, and ends them in order.
+
+use std::collections::HashMap;
+use std::sync::Arc;
+use std::time::Duration;
+
+use tokio::net::{TcpListener, TcpStream};
+use tokio::sync::{Semaphore, mpsc, watch};
+use tokio::time::{Instant, MissedTickBehavior, interval, sleep, timeout};
+use tokio_util::sync::CancellationToken;
+use tokio_util::task::TaskTracker;
+use tracing::{error, info, warn};
+
+use crate::admin;
+use crate::apply::keep_self_mark;
+use crate::config::Config;
+use crate::converge::Table;
+use crate::intake::{self, Intake, Shared};
+use crate::journal::{self, Journal, Writer};
+use crate::link::Wire;
+use crate::model::{InstanceId, SELF_KEY, SiteId, fence_key, mark_key, owed_key};
+use crate::peer::{self, Incoming, Peer, selection};
+use crate::progress::{Deliveries, Progress};
+use crate::status::Board;
+
+/// How long a graceful stop waits for the peers to have applied what was read. With what follows
+/// it stays below ten seconds, after which orchestrators kill.
+const DRAIN: Duration = Duration::from_secs(5);
+/// How long the tasks may take to end after that.
+const END: Duration = Duration::from_secs(3);
+/// How often the journal is forced to the disk: what a machine that loses power may lose.
+const SYNC_PERIOD: Duration = Duration::from_secs(1);
+/// Connections that may be greeting at once; a stranger must not use up descriptors.
+const MAX_GREETING: usize = 32;
+/// Connections of one peer that may wait to be looked at.
+const MAX_INCOMING: usize = 4;
+
+/// Why the sidecar cannot start, or had to end.
+#[derive(Debug, thiserror::Error)]
+pub enum Error {
+    /// The journal.
+    #[error(transparent)]
+    Journal(#[from] journal::Error),
+    /// What the journal holds.
+    #[error(transparent)]
+    Intake(#[from] intake::Error),
+    /// The admin interface.
+    #[error(transparent)]
+    Admin(#[from] admin::Error),
+    /// The link's address.
+    #[error("cannot listen on {address} for peers: {source}; set [link] listen to a free address")]
+    Listen {
+        /// The address.
+        address: String,
+        /// Why.
+        source: std::io::Error,
+    },
+    /// A task ended that never should.
+    #[error("{0} ended unasked; this is a bug")]
+    Task(&'static str),
+}
+
+/// A sidecar, built and bound but not yet running.
+#[derive(Debug)]
+pub struct App {
+    board: Arc<Board>,
+    admin: admin::Bound,
+    listener: Option<TcpListener>,
+    intake: Intake,
+    peers: Vec<Peer>,
+    doors: HashMap<SiteId, mpsc::Sender<Incoming>>,
+    journal: Journal,
+    keeper: Keeper,
+}
+
+/// What the self mark's keeper needs.
+#[derive(Debug)]
+struct Keeper {
+    config: Config,
+    instance: InstanceId,
+    shared: Shared,
+    progress: watch::Receiver<Progress>,
+}
+
+impl App {
+    /// Opens the journal, binds the addresses, builds the parts; starts nothing.
+    ///
+    /// # Errors
+    /// An address is taken, or the journal cannot be used.
+    pub async fn build(config: Config) -> Result<Self, Error> {
+        let instance = InstanceId::random();
+        let admin = admin::bind(config.admin.listen)?;
+        let listener = match config.link.listen {
+            Some(address) => Some(listen(address).await?),
+            None => None,
+        };
+        let names: Vec<SiteId> = config.peers.iter().map(|p| p.site.clone()).collect();
+        let board = Board::new(config.site.clone(), instance, &names);
+        board.redis().address = config.redis.address.to_string();
+        let dir = config.journal.dir.clone();
+        let settings = journal::Config {
+            dir: dir.clone(),
+            max_size: config.journal.max_size,
+        };
+        let (writer, journal, recovered) = Writer::open(settings)?;
+        if recovered.truncated_bytes > 0 {
+            let bytes = recovered.truncated_bytes;
+            warn!(
+                bytes,
+                "the journal's end was torn by a crash and is read from Redis again"
+            );
+        }
+        let shared = Shared {
+            journal: journal.clone(),
+            table: Arc::new(Table::default()),
+            deliveries: Deliveries::new(&names),
+            board: Arc::clone(&board),
+        };
+        let reading = intake::Config {
+            site: config.site.clone(),
+            instance,
+            peers: names.clone(),
+            redis: config.redis.clone(),
+            selection: selection(&config.sync.databases),
+            dir: dir.clone(),
+        };
+        let (intake, progress) = Intake::open(reading, shared.clone(), writer, &recovered)?;
+        let mut peers = Vec::new();
+        let mut doors = HashMap::new();
+        for each in &config.peers {
+            let (door, incoming) = mpsc::channel(MAX_INCOMING);
+            let section = board.peer(&each.site).ok_or(Error::Task("the board"))?;
+            let settings = peer::Config {
+                site: config.site.clone(),
+                instance,
+                peer: each.site.clone(),
+                address: each.address.clone(),
+                redis: config.redis.clone(),
+                sync: config.sync.clone(),
+                dir: dir.clone(),
+            };
+            let reserved = reserved(&names);
+            peers.push(Peer::new(
+                settings,
+                shared.clone(),
+                progress.clone(),
+                section,
+                reserved,
+                incoming,
+            ));
+            doors.insert(each.site.clone(), door);
+        }
+        let keeper = Keeper {
+            config,
+            instance,
+            shared,
+            progress,
+        };
+        Ok(Self {
+            board,
+            admin,
+            listener,
+            intake,
+            peers,
+            doors,
+            journal,
+            keeper,
+        })
+    }
+
+    /// Runs until `stop`, then drains and ends.
+    ///
+    /// # Errors
+    /// A part ended that should not.
+    pub async fn run(self, stop: CancellationToken) -> Result<(), Error> {
+        let Self {
+            board,
+            admin,
+            listener,
+            intake,
+            peers,
+            doors,
+            journal,
+            keeper,
+        } = self;
+        let admin = admin.spawn(Arc::clone(&board));
+        info!(site = %keeper.config.site, admin = %admin.local_addr(), "tandem runs");
+        let tasks = TaskTracker::new();
+        let (work, reading) = (CancellationToken::new(), CancellationToken::new());
+        let (ended, mut failed) = mpsc::channel(1);
+        let spawn = |name: &'static str,
+                     task: std::pin::Pin<Box<dyn Future<Output = ()> + Send>>| {
+            let ended = ended.clone();
+            tasks.spawn(async move {
+                task.await;
+                // Somebody has said it already when the channel is full.
+                ended.try_send(name).ok();
+            });
+        };
+        spawn("the intake", Box::pin(intake.run(reading.clone())));
+        for peer in peers {
+            spawn("a peer's task", Box::pin(peer.run(work.clone())));
+        }
+        let Keeper {
+            config,
+            instance,
+            shared,
+            progress,
+        } = keeper;
+        let keeping = keep_self_mark(
+            config.site,
+            instance,
+            config.redis,
+            shared,
+            progress,
+            work.clone(),
+        );
+        spawn("the self mark's keeper", Box::pin(keeping));
+        spawn(
+            "the journal's syncing",
+            Box::pin(keep_synced(journal, Arc::clone(&board), work.clone())),
+        );
+        if let Some(listener) = listener {
+            spawn(
+                "the listener",
+                Box::pin(accept(listener, doors, tasks.clone(), work.clone())),
+            );
+        }
+        let result = tokio::select! {
+            () = stop.cancelled() => Ok(()),
+            name = failed.recv() => Err(Error::Task(name.unwrap_or("everything"))),
+        };
+        if result.is_ok() {
+            drain(&board).await;
+        }
+        // The peers first: their transactions must come back in the stream that is still read, and
+        // Redis must hear of everything that was read.
+        work.cancel();
+        reading.cancel();
+        tasks.close();
+        if timeout(END, tasks.wait()).await.is_err() {
+            warn!("some tasks did not end in time; the journal and the marks say where to go on");
+        }
+        tokio::task::spawn_blocking(move || admin.stop()).await.ok();
+        info!("tandem ends");
+        result
+    }
+}
+
+async fn listen(address: std::net::SocketAddr) -> Result<TcpListener, Error> {
+    TcpListener::bind(address)
+        .await
+        .map_err(|source| Error::Listen {
+            address: address.to_string(),
+            source,
+        })
+}
+
+/// Every key of ours that SWAPDB could carry into another database.
+fn reserved(peers: &[SiteId]) -> Vec<String> {
+    let mut keys = vec![SELF_KEY.to_owned()];
+    for peer in peers {
+        keys.extend([mark_key(peer), owed_key(peer), fence_key(peer)]);
+        keys.push(fence_key(peer).replacen("fence:", "fence:apply:", 1));
+        keys.push(fence_key(peer).replacen("fence:", "fence:read:", 1));
+    }
+    keys
+}
+
+/// Waits until the peers that are there have what was read.
+async fn drain(board: &Board) {
+    let deadline = Instant::now() + DRAIN;
+    while Instant::now() < deadline {
+        let status = board.status();
+        let linked =
+            |p: &&crate::status::PeerStatus| p.state == crate::status::PeerState::Synchronizing;
+        if status.peers.iter().filter(linked).all(|p| p.settled) {
+            return;
+        }
+        sleep(Duration::from_millis(20)).await;
+    }
+    warn!("not everything that was read has reached the peers; the journal keeps it for them");
+}
+
+/// Forces the journal to the disk, and shows how it is.
+async fn keep_synced(journal: Journal, board: Arc<Board>, stop: CancellationToken) {
+    let mut tick = interval(SYNC_PERIOD);
+    tick.set_missed_tick_behavior(MissedTickBehavior::Delay);
+    let mut overflowed = 0;
+    loop {
+        tokio::select! {
+            () = stop.cancelled() => return,
+            _ = tick.tick() => {}
+        }
+        let syncer = journal.syncer();
+        match tokio::task::spawn_blocking(move || syncer.sync()).await {
+            Ok(Ok(_)) => {}
+            Ok(Err(error)) => error!(%error, "the journal could not be forced to the disk"),
+            Err(error) => error!(%error, "the journal's syncing failed"),
+        }
+        if journal.overflowed() > overflowed {
+            overflowed = journal.overflowed();
+            error!(
+                segments = overflowed,
+                "the journal has reached [journal] max_size and drops what a peer has not got yet: \
+                 that peer will need a copy"
+            );
+        }
+        let mut section = board.journal();
+        section.first = journal.first().to_string();
+        section.end = journal.end().to_string();
+        section.bytes = journal.bytes();
+        section.max_bytes = journal.max_bytes();
+    }
+}
+
+/// Lets peers in.
+async fn accept(
+    listener: TcpListener,
+    doors: HashMap<SiteId, mpsc::Sender<Incoming>>,
+    tasks: TaskTracker,
+    stop: CancellationToken,
+) {
+    let doors = Arc::new(doors);
+    let greeting = Arc::new(Semaphore::new(MAX_GREETING));
+    loop {
+        let Ok(permit) = Arc::clone(&greeting).acquire_owned().await else {
+            return;
+        };
+        let accepted = tokio::select! {
+            () = stop.cancelled() => return,
+            accepted = listener.accept() => accepted,
+        };
+        let (stream, from) = match accepted {
+            Ok(accepted) => accepted,
+            Err(error) => {
+                warn!(%error, "cannot accept a peer's connection");
+                sleep(Duration::from_millis(100)).await;
+                continue;
+            }
+        };
+        let (doors, stop) = (Arc::clone(&doors), stop.clone());
+        tasks.spawn(async move {
+            let _permit = permit;
+            tokio::select! {
+                () = stop.cancelled() => {}
+                () = let_in(stream, from.to_string(), &doors) => {}
+            }
+        });
+    }
+}
+
+async fn let_in(stream: TcpStream, from: String, doors: &HashMap<SiteId, mpsc::Sender<Incoming>>) {
+    let mut wire = match Wire::new(stream, from.clone()) {
+        Ok(wire) => wire,
+        Err(error) => return warn!(%from, %error, "cannot use a peer's connection"),
+    };
+    let hello = match wire.greeted().await {
+        Ok(hello) => hello,
+        Err(error) => {
+            wire.refuse(error.to_string()).await;
+            return warn!(%from, %error, "a connection to the link's port is no peer's");
+        }
+    };
+    let door = SiteId::try_new(&hello.site)
+        .ok()
+        .and_then(|site| doors.get(&site));
+    let Some(door) = door else {
+        warn!(%from, site = hello.site, "a site that is not configured wants to connect");
+        return wire
+            .refuse(format!(
+                "there is no [[peer]] with site = {:?} here",
+                hello.site
+            ))
+            .await;
+    };
+    if let Err(refused) = door.try_send(Incoming { wire, hello }) {
+        let mpsc::error::TrySendError::Full(mut incoming) = refused else {
+            return;
+        };
+        incoming
+            .wire
+            .refuse("too many connections of this site wait already".to_owned())
+            .await;
+    }
+}

@@ -1,0 +1,342 @@
+//! Copying everything: a snapshot of the local Redis, read entry by entry.
+
+use std::fs::File;
+use std::io;
+use std::path::PathBuf;
+
+use tokio::sync::{mpsc, watch};
+use tokio::time::{Duration, sleep};
+use tracing::info;
+
+use super::{Hold, Part, Parts, SeenGate};
+use crate::converge::Reading;
+use crate::intake::select::Selection;
+use crate::intake::{Shared, connection_name};
+use crate::link::{Copy, CopyBegin, CopyStates, State, Value};
+use crate::model::{CopyProgress, Cursor, Seen, SiteId, is_reserved};
+use crate::progress::Progress;
+use crate::rdb;
+use crate::redis::Settings;
+use crate::replica::{self, PsyncReply, Replica, Snapshot, SnapshotError};
+
+/// The most keys in one part: the receiver watches them all at once.
+const PART_KEYS: usize = 128;
+/// The most bytes in one part, but for a single larger value.
+const PART_BYTES: usize = 1 << 20;
+/// Parts read ahead.
+const PARTS_AHEAD: usize = 2;
+/// How long the main stream may take to reach the place of a snapshot.
+const CATCH_UP: Duration = Duration::from_secs(60);
+
+/// Why a copy cannot be sent.
+#[derive(Debug, thiserror::Error)]
+pub enum Error {
+    /// Redis.
+    #[error(transparent)]
+    Snapshot(#[from] SnapshotError),
+    /// Attaching.
+    #[error(transparent)]
+    Replica(#[from] replica::Error),
+    /// The file.
+    #[error("cannot use the snapshot {path}: {source}")]
+    File {
+        /// Its path.
+        path: String,
+        /// Why.
+        source: io::Error,
+    },
+    /// The snapshot's bytes.
+    #[error("the snapshot cannot be read: {0}")]
+    Rdb(#[from] rdb::Error),
+    /// Redis began a new history meanwhile.
+    #[error("Redis has begun a new history; starting over")]
+    History,
+    /// The interrupted copy cannot be resumed, and must not be begun again.
+    #[error(
+        "the copy with existing = \"keep\" was interrupted and its snapshot is gone, so the \
+         receiver's own keys cannot be told from those already copied; set existing = \
+         \"overwrite\" at both sites, or empty the receiver"
+    )]
+    KeepInterrupted,
+    /// The peer's server cannot take a value.
+    #[error(
+        "the peer's {redis} cannot take the value of a key in database {db} (RDB version {version}); run a newer server there or remove it"
+    )]
+    Incompatible {
+        /// What the peer runs.
+        redis: String,
+        /// The database.
+        db: u32,
+        /// What the value needs.
+        version: u16,
+    },
+}
+
+/// A copy that is under way to the peer.
+#[derive(Debug)]
+pub struct Copying {
+    /// Its first message.
+    pub begin: CopyBegin,
+    /// What follows.
+    pub parts: Parts,
+    /// Holds back what we say we have seen.
+    pub hold: Hold,
+    /// The file, removed when the peer has all of it.
+    pub snapshot: Snapshot,
+}
+
+/// What the peer's Redis can take.
+#[derive(Clone, Debug)]
+pub(super) struct Taker {
+    redis: String,
+    rdb_version: u16,
+    /// Redis 5.0 and 6.0 exit when they get a module's value that they do not know.
+    exits_on_modules: bool,
+}
+
+impl Taker {
+    fn check(&self, value: &rdb::Value) -> Result<(), Error> {
+        let version = value.min_rdb_version;
+        // Valkey 9 (80) refuses what only Redis writes (12 to 79).
+        let known = if self.rdb_version == 80 {
+            version <= 11 || version == 80
+        } else {
+            version <= self.rdb_version
+        };
+        if known && !(value.module && self.exits_on_modules) {
+            return Ok(());
+        }
+        Err(Error::Incompatible {
+            redis: self.redis.clone(),
+            db: value.db,
+            version,
+        })
+    }
+}
+
+/// Makes copies of the local Redis for a peer.
+#[derive(Clone, Debug)]
+pub struct Copier {
+    /// This site.
+    pub site: SiteId,
+    /// How to reach the local Redis.
+    pub redis: Settings,
+    /// Where snapshots are.
+    pub dir: PathBuf,
+    /// Which databases travel.
+    pub selection: Selection,
+    /// Journal, table.
+    pub shared: Shared,
+    /// What has been read.
+    pub progress: watch::Receiver<Progress>,
+    /// What we tell the peer that we have seen.
+    pub gate: SeenGate,
+    /// What of the peer's history counts as seen in any case: where its records begin.
+    pub receives_from: (SiteId, Cursor),
+    /// What the peer runs, and the RDB version that it takes.
+    pub peer_redis: (String, u16),
+}
+
+impl Copier {
+    /// A copy at or after `start`, beginning where an interrupted one stopped if that is possible.
+    ///
+    /// # Errors
+    /// See [`Error`].
+    pub async fn begin(&mut self, copy: Copy, start: Cursor) -> Result<Copying, Error> {
+        let progress = self.progress.borrow().clone();
+        let reading = Reading::snapshot(&self.shared.table);
+        let (hold, mut seen) = self.gate.hold(&progress);
+        let resumed = copy.resume.and_then(|c| self.find(c, start));
+        let (snapshot, first) = match (resumed, copy.resume) {
+            (Some((snapshot, stored)), Some(progress)) => {
+                seen = stored;
+                (snapshot, progress.next)
+            }
+            (
+                None,
+                Some(CopyProgress {
+                    next: 1..,
+                    keep: true,
+                    ..
+                }),
+            ) => {
+                return Err(Error::KeepInterrupted);
+            }
+            _ => {
+                let (peer, from) = &self.receives_from;
+                seen.advance(peer, *from);
+                (self.take(&progress, &seen).await?, 0)
+            }
+        };
+        self.reach(snapshot.at).await?;
+        reading.finish(snapshot.at.offset);
+        let begin = CopyBegin {
+            at: snapshot.at,
+            seen,
+            first,
+            bytes: snapshot.bytes,
+        };
+        info!(bytes = snapshot.bytes, from = first, at = %snapshot.at, "sending a copy");
+        let parts = self.read(&snapshot, first)?;
+        Ok(Copying {
+            begin,
+            parts,
+            hold,
+            snapshot,
+        })
+    }
+
+    /// The snapshot of an interrupted copy, and what it had seen.
+    fn find(&self, copy: CopyProgress, start: Cursor) -> Option<(Snapshot, Seen)> {
+        let usable = copy.snapshot >= start && self.shared.journal.first() <= copy.snapshot;
+        let found = Snapshot::find(&self.dir).ok()?;
+        let snapshot = found
+            .into_iter()
+            .find(|s| s.at == copy.snapshot && usable)?;
+        let seen = std::fs::read_to_string(snapshot.path.with_extension("seen")).ok()?;
+        Some((snapshot, seen.parse().ok()?))
+    }
+
+    /// Takes a new one, over a replica connection of its own.
+    async fn take(&self, progress: &Progress, seen: &Seen) -> Result<Snapshot, Error> {
+        let state = progress.state.as_ref().ok_or(Error::History)?;
+        let name = connection_name(&self.site, "snapshot");
+        let (mut replica, reply) = Replica::attach(&self.redis, &name, None).await?;
+        let PsyncReply::FullResync(replid, offset) = reply else {
+            return Err(Error::History);
+        };
+        let current = self
+            .progress
+            .borrow()
+            .state
+            .as_ref()
+            .map(|s| (s.epoch, s.replid));
+        if current != Some((state.epoch, replid)) {
+            return Err(Error::History);
+        }
+        for old in Snapshot::find(&self.dir).unwrap_or_default() {
+            old.remove();
+        }
+        let at = Cursor {
+            epoch: state.epoch,
+            offset,
+        };
+        let snapshot = replica::spool(&mut replica, at, &self.dir).await?;
+        let path = snapshot.path.with_extension("seen");
+        std::fs::write(&path, seen.to_string()).map_err(|source| Error::File {
+            path: path.display().to_string(),
+            source,
+        })?;
+        Ok(snapshot)
+    }
+
+    /// Waits until the main stream has been read up to the snapshot.
+    async fn reach(&mut self, at: Cursor) -> Result<(), Error> {
+        let reached = self.progress.wait_for(|p| p.read >= at);
+        tokio::select! {
+            reached = reached => match reached {
+                Ok(progress) if progress.read.epoch == at.epoch => Ok(()),
+                Ok(_) | Err(_) => Err(Error::History),
+            },
+            () = sleep(CATCH_UP) => Err(Error::History),
+        }
+    }
+
+    /// Reads the snapshot in a thread of its own: it is large, and the disk may be slow.
+    fn read(&self, snapshot: &Snapshot, first: u64) -> Result<Parts, Error> {
+        let path = snapshot.path.clone();
+        let file = File::open(&path).map_err(|source| Error::File {
+            path: path.display().to_string(),
+            source,
+        })?;
+        let (send, parts) = mpsc::channel(PARTS_AHEAD);
+        let (redis, rdb_version) = self.peer_redis.clone();
+        let exits_on_modules = rdb_version <= 9 && !redis.contains(" 6.2");
+        let taker = Taker {
+            redis,
+            rdb_version,
+            exits_on_modules,
+        };
+        let selection = self.selection.clone();
+        tokio::task::spawn_blocking(move || {
+            if let Err(error) = read_parts(file, first, &selection, &taker, &send) {
+                // Nobody listens any more when the session is over.
+                drop(send.blocking_send(Err(error)));
+            }
+        });
+        Ok(parts)
+    }
+}
+
+fn read_parts(
+    file: File,
+    skip: u64,
+    selection: &Selection,
+    taker: &Taker,
+    send: &mpsc::Sender<Result<Part, Error>>,
+) -> Result<(), Error> {
+    let mut reader = rdb::Reader::try_new(file)?;
+    let (mut number, mut bytes, mut states) = (0_u64, 0, Vec::new());
+    while let Some(entry) = reader.next_entry()? {
+        let state = match entry {
+            rdb::Entry::Value(value) if is_reserved(&value.key) || !selection.has(value.db) => {
+                continue;
+            }
+            rdb::Entry::Value(value) => {
+                taker.check(&value)?;
+                State {
+                    db: value.db,
+                    key: value.key,
+                    expire_at_ms: value.expire_at_ms.unwrap_or(0),
+                    value: Value::Dump(value.payload),
+                }
+            }
+            rdb::Entry::Function(source) => {
+                let value = Value::Function(source.into());
+                State {
+                    db: 0,
+                    key: bytes::Bytes::new(),
+                    expire_at_ms: 0,
+                    value,
+                }
+            }
+            rdb::Entry::Aux { .. } | rdb::Entry::SizeHint { .. } => continue,
+        };
+        number += 1;
+        if number <= skip {
+            continue;
+        }
+        if let Value::Dump(payload) = &state.value {
+            bytes += payload.len();
+        }
+        states.push(state);
+        if states.len() >= PART_KEYS || bytes >= PART_BYTES {
+            bytes = 0;
+            if !send_states(&mut states, number, reader.bytes_read(), send) {
+                return Ok(());
+            }
+        }
+    }
+    if !states.is_empty() && !send_states(&mut states, number, reader.bytes_read(), send) {
+        return Ok(());
+    }
+    drop(send.blocking_send(Ok(Part::End(number))));
+    Ok(())
+}
+
+/// False when nobody listens any more.
+fn send_states(
+    states: &mut Vec<State>,
+    number: u64,
+    bytes_done: u64,
+    send: &mpsc::Sender<Result<Part, Error>>,
+) -> bool {
+    let states = std::mem::take(states);
+    let first = number - states.len() as u64;
+    send.blocking_send(Ok(Part::States(CopyStates {
+        first,
+        bytes_done,
+        states,
+    })))
+    .is_ok()
+}

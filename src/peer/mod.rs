@@ -1,0 +1,413 @@
+//! One peer, for the life of the process: find each other, agree, run sessions.
+
+mod outgoing;
+mod session;
+
+use std::path::PathBuf;
+use std::time::Duration;
+
+use tokio::sync::{mpsc, watch};
+use tokio::time::sleep;
+use tokio_util::sync::CancellationToken;
+use tracing::{info, warn};
+
+use crate::apply::{self, Applier, Debts};
+use crate::config::{Databases, Sync};
+use crate::fullsync::{self, Answerer};
+use crate::intake::select::Selection;
+use crate::intake::{Shared, wall_ms};
+use crate::link::{self, Hello, Plan, Wire, plan};
+use crate::model::{Cursor, InstanceId, Mark, SiteId};
+use crate::progress::Progress;
+use crate::redis::{self, Info, Settings};
+use crate::status::{PeerBoard, PeerState, Stop};
+
+/// The first wait before trying again; doubles up to [`LONGEST_WAIT`].
+const FIRST_WAIT: Duration = Duration::from_millis(50);
+/// The longest wait before dialling again: how long a peer that is back waits at most.
+const LONGEST_WAIT: Duration = Duration::from_secs(2);
+/// The wait after a named stop: something must change first, but nobody should have to restart us.
+const STOP_WAIT: Duration = Duration::from_secs(3);
+/// A session that lived this long counts as a success: the waits begin anew.
+const SUCCESS: Duration = Duration::from_secs(5);
+
+/// A connection on which a peer has greeted.
+#[derive(Debug)]
+pub struct Incoming {
+    /// The connection.
+    pub wire: Wire,
+    /// What it said.
+    pub hello: Hello,
+}
+
+/// What a peer's task needs.
+#[derive(Clone, Debug)]
+pub struct Config {
+    /// This site.
+    pub site: SiteId,
+    /// This life.
+    pub instance: InstanceId,
+    /// The peer.
+    pub peer: SiteId,
+    /// Where to dial it; none: wait to be dialled.
+    pub address: Option<String>,
+    /// The local Redis.
+    pub redis: Settings,
+    /// What is synced and how it begins.
+    pub sync: Sync,
+    /// Where snapshots are.
+    pub dir: PathBuf,
+}
+
+/// Why there is no session, or no longer.
+#[derive(Debug, thiserror::Error)]
+pub enum Error {
+    /// The link.
+    #[error(transparent)]
+    Link(#[from] link::Error),
+    /// Writing here.
+    #[error(transparent)]
+    Apply(#[from] apply::Error),
+    /// The journal.
+    #[error(transparent)]
+    Journal(#[from] crate::journal::Error),
+    /// What the journal holds.
+    #[error("the journal holds a {0}")]
+    Record(#[from] crate::model::RecordError),
+    /// A copy.
+    #[error(transparent)]
+    Copy(#[from] fullsync::Error),
+    /// The local Redis.
+    #[error(transparent)]
+    Redis(#[from] redis::Error),
+    /// A person must act.
+    #[error("{}: {}; {}", .0.reason, .0.detail, .0.remedy)]
+    Stop(Stop),
+    /// The local Redis has begun a new history: the two must agree anew.
+    #[error("the local Redis has begun a new history; agreeing anew")]
+    NewHistory,
+    /// The peer has come by another connection.
+    #[error("the peer has connected anew")]
+    Replaced,
+    /// Told to stop.
+    #[error("stopping")]
+    Stopping,
+}
+
+impl Error {
+    /// The named stop, if it is one.
+    fn stop(&self) -> Option<Stop> {
+        match self {
+            Self::Stop(stop) | Self::Apply(apply::Error::Stop(stop)) => Some(stop.clone()),
+            Self::Apply(apply::Error::BadMark { .. }) => Some(Stop {
+                reason: "bad_mark".to_owned(),
+                detail: self.to_string(),
+                remedy: "delete that key; the two sites are then synced anew".to_owned(),
+            }),
+            Self::Copy(fullsync::Error::KeepInterrupted | fullsync::Error::Incompatible { .. }) => {
+                Some(Stop {
+                    reason: "copy_impossible".to_owned(),
+                    detail: self.to_string(),
+                    remedy: "see the detail".to_owned(),
+                })
+            }
+            Self::Link(link::Error::Version { .. }) => Some(Stop {
+                reason: "protocol_version".to_owned(),
+                detail: self.to_string(),
+                remedy: "run the same release of Tandem at both sites".to_owned(),
+            }),
+            _ => None,
+        }
+    }
+}
+
+/// One peer.
+#[derive(Debug)]
+pub struct Peer {
+    config: Config,
+    shared: Shared,
+    progress: watch::Receiver<Progress>,
+    board: PeerBoard,
+    applier: Applier,
+    answerer: Answerer,
+    debts: Debts,
+    incoming: mpsc::Receiver<Incoming>,
+    /// A connection that has replaced the last one.
+    next: Option<Incoming>,
+}
+
+impl Peer {
+    /// A peer; connections on which it has greeted come by `incoming`.
+    #[must_use]
+    pub fn new(
+        config: Config,
+        shared: Shared,
+        progress: watch::Receiver<Progress>,
+        board: PeerBoard,
+        reserved: Vec<String>,
+        incoming: mpsc::Receiver<Incoming>,
+    ) -> Self {
+        let debts = Debts::new(&config.site, &config.peer);
+        let applying = apply::Config {
+            site: config.site.clone(),
+            instance: config.instance,
+            peer: config.peer.clone(),
+            redis: config.redis.clone(),
+            reserved,
+        };
+        let applier = Applier::new(
+            applying,
+            progress.clone(),
+            &shared,
+            board.clone(),
+            debts.clone(),
+        );
+        let answerer = Answerer::new(
+            (config.site.clone(), config.instance),
+            config.peer.clone(),
+            config.redis.clone(),
+            shared.clone(),
+            progress.clone(),
+            debts.clone(),
+        );
+        board.lock().address.clone_from(&config.address);
+        Self {
+            config,
+            shared,
+            progress,
+            board,
+            applier,
+            answerer,
+            debts,
+            incoming,
+            next: None,
+        }
+    }
+
+    /// Runs sessions until `stop`.
+    pub async fn run(mut self, stop: CancellationToken) {
+        let mut wait = FIRST_WAIT;
+        let mut last_error = String::new();
+        while !stop.is_cancelled() {
+            let begun = tokio::time::Instant::now();
+            let result = self.session(&stop).await;
+            if begun.elapsed() > SUCCESS {
+                wait = FIRST_WAIT;
+            }
+            let pause = match result {
+                Ok(()) | Err(Error::Stopping) => break,
+                Err(Error::Replaced) => Duration::ZERO,
+                Err(error) => {
+                    self.report(&error, &mut last_error);
+                    if error.stop().is_some() {
+                        STOP_WAIT
+                    } else {
+                        jittered(wait)
+                    }
+                }
+            };
+            wait = (wait * 2).min(LONGEST_WAIT);
+            if self.next.is_some() {
+                continue;
+            }
+            tokio::select! {
+                () = stop.cancelled() => break,
+                incoming = self.incoming.recv() => self.next = incoming,
+                () = sleep(pause) => {}
+            }
+        }
+    }
+
+    fn report(&self, error: &Error, last: &mut String) {
+        let (text, stop) = (error.to_string(), error.stop());
+        // One line per kind of trouble, not one per attempt.
+        if *last != text {
+            warn!(peer = %self.config.peer, %error, "no session with the peer");
+            last.clone_from(&text);
+        }
+        let mut board = self.board.lock();
+        board.state = if stop.is_some() {
+            PeerState::Stopped
+        } else {
+            PeerState::Connecting
+        };
+        board.stop = stop;
+        board.error = Some(text);
+        (board.sending, board.receiving) = (None, None);
+    }
+
+    /// One session, from finding each other to its end.
+    async fn session(&mut self, stop: &CancellationToken) -> Result<(), Error> {
+        let agreed = tokio::select! {
+            () = stop.cancelled() => return Err(Error::Stopping),
+            agreed = self.agree() => agreed?,
+        };
+        info!(peer = %self.config.peer, plan = ?agreed.plan, "session with the peer");
+        {
+            let mut board = self.board.lock();
+            board.error = None;
+            board.stop = None;
+            board.sessions += 1;
+        }
+        let result = session::run(self, agreed, stop).await;
+        self.board.lock().quiet = false;
+        result
+    }
+
+    /// Connects or waits to be connected to; exchanges hellos; plans.
+    async fn agree(&mut self) -> Result<Agreed, Error> {
+        self.progress
+            .wait_for(|p| p.state.is_some())
+            .await
+            .map_err(|_| Error::Stopping)?;
+        while let Ok(newer) = self.incoming.try_recv() {
+            self.next = Some(newer);
+        }
+        let (mut wire, theirs) = match self.next.take() {
+            Some(Incoming { wire, hello }) => (wire, Some(hello)),
+            None => self.connect().await?,
+        };
+        let (mark, info) = self.applier.open().await?;
+        let ours = self.hello(mark.as_ref(), &info);
+        wire.greet(ours.clone()).await?;
+        let dialled = theirs.is_none();
+        let theirs = match theirs {
+            Some(hello) => hello,
+            None => {
+                self.greeted(&mut wire, peer_is_preferred(&self.config))
+                    .await?
+            }
+        };
+        match plan(&ours, &theirs) {
+            Ok(plan) => Ok(Agreed {
+                wire,
+                ours,
+                theirs,
+                plan,
+                dialled,
+            }),
+            Err(stop) => {
+                wire.refuse_greeted(format!("{}: {}", stop.reason, stop.detail))
+                    .await;
+                Err(Error::Stop(stop))
+            }
+        }
+    }
+
+    /// Dials, unless the peer comes first.
+    async fn connect(&mut self) -> Result<(Wire, Option<Hello>), Error> {
+        let Some(address) = &self.config.address else {
+            let incoming = self.incoming.recv().await.ok_or(Error::Stopping)?;
+            return Ok((incoming.wire, Some(incoming.hello)));
+        };
+        tokio::select! {
+            incoming = self.incoming.recv() => {
+                let incoming = incoming.ok_or(Error::Stopping)?;
+                Ok((incoming.wire, Some(incoming.hello)))
+            }
+            wire = Wire::dial(address) => Ok((wire?, None)),
+        }
+    }
+
+    /// Waits for the answer to our hello. When both dial at once, the connection of the site whose
+    /// name sorts first is the one that stays.
+    async fn greeted(&mut self, wire: &mut Wire, theirs_wins: bool) -> Result<Hello, Error> {
+        loop {
+            tokio::select! {
+                hello = wire.greeted() => {
+                    let hello = hello?;
+                    if hello.site != self.config.peer.as_str() {
+                        return Err(Error::Stop(Stop {
+                            reason: "wrong_site".to_owned(),
+                            detail: format!(
+                                "{} answers at {}, where {} was expected",
+                                hello.site,
+                                self.config.address.as_deref().unwrap_or("?"),
+                                self.config.peer
+                            ),
+                            remedy: "correct the addresses under [[peer]]".to_owned(),
+                        }));
+                    }
+                    return Ok(hello);
+                }
+                incoming = self.incoming.recv() => {
+                    let mut incoming = incoming.ok_or(Error::Stopping)?;
+                    if theirs_wins {
+                        self.next = Some(incoming);
+                        return Err(Error::Replaced);
+                    }
+                    incoming.wire.refuse("we are dialling you; that connection stays".to_owned()).await;
+                }
+            }
+        }
+    }
+
+    fn hello(&self, mark: Option<&Mark>, info: &Info) -> Hello {
+        let progress = self.progress.borrow();
+        let state = progress.state.as_deref();
+        let first = self.shared.journal.first();
+        let scratch = state
+            .filter(|s| s.empty && s.epoch == s.base)
+            .map(|s| Cursor {
+                epoch: s.epoch,
+                offset: s.began,
+            });
+        Hello {
+            site: self.config.site.to_string(),
+            peer: self.config.peer.to_string(),
+            instance: self.config.instance.as_u64(),
+            version: env!("CARGO_PKG_VERSION").to_owned(),
+            redis: info.product.clone(),
+            rdb_version: info.rdb_version(),
+            epoch: state.map_or(0, |s| s.epoch.0),
+            base: state.map_or(0, |s| s.base.0),
+            older: state.map_or(0, |s| s.older.0),
+            first: first.to_string(),
+            end: self.shared.journal.end().to_string(),
+            from_scratch: scratch.filter(|at| first <= *at).map(|at| at.to_string()),
+            mark: mark.map(ToString::to_string),
+            initial: self.config.sync.initial,
+            existing: self.config.sync.existing,
+            databases: databases(&self.config.sync.databases),
+        }
+    }
+}
+
+/// Two sites that agree on how to go on.
+#[derive(Debug)]
+struct Agreed {
+    wire: Wire,
+    ours: Hello,
+    theirs: Hello,
+    plan: Plan,
+    /// Whether we dialled.
+    dialled: bool,
+}
+
+/// Whether the peer's connection wins over ours when both dial.
+fn peer_is_preferred(config: &Config) -> bool {
+    config.peer < config.site
+}
+
+/// The selection as text, equal where it means the same.
+fn databases(databases: &Databases) -> String {
+    match databases {
+        Databases::All => "all".to_owned(),
+        Databases::Only(set) => format!("{set:?}"),
+    }
+}
+
+/// The selection as the intake applies it.
+#[must_use]
+pub fn selection(databases: &Databases) -> Selection {
+    match databases {
+        Databases::All => Selection::All,
+        Databases::Only(set) => Selection::Only(set.clone()),
+    }
+}
+
+/// A wait, spread so that two sites do not dial in step.
+fn jittered(wait: Duration) -> Duration {
+    let percent = 75 + u32::try_from(wall_ms() % 50).unwrap_or(0);
+    wait * percent / 100
+}

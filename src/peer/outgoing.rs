@@ -1,0 +1,280 @@
+//! What goes to the peer, in the one order that is right: records in the order of the journal, and
+//! states at the exact place where they were read.
+
+use std::collections::VecDeque;
+
+use crate::fullsync::{Hold, Insert, Part, Parts};
+use crate::intake::wall_ms;
+use crate::journal::{self, Frame, FrameKind, Journal};
+use crate::link::{Message, Records, Writer};
+use crate::model::{BatchReader, Cursor, Entry, FrameBuilder, Offset, RecordError};
+use crate::replica::Snapshot;
+
+/// Sent at once: what a fast network takes in a few milliseconds, and what we hold in memory.
+const FLUSH_BYTES: usize = 1 << 20;
+
+/// What goes next.
+#[derive(Debug)]
+pub(super) enum Next {
+    /// A frame of the journal.
+    Frame(Frame),
+    /// A part of a copy.
+    Part(Part),
+}
+
+/// The stream of records to one peer.
+#[derive(Debug)]
+pub(super) struct Outgoing {
+    reader: journal::Reader,
+    /// A frame that was read and must wait, or the rest of one that was cut.
+    held: Option<Frame>,
+    /// Frames sent and not yet applied there: where they end, and when they were read here.
+    unapplied: VecDeque<(Cursor, u64)>,
+    /// Where the last record sent ends.
+    pub sent: Cursor,
+    pub records_sent: u64,
+    /// A copy that is being sent.
+    copying: Option<(Parts, Hold)>,
+    /// The snapshot of the copy that was sent, until the peer has it.
+    pub snapshot: Option<Snapshot>,
+}
+
+impl Outgoing {
+    /// Records after `start`.
+    ///
+    /// # Errors
+    /// They are no longer in the journal.
+    pub(super) fn new(journal: &Journal, start: Cursor) -> Result<Self, journal::Error> {
+        Ok(Self {
+            reader: journal.reader(start)?,
+            held: None,
+            unapplied: VecDeque::new(),
+            sent: start,
+            records_sent: 0,
+            copying: None,
+            snapshot: None,
+        })
+    }
+
+    /// Whether a copy is being sent: records wait.
+    pub(super) const fn is_copying(&self) -> bool {
+        self.copying.is_some()
+    }
+
+    /// Waits for what goes next: the next part of a copy while one is being sent, else the next
+    /// frame. Cancel safe.
+    pub(super) async fn next(&mut self) -> Result<Next, super::Error> {
+        if let Some((parts, _)) = &mut self.copying {
+            return match parts.recv().await {
+                Some(part) => Ok(Next::Part(part?)),
+                None => Err(super::Error::NewHistory),
+            };
+        }
+        match self.held.take() {
+            Some(frame) => Ok(Next::Frame(frame)),
+            None => Ok(Next::Frame(self.reader.next().await?)),
+        }
+    }
+
+    /// Pushes a frame, and what follows it in the journal, up to a good size.
+    pub(super) fn push_frames(
+        &mut self,
+        first: Frame,
+        writer: &mut Writer,
+    ) -> Result<(), journal::Error> {
+        self.push(first, writer);
+        while writer.pending() < FLUSH_BYTES {
+            let Some(frame) = self.try_next()? else { break };
+            self.push(frame, writer);
+        }
+        Ok(())
+    }
+
+    fn try_next(&mut self) -> Result<Option<Frame>, journal::Error> {
+        match self.held.take() {
+            Some(frame) => Ok(Some(frame)),
+            None => self.reader.try_next(),
+        }
+    }
+
+    fn push(&mut self, frame: Frame, writer: &mut Writer) {
+        let header = frame.header;
+        if header.kind != FrameKind::Records {
+            return;
+        }
+        let end = Cursor {
+            epoch: header.epoch,
+            offset: header.last_record,
+        };
+        self.unapplied.push_back((end, header.stamp_ms));
+        self.sent = end;
+        self.records_sent += 1;
+        writer.push(&Message::Records(Records {
+            epoch: header.epoch,
+            start: header.start,
+            end: header.end,
+            stamp_ms: header.stamp_ms,
+            body: frame.body,
+        }));
+    }
+
+    /// Pushes records up to the place of an insert; true when all of them are pushed, false when
+    /// the writer should be flushed first.
+    pub(super) fn push_up_to(
+        &mut self,
+        at: Cursor,
+        writer: &mut Writer,
+    ) -> Result<bool, super::Error> {
+        while writer.pending() < FLUSH_BYTES {
+            let Some(frame) = self.try_next()? else {
+                return Ok(true);
+            };
+            let start = Cursor {
+                epoch: frame.header.epoch,
+                offset: frame.header.start,
+            };
+            if frame.header.cursor() <= at {
+                self.push(frame, writer);
+            } else if start >= at || frame.header.kind != FrameKind::Records {
+                self.held = Some(frame);
+                return Ok(true);
+            } else {
+                let (before, after) = split(&frame, at.offset)?;
+                self.push(before, writer);
+                self.held = Some(after);
+                return Ok(true);
+            }
+        }
+        Ok(false)
+    }
+
+    /// Pushes an insert whose place has come.
+    pub(super) fn insert(&mut self, insert: Insert, writer: &mut Writer) {
+        match insert {
+            // The hold ends here: what follows on the wire comes behind these states.
+            Insert::Owed(owed, _hold) => writer.push(&Message::OwedStates(owed)),
+            Insert::Copy(copying) => {
+                writer.push(&Message::CopyBegin(copying.begin));
+                self.copying = Some((copying.parts, copying.hold));
+                self.snapshot = Some(copying.snapshot);
+            }
+        }
+    }
+
+    /// Pushes a part of the copy being sent.
+    pub(super) fn push_part(&mut self, part: Part, writer: &mut Writer) {
+        let message = match part {
+            Part::Begin(begin) => Message::CopyBegin(begin),
+            Part::States(states) => Message::CopyStates(states),
+            Part::End(entries) => {
+                self.copying = None;
+                Message::CopyEnd(entries)
+            }
+        };
+        writer.push(&message);
+    }
+
+    /// The peer has applied everything up to here.
+    pub(super) fn applied(&mut self, at: Cursor) {
+        while self.unapplied.front().is_some_and(|(end, _)| *end <= at) {
+            self.unapplied.pop_front();
+        }
+    }
+
+    /// How old the oldest record is that was sent and is not yet applied there, in seconds.
+    pub(super) fn lag_seconds(&self) -> f64 {
+        let Some((_, stamp_ms)) = self.unapplied.front() else {
+            return 0.0;
+        };
+        let millis = u32::try_from(wall_ms().saturating_sub(*stamp_ms)).unwrap_or(u32::MAX);
+        f64::from(millis) / 1000.0
+    }
+}
+
+/// Cuts a frame in two: records up to `at`, and the rest.
+fn split(frame: &Frame, at: Offset) -> Result<(Frame, Frame), RecordError> {
+    let header = frame.header;
+    let (mut before, mut after) = (FrameBuilder::new(header.start), FrameBuilder::new(at));
+    for entry in BatchReader::new(header.start, frame.body.clone()) {
+        let Entry::Record(record) = entry? else {
+            continue;
+        };
+        let part = if record.offset <= at {
+            &mut before
+        } else {
+            &mut after
+        };
+        part.push_record(&record);
+    }
+    let finish = |part: FrameBuilder, end| {
+        let last_record = part.last_record().unwrap_or(part.start());
+        let start = part.start();
+        let header = journal::FrameHeader {
+            start,
+            end,
+            last_record,
+            ..header
+        };
+        Frame {
+            header,
+            body: part.finish().into(),
+        }
+    };
+    Ok((finish(before, at), finish(after, header.end)))
+}
+
+#[cfg(test)]
+mod tests {
+    use std::sync::Arc;
+
+    use super::*;
+    use crate::model::{Epoch, Hlc, Record};
+
+    #[test]
+    fn a_frame_is_cut_between_its_records() {
+        let mut builder = FrameBuilder::new(Offset(100));
+        let record = |offset| Record {
+            offset: Offset(offset),
+            hlc: Hlc(1),
+            db: 0,
+            seen: Arc::default(),
+            count: 1,
+            commands: bytes::Bytes::from_static(b"x"),
+        };
+        for offset in [110, 120, 130] {
+            builder.push_record(&record(offset));
+        }
+        let header = journal::FrameHeader {
+            kind: FrameKind::Records,
+            epoch: Epoch(1),
+            start: Offset(100),
+            end: Offset(140),
+            db: 0,
+            last_record: Offset(130),
+            stamp_ms: 0,
+        };
+        let frame = Frame {
+            header,
+            body: builder.finish().into(),
+        };
+        let offsets = |frame: &Frame| -> Vec<u64> {
+            BatchReader::new(frame.header.start, frame.body.clone())
+                .map(|e| match e.unwrap() {
+                    Entry::Record(r) => r.offset.0,
+                    other => panic!("{other:?}"),
+                })
+                .collect()
+        };
+        let (before, after) = split(&frame, Offset(120)).unwrap();
+        assert_eq!(
+            (offsets(&before), offsets(&after)),
+            (vec![110, 120], vec![130])
+        );
+        assert_eq!(before.header.last_record, Offset(120));
+        let (before, after) = split(&frame, Offset(105)).unwrap();
+        assert_eq!(
+            (offsets(&before), offsets(&after)),
+            (vec![], vec![110, 120, 130])
+        );
+    }
+}

@@ -1,0 +1,442 @@
+//! One session: what comes is queued for the applier, what goes is read from the journal, and
+//! everybody hears how far the others are. The four run side by side and end together.
+
+use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
+
+use tokio::sync::{mpsc, watch};
+use tokio::time::{Duration, Instant, MissedTickBehavior, interval};
+use tokio_util::sync::CancellationToken;
+
+use super::outgoing::{Next, Outgoing};
+use super::{Agreed, Error, Incoming, Peer, selection};
+use crate::apply::{Applied, Begin, Debts, Outlet};
+use crate::fullsync::{Copier, Insert, Request, SeenGate};
+use crate::intake::Shared;
+use crate::link::{self, Ack, Copy, Message, Reader, Writer};
+use crate::model::{Cursor, Epoch, SiteId};
+use crate::progress::Progress;
+use crate::status::{CopyStatus, PeerBoard, PeerState};
+
+/// How often the peer hears from us, whatever else happens.
+const HEARTBEAT: Duration = Duration::from_secs(1);
+/// How often the status is made up where no event does it.
+const REFRESH: Duration = Duration::from_millis(100);
+/// Messages between the parts of a session.
+const MESSAGES: usize = 64;
+
+/// What the reading side tells the others.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+struct Heard {
+    /// The last place of the peer's history received.
+    received: Cursor,
+    /// The peer's last acknowledgement.
+    ack: Ack,
+    /// How often the peer said that a copy is complete.
+    copied: u64,
+}
+
+/// Shared by the parts of a session.
+struct Session {
+    peer: SiteId,
+    epoch: Epoch,
+    shared: Shared,
+    board: PeerBoard,
+    debts: Debts,
+    gate: SeenGate,
+    pending: Arc<AtomicUsize>,
+    /// When the last ping was sent.
+    started: Instant,
+}
+
+/// Runs until something ends it.
+pub(super) async fn run(
+    peer: &mut Peer,
+    agreed: Agreed,
+    stop: &CancellationToken,
+) -> Result<(), Error> {
+    let Agreed {
+        wire,
+        ours,
+        theirs,
+        plan,
+        dialled,
+    } = agreed;
+    let session = Session {
+        peer: peer.config.peer.clone(),
+        epoch: Epoch(ours.epoch),
+        shared: peer.shared.clone(),
+        board: peer.board.clone(),
+        debts: peer.debts.clone(),
+        gate: peer.answerer.gate(),
+        pending: Arc::new(AtomicUsize::new(0)),
+        started: Instant::now(),
+    };
+    let outgoing = Outgoing::new(&peer.shared.journal, plan.send.start)?;
+    let (queue, mut work) = link::queue();
+    let (to_peer, messages) = mpsc::channel(MESSAGES);
+    let (requests, mut asked) = mpsc::channel(MESSAGES);
+    let (inserts, inserted) = mpsc::channel(MESSAGES);
+    let (hear, heard) = watch::channel(Heard::default());
+    let (applied_out, applied) = watch::channel(Applied::default());
+    let outlet = Outlet {
+        applied: applied_out,
+        messages: to_peer.clone(),
+        pending: Arc::clone(&session.pending),
+    };
+    let copier = Copier {
+        site: peer.config.site.clone(),
+        redis: peer.config.redis.clone(),
+        dir: peer.config.dir.clone(),
+        selection: selection(&peer.config.sync.databases),
+        shared: peer.shared.clone(),
+        progress: peer.progress.clone(),
+        gate: session.gate.clone(),
+        receives_from: (session.peer.clone(), plan.receive.start),
+        peer_redis: (theirs.redis.clone(), theirs.rdb_version),
+    };
+    let over = stop.child_token();
+    let begin = Begin {
+        flow: plan.receive,
+        base: theirs.base(),
+    };
+
+    let reading = read(&session, wire.reader, queue, to_peer, requests, hear);
+    let writing = write(
+        &session,
+        wire.writer,
+        outgoing,
+        plan.send.copy.is_some(),
+        Inputs {
+            messages,
+            inserted,
+            heard: heard.clone(),
+            applied: applied.clone(),
+        },
+        peer.progress.clone(),
+    );
+    let copying = copy(
+        copier,
+        plan.send.copy,
+        plan.send.start,
+        &session.debts,
+        applied,
+        heard,
+        inserts.clone(),
+    );
+    let answering = async { Ok(peer.answerer.run(&mut asked, &inserts).await?) };
+    let replacing = replaced(
+        &mut peer.incoming,
+        &mut peer.next,
+        &theirs.site,
+        (theirs.instance, dialled),
+        &peer.config.site,
+    );
+    let link = async {
+        let ended: Result<(), Error> = tokio::select! {
+            ended = reading => ended,
+            ended = writing => ended,
+            ended = copying => ended,
+            ended = answering => ended,
+            error = replacing => Err(error),
+            () = over.cancelled() => Err(Error::Stopping),
+        };
+        // The applier finishes its transaction, or gives up waiting for Redis.
+        over.cancel();
+        ended
+    };
+    let applying = async {
+        let ended = peer.applier.run(begin, &mut work, &outlet, &over).await;
+        over.cancel();
+        ended
+    };
+    let (link, applying) = tokio::join!(link, applying);
+    match applying {
+        Ok(()) | Err(crate::apply::Error::Stopped) => {}
+        Err(error) => return Err(error.into()),
+    }
+    match link {
+        Err(Error::Stopping) if stop.is_cancelled() => Err(Error::Stopping),
+        Err(Error::Stopping) => Err(Error::NewHistory),
+        other => other,
+    }
+}
+
+/// From the peer to the applier and the others.
+async fn read(
+    session: &Session,
+    mut reader: Reader,
+    queue: link::Sender,
+    to_peer: mpsc::Sender<Message>,
+    requests: mpsc::Sender<Request>,
+    hear: watch::Sender<Heard>,
+) -> Result<(), Error> {
+    loop {
+        let message = reader.next().await?;
+        match &message {
+            Message::Records(records) => {
+                let at = Cursor {
+                    epoch: records.epoch,
+                    offset: records.end,
+                };
+                session.board.lock().received_offset = at.offset.0;
+                hear.send_modify(|h| h.received = at);
+            }
+            Message::CopyBegin(_)
+            | Message::CopyStates(_)
+            | Message::CopyEnd(_)
+            | Message::OwedStates(_) => {}
+            Message::Copied => hear.send_modify(|h| h.copied += 1),
+            Message::Ack(ack) => {
+                let ack = *ack;
+                session.on_ack(ack);
+                hear.send_modify(|h| h.ack = ack);
+            }
+            Message::Ping(number) => {
+                pass(&to_peer, Message::Pong(*number)).await?;
+                continue;
+            }
+            Message::Pong(number) => {
+                session.on_pong(*number);
+                continue;
+            }
+            Message::Refuse(why) => {
+                let peer = session.peer.to_string();
+                return Err(link::Error::Refused {
+                    peer,
+                    why: why.clone(),
+                }
+                .into());
+            }
+            Message::Hello(_) => return Err(reader.unexpected("a second hello").into()),
+            Message::Owe { .. } => {}
+        }
+        if let Message::Owe { after, keys } = message {
+            pass(&requests, Request { after, keys }).await?;
+            continue;
+        }
+        if !matches!(message, Message::Ack(_)) {
+            session.pending.fetch_add(1, Ordering::AcqRel);
+            session.board.lock().quiet = false;
+        }
+        if !queue.send(message).await {
+            return Err(Error::Stopping);
+        }
+    }
+}
+
+async fn pass<T>(to: &mpsc::Sender<T>, message: T) -> Result<(), Error> {
+    to.send(message).await.map_err(|_| Error::Stopping)
+}
+
+/// What the writing side waits for.
+struct Inputs {
+    messages: mpsc::Receiver<Message>,
+    inserted: mpsc::Receiver<Insert>,
+    heard: watch::Receiver<Heard>,
+    applied: watch::Receiver<Applied>,
+}
+
+/// From the journal, and the others, to the peer.
+async fn write(
+    session: &Session,
+    mut writer: Writer,
+    mut outgoing: Outgoing,
+    mut copy_ahead: bool,
+    mut inputs: Inputs,
+    mut progress: watch::Receiver<Progress>,
+) -> Result<(), Error> {
+    let mut heartbeat = interval(HEARTBEAT);
+    heartbeat.set_missed_tick_behavior(MissedTickBehavior::Delay);
+    let mut refresh = interval(REFRESH);
+    refresh.set_missed_tick_behavior(MissedTickBehavior::Delay);
+    let mut copies_heard = 0;
+    loop {
+        let copying = outgoing.is_copying();
+        tokio::select! {
+            next = outgoing.next() => match next? {
+                Next::Frame(frame) => outgoing.push_frames(frame, &mut writer)?,
+                Next::Part(part) => {
+                    session.show_copy(&part);
+                    outgoing.push_part(part, &mut writer);
+                }
+            },
+            insert = inputs.inserted.recv(), if !copying => {
+                let insert = insert.ok_or(Error::Stopping)?;
+                while !outgoing.push_up_to(insert.at(), &mut writer)? {
+                    writer.flush().await?;
+                }
+                if let Insert::Copy(copy) = &insert {
+                    session.show_begin(copy.begin.bytes);
+                }
+                outgoing.insert(insert, &mut writer);
+            }
+            message = inputs.messages.recv() => writer.push(&message.ok_or(Error::Stopping)?),
+            changed = inputs.applied.changed() => {
+                changed.map_err(|_| Error::Stopping)?;
+                writer.push(&session.ack(&inputs, &progress));
+            }
+            changed = inputs.heard.changed() => {
+                changed.map_err(|_| Error::Stopping)?;
+                let heard = *inputs.heard.borrow();
+                outgoing.applied(heard.ack.applied);
+                if heard.copied > copies_heard {
+                    copies_heard = heard.copied;
+                    copy_ahead = false;
+                    session.board.lock().sending = None;
+                    if let Some(snapshot) = outgoing.snapshot.take() {
+                        snapshot.remove();
+                    }
+                }
+            }
+            _ = heartbeat.tick() => {
+                if progress.borrow_and_update().state.as_ref().map(|s| s.epoch) != Some(session.epoch) {
+                    return Err(Error::NewHistory);
+                }
+                writer.push(&session.ack(&inputs, &progress));
+                let millis = u64::try_from(session.started.elapsed().as_micros()).unwrap_or(0);
+                writer.push(&Message::Ping(millis));
+            }
+            _ = refresh.tick() => {}
+        }
+        if writer.pending() > 0 {
+            writer.flush().await?;
+        }
+        session.refresh(&outgoing, copy_ahead, &inputs);
+    }
+}
+
+/// Sends a copy when the plan says so, or when one is owed after one was received.
+async fn copy(
+    mut copier: Copier,
+    planned: Option<Copy>,
+    start: Cursor,
+    debts: &Debts,
+    mut applied: watch::Receiver<Applied>,
+    mut heard: watch::Receiver<Heard>,
+    inserts: mpsc::Sender<Insert>,
+) -> Result<(), Error> {
+    let mut next = planned;
+    loop {
+        let copy = match next.take() {
+            Some(copy) => copy,
+            None => {
+                // What we still want of the peer must have come before we send what we have.
+                loop {
+                    let now = *applied.borrow_and_update();
+                    if now.owes && !now.copying && debts.is_empty() {
+                        break;
+                    }
+                    applied.changed().await.map_err(|_| Error::Stopping)?;
+                }
+                Copy {
+                    keep: false,
+                    back: false,
+                    resume: None,
+                }
+            }
+        };
+        let before = heard.borrow().copied;
+        let copying = copier.begin(copy, start).await?;
+        inserts
+            .send(Insert::Copy(copying))
+            .await
+            .map_err(|_| Error::Stopping)?;
+        heard
+            .wait_for(|h| h.copied > before)
+            .await
+            .map_err(|_| Error::Stopping)?;
+        applied
+            .wait_for(|a| !a.owes)
+            .await
+            .map_err(|_| Error::Stopping)?;
+    }
+}
+
+/// Ends when the peer has come by another connection that is to be preferred.
+async fn replaced(
+    incoming: &mut mpsc::Receiver<Incoming>,
+    next: &mut Option<Incoming>,
+    peer: &str,
+    (instance, dialled): (u64, bool),
+    site: &SiteId,
+) -> Error {
+    loop {
+        let Some(mut new) = incoming.recv().await else {
+            return Error::Stopping;
+        };
+        // A new life of the peer, or the peer has lost the connection that it had dialled, or its
+        // connections are the ones that stay.
+        if new.hello.instance != instance || !dialled || peer < site.as_str() {
+            *next = Some(new);
+            return Error::Replaced;
+        }
+        new.wire
+            .refuse("there is a connection already; that one stays".to_owned())
+            .await;
+    }
+}
+
+impl Session {
+    fn on_ack(&self, ack: Ack) {
+        // What the peer has seen is told to the table by the applier, in order.
+        self.shared
+            .deliveries
+            .advance(&self.peer, ack.applied, Cursor::ZERO);
+        let mut board = self.board.lock();
+        board.applied = ack.applied;
+        board.applied_offset = ack.applied.offset.0;
+        board.acknowledged_offset = ack.received.offset.0;
+    }
+
+    fn on_pong(&self, sent: u64) {
+        let now = u64::try_from(self.started.elapsed().as_micros()).unwrap_or(0);
+        let trip = Duration::from_micros(now.saturating_sub(sent));
+        self.board.lock().round_trip_seconds = Some(trip.as_secs_f64());
+    }
+
+    fn ack(&self, inputs: &Inputs, progress: &watch::Receiver<Progress>) -> Message {
+        Message::Ack(Ack {
+            received: inputs.heard.borrow().received,
+            applied: inputs.applied.borrow().at,
+            seen: self.gate.open(&progress.borrow()),
+            owed: self.debts.len() as u64,
+        })
+    }
+
+    fn show_begin(&self, bytes: u64) {
+        self.board.lock().sending = Some(CopyStatus {
+            direction: "sending".to_owned(),
+            bytes_total: bytes,
+            ..CopyStatus::default()
+        });
+    }
+
+    fn show_copy(&self, part: &crate::fullsync::Part) {
+        let crate::fullsync::Part::States(states) = part else {
+            return;
+        };
+        if let Some(sending) = &mut self.board.lock().sending {
+            sending.keys_done = states.first + states.states.len() as u64;
+            sending.bytes_done = states.bytes_done;
+            sending.percent = crate::apply::percent(states.bytes_done, sending.bytes_total);
+        }
+    }
+
+    fn refresh(&self, outgoing: &Outgoing, copy_ahead: bool, inputs: &Inputs) {
+        let (applied, heard) = (*inputs.applied.borrow(), *inputs.heard.borrow());
+        let whole = applied.whole && !applied.owes && !copy_ahead;
+        let idle = self.pending.load(Ordering::Acquire) == 0;
+        let mut board = self.board.lock();
+        board.state = if whole {
+            PeerState::Synchronizing
+        } else {
+            PeerState::FullSync
+        };
+        board.quiet = whole && idle && self.debts.is_empty() && heard.ack.owed == 0;
+        board.sent_offset = outgoing.sent.offset.0;
+        board.records_sent = outgoing.records_sent;
+        board.lag_bytes = self.shared.journal.pending_bytes(heard.ack.applied);
+        board.lag_seconds = outgoing.lag_seconds();
+    }
+}
