@@ -147,6 +147,12 @@ impl Decoder {
         self.offset
     }
 
+    /// Whether events of what has been read are still to be taken.
+    #[must_use]
+    pub fn has_events(&self) -> bool {
+        !self.events.is_empty()
+    }
+
     /// The next event in the buffer; none when more bytes are needed.
     ///
     /// # Errors

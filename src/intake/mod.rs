@@ -1,7 +1,204 @@
 //! From bytes of the replication stream to tagged records in the journal.
+//!
+//! One task owns the replica connection, the decoder, the clock and the journal's writer. What it
+//! has read is in the journal before anybody hears of it, and is acknowledged to Redis only then.
 
 pub mod canonical;
 pub mod commands;
 pub mod decoder;
+pub mod history;
+mod resume;
 pub mod scanner;
 pub mod select;
+mod stream;
+
+use std::path::PathBuf;
+use std::sync::Arc;
+use std::time::Duration;
+
+use tokio::sync::watch;
+use tokio::time::{Instant, sleep};
+use tokio_util::sync::CancellationToken;
+use tracing::{error, info, warn};
+
+use self::select::Selection;
+use self::stream::Stream;
+use crate::converge::Table;
+use crate::journal::{Journal, Recovered, Writer};
+use crate::model::{Cursor, InstanceId, SiteId};
+use crate::progress::{Deliveries, Progress};
+use crate::redis::{self, Settings};
+use crate::replica::{self, Snapshot, SnapshotError};
+use crate::status::Board;
+
+/// The first wait before connecting again; doubles up to [`LONGEST_WAIT`].
+const FIRST_WAIT: Duration = Duration::from_millis(50);
+/// The longest wait before connecting again: a Redis that is back must not wait for us long, and
+/// one that is away must not be bothered.
+const LONGEST_WAIT: Duration = Duration::from_secs(2);
+/// A connection that lived this long counts as a success: the waits begin anew.
+const SUCCESS: Duration = Duration::from_secs(5);
+
+/// What the intake needs.
+#[derive(Debug)]
+pub struct Config {
+    /// This site.
+    pub site: SiteId,
+    /// This life.
+    pub instance: InstanceId,
+    /// The peers whose marks are to be expected.
+    pub peers: Vec<SiteId>,
+    /// How to reach Redis.
+    pub redis: Settings,
+    /// What travels.
+    pub selection: Selection,
+    /// Where snapshots are spooled.
+    pub dir: PathBuf,
+}
+
+/// What the intake shares with the other parts.
+#[derive(Clone, Debug)]
+pub struct Shared {
+    /// The reading side of the journal.
+    pub journal: Journal,
+    /// Recent local writes.
+    pub table: Arc<Table>,
+    /// What peers have.
+    pub deliveries: Arc<Deliveries>,
+    /// Where everybody says how it is.
+    pub board: Arc<Board>,
+}
+
+/// Why reading had to stop for a moment, or for good.
+#[derive(Debug, thiserror::Error)]
+pub enum Error {
+    /// Attaching to Redis, or the stream.
+    #[error(transparent)]
+    Replica(#[from] replica::Error),
+    /// A connection besides the stream.
+    #[error(transparent)]
+    Redis(#[from] redis::Error),
+    /// A snapshot.
+    #[error(transparent)]
+    Snapshot(#[from] SnapshotError),
+    /// The bytes of the stream.
+    #[error(
+        "the replication stream of Redis is not understood at offset {offset}: {source}; reading it again from the last good place"
+    )]
+    Stream {
+        /// Where the command begins.
+        offset: u64,
+        /// Why.
+        source: decoder::DecodeError,
+    },
+    /// The snapshot's bytes.
+    #[error("the snapshot that Redis sent cannot be read: {0}")]
+    Rdb(#[from] crate::rdb::Error),
+    /// The journal.
+    #[error(transparent)]
+    Journal(#[from] crate::journal::Error),
+    /// What the journal holds was not written by this version.
+    #[error("the journal's own state is not understood: {0}; move the journal's directory away")]
+    Saved(String),
+    /// The server is too old, or a cluster.
+    #[error("{0}")]
+    Unsupported(String),
+}
+
+/// Reads the local Redis for ever.
+#[derive(Debug)]
+pub struct Intake {
+    config: Config,
+    shared: Shared,
+    stream: Stream,
+}
+
+impl Intake {
+    /// Picks up where the journal ends. The receiver shows what has been read.
+    ///
+    /// # Errors
+    /// The journal's content cannot be read.
+    pub fn open(
+        config: Config,
+        shared: Shared,
+        writer: Writer,
+        recovered: &Recovered,
+    ) -> Result<(Self, watch::Receiver<Progress>), Error> {
+        let resume = resume::Resume::from_journal(&shared.journal, recovered)?;
+        let (stream, progress) = Stream::new(&config, shared.clone(), writer, resume);
+        Ok((
+            Self {
+                config,
+                shared,
+                stream,
+            },
+            progress,
+        ))
+    }
+
+    /// Follows Redis until `stop`, through every loss of the connection.
+    pub async fn run(mut self, stop: CancellationToken) {
+        let mut wait = FIRST_WAIT;
+        while !stop.is_cancelled() {
+            let begun = Instant::now();
+            let result = self.follow(&stop).await;
+            self.shared.board.redis().connected = false;
+            match result {
+                Ok(()) => break,
+                Err(error) => self.report(&error),
+            }
+            if begun.elapsed() > SUCCESS {
+                wait = FIRST_WAIT;
+            }
+            tokio::select! {
+                () = stop.cancelled() => break,
+                () = sleep(wait) => {}
+            }
+            wait = (wait * 2).min(LONGEST_WAIT);
+        }
+        if let Err(error) = self.stream.sync() {
+            error!(%error, "the journal could not be synced at the end");
+        }
+    }
+
+    /// One connection, from attaching to its end; Ok when told to stop.
+    async fn follow(&mut self, stop: &CancellationToken) -> Result<(), Error> {
+        let attached = tokio::select! {
+            () = stop.cancelled() => return Ok(()),
+            attached = resume::attach(&self.config, &self.shared, &mut self.stream) => attached?,
+        };
+        let mut redis = self.shared.board.redis();
+        redis.connected = true;
+        redis.error = None;
+        drop(redis);
+        self.stream.follow(attached, stop).await
+    }
+
+    fn report(&self, error: &Error) {
+        let mut redis = self.shared.board.redis();
+        let message = error.to_string();
+        // One line per kind of trouble, not one per attempt.
+        if redis.error.as_deref() != Some(&message) {
+            warn!(%error, "not reading the local Redis");
+        }
+        redis.error = Some(message);
+    }
+}
+
+/// The name of a connection in CLIENT LIST.
+#[must_use]
+pub fn connection_name(site: &SiteId, role: &str) -> String {
+    format!("tandem:{site}:{role}")
+}
+
+/// The wall clock in milliseconds since 1970.
+#[must_use]
+pub fn wall_ms() -> u64 {
+    let now = std::time::SystemTime::now().duration_since(std::time::UNIX_EPOCH);
+    now.map_or(0, |d| u64::try_from(d.as_millis()).unwrap_or(u64::MAX))
+}
+
+/// Announces a snapshot that peers may be copied from.
+fn announce(snapshot: &Snapshot, at: Cursor) {
+    info!(bytes = snapshot.bytes, %at, "took a snapshot of the local Redis");
+}

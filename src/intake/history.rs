@@ -1,0 +1,244 @@
+//! What a full resync means: pure decisions, and the state of the epoch as the journal keeps it.
+
+use std::fmt;
+use std::str::FromStr;
+
+use crate::model::{Cursor, Epoch, Offset, ReplId, Seen, SelfMark};
+use crate::progress::EpochState;
+
+/// The version of the text of [`Saved`].
+const VERSION: &str = "1";
+
+/// What the journal keeps of the epoch, in each segment's preamble and in frames of their own.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Saved {
+    /// How the epoch began.
+    pub state: EpochState,
+    /// The place for which the rest holds; what follows it in the journal adds to it.
+    pub at: Cursor,
+    /// The database selected there.
+    pub db: u32,
+    /// Where the last record ends.
+    pub last_record: Cursor,
+    /// The number of the last self mark that had come back.
+    pub self_mark: u64,
+    /// What had been seen.
+    pub seen: Seen,
+}
+
+impl fmt::Display for Saved {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let EpochState {
+            epoch,
+            replid,
+            began,
+            base,
+            older,
+            empty,
+        } = &self.state;
+        write!(
+            f,
+            "{VERSION} {epoch} {replid} {began} {base} {older} {} {} {} {} {} {}",
+            u8::from(*empty),
+            self.at,
+            self.db,
+            self.last_record,
+            self.self_mark,
+            self.seen,
+        )
+    }
+}
+
+impl FromStr for Saved {
+    type Err = ();
+
+    fn from_str(text: &str) -> Result<Self, ()> {
+        let words: Vec<&str> = text.split(' ').collect();
+        let [
+            version,
+            epoch,
+            replid,
+            began,
+            base,
+            older,
+            empty,
+            at,
+            db,
+            self_mark,
+            seen,
+        ] = words[..]
+        else {
+            return Err(());
+        };
+        if version != VERSION {
+            return Err(());
+        }
+        let number = |t: &str| t.parse::<u64>().map_err(|_| ());
+        let state = EpochState {
+            epoch: Epoch(number(epoch)?),
+            replid: replid.parse::<ReplId>().map_err(|_| ())?,
+            began: Offset(number(began)?),
+            base: Epoch(number(base)?),
+            older: Epoch(number(older)?),
+            empty: empty == "1",
+        };
+        Ok(Self {
+            state,
+            at: at.parse().map_err(|_| ())?,
+            db: db.parse().map_err(|_| ())?,
+            last_record: last.parse().map_err(|_| ())?,
+            self_mark: number(self_mark)?,
+            seen: seen.parse()?,
+        })
+    }
+}
+
+/// How the data with which an epoch begins relates to what is known of the time before.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum History {
+    /// Nothing is known of any time before.
+    Fresh,
+    /// The data holds all that the journal holds, and perhaps writes that were never read.
+    Kept,
+    /// The data lacks writes that the journal holds.
+    Older,
+}
+
+/// Judges the data of a Redis that has begun a new history.
+///
+/// Data is a prefix of its history: it holds a self mark only together with everything before it.
+/// So if it lacks the last self mark that had come back to us, it is older than the journal, and
+/// holds nothing that the journal does not; if it has it and nothing was journaled after it, it
+/// lacks nothing. In between, an append-only file decides: it is written before the stream is
+/// sent; without one, what survived is an old snapshot.
+#[must_use]
+pub fn judge(saved: Option<&Saved>, found: Option<&SelfMark>, aof: bool) -> History {
+    match (saved, found) {
+        (None, None) => History::Fresh,
+        // The journal was lost, the data was not.
+        (None, Some(_)) => History::Kept,
+        (Some(saved), found) => {
+            let number = found.map_or(0, |mark| mark.number);
+            let covered = found.is_some_and(|mark| mark.at >= saved.last_record);
+            // A history without any write of a client is lost without loss.
+            let nothing_journaled = saved.last_record == Cursor::ZERO;
+            if number >= saved.self_mark && (covered || aof || nothing_journaled) {
+                History::Kept
+            } else {
+                History::Older
+            }
+        }
+    }
+}
+
+/// The state of a new epoch.
+#[must_use]
+pub fn begin(
+    history: History,
+    previous: Option<&EpochState>,
+    epoch: Epoch,
+    replid: ReplId,
+    began: Offset,
+    empty: bool,
+) -> EpochState {
+    let base = previous.map_or(Epoch(0), |p| p.base);
+    let older = previous.map_or(Epoch(0), |p| p.older);
+    let was_empty = previous.is_some_and(|p| p.empty);
+    match history {
+        History::Fresh => EpochState {
+            epoch,
+            replid,
+            began,
+            base: epoch,
+            older,
+            empty,
+        },
+        History::Kept => EpochState {
+            epoch,
+            replid,
+            began,
+            base: epoch,
+            older,
+            empty: false,
+        },
+        History::Older => EpochState {
+            epoch,
+            replid,
+            began,
+            base,
+            older: epoch,
+            empty: was_empty,
+        },
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::model::InstanceId;
+
+    fn at(offset: u64) -> Cursor {
+        Cursor {
+            epoch: Epoch(5),
+            offset: Offset(offset),
+        }
+    }
+
+    fn saved(self_mark: u64) -> Saved {
+        let state = EpochState {
+            epoch: Epoch(5),
+            replid: "0123456789abcdef0123456789abcdef01234567".parse().unwrap(),
+            began: Offset(1),
+            base: Epoch(5),
+            older: Epoch(0),
+            empty: true,
+        };
+        Saved {
+            state,
+            at: at(99),
+            db: 2,
+            last_record: at(90),
+            self_mark,
+            seen: Seen::default(),
+        }
+    }
+
+    #[test]
+    fn the_text_survives() {
+        let saved = saved(7);
+        assert_eq!(saved.to_string().parse::<Saved>().unwrap(), saved);
+        assert!("1 2 3".parse::<Saved>().is_err());
+    }
+
+    #[test]
+    fn data_is_judged_by_the_self_mark_that_it_holds() {
+        let mark = |number, offset| SelfMark {
+            instance: InstanceId::new(1),
+            number,
+            at: at(offset),
+        };
+        let saved = saved(7);
+        for (saved, found, aof, expected) in [
+            (None, None, false, History::Fresh),
+            (None, Some(mark(3, 50)), false, History::Kept),
+            (Some(&saved), None, true, History::Older),
+            (Some(&saved), Some(mark(6, 80)), true, History::Older),
+            (Some(&saved), Some(mark(7, 90)), false, History::Kept),
+            (Some(&saved), Some(mark(7, 80)), false, History::Older),
+            (Some(&saved), Some(mark(7, 80)), true, History::Kept),
+            (Some(&saved), Some(mark(8, 90)), false, History::Kept),
+        ] {
+            assert_eq!(
+                judge(saved, found.as_ref(), aof),
+                expected,
+                "{found:?} aof={aof}"
+            );
+        }
+        let none = super::Saved {
+            self_mark: 0,
+            last_record: Cursor::ZERO,
+            ..saved
+        };
+        assert_eq!(judge(Some(&none), None, false), History::Kept);
+    }
+}

@@ -1,0 +1,281 @@
+//! Where to go on: what the journal says, and what Redis makes of it.
+
+use std::fs::File;
+
+use tracing::{info, warn};
+
+use super::history::{self, History, Saved};
+use super::stream::Stream;
+use super::{Config, Error, Shared, announce, connection_name, wall_ms};
+use crate::intake::commands::{for_each_key, key_hash};
+use crate::intake::scanner;
+use crate::journal::{Frame, FrameKind, Journal, Recovered};
+use crate::model::{
+    BatchReader, Cursor, Entry, Epoch, Hlc, Mark, Offset, Record, SELF_KEY, Seen, SelfMark,
+    is_reserved, mark_key,
+};
+use crate::progress::EpochState;
+use crate::rdb;
+use crate::redis::{Connection, Info, OLDEST};
+use crate::replica::{self, PsyncReply, Replica, Snapshot};
+
+/// How much of the journal is read again at most to rebuild the table of recent writes; what is
+/// older counts as written everywhere, which costs states, never equality.
+const REPLAY_LIMIT: u64 = 512 << 20;
+
+/// What the journal says of the time before.
+#[derive(Debug, Default)]
+pub(super) struct Resume {
+    /// The state of the epoch, with all that follows it in the journal added.
+    pub saved: Option<Saved>,
+    /// The latest stamp.
+    pub hlc: Hlc,
+    /// Recent writes: key hash and place, in order; none from before `floor`.
+    pub writes: Vec<(u128, Offset)>,
+    /// Writes up to here are not in `writes`.
+    pub floor: Offset,
+}
+
+impl Resume {
+    /// Reads the end of the journal.
+    ///
+    /// # Errors
+    /// The journal is damaged or of another version.
+    pub(super) fn from_journal(journal: &Journal, recovered: &Recovered) -> Result<Self, Error> {
+        let mut saved = recovered
+            .preamble
+            .as_deref()
+            .filter(|p| !p.is_empty())
+            .map(parse)
+            .transpose()?;
+        for frame in &recovered.frames {
+            saved = Some(parse(&frame.body)?);
+        }
+        let Some(mut saved) = saved else {
+            return Ok(Self::default());
+        };
+        let mut resume = Self::default();
+        let from = replay_from(journal, saved.at);
+        resume.floor = if from.epoch == saved.state.epoch {
+            from.offset
+        } else {
+            saved.state.began
+        };
+        let mut reader = journal.reader(from)?;
+        while let Some(frame) = reader.try_next()? {
+            resume.replay(&frame, &mut saved)?;
+        }
+        resume.saved = Some(saved);
+        Ok(resume)
+    }
+
+    fn replay(&mut self, frame: &Frame, saved: &mut Saved) -> Result<(), Error> {
+        let header = &frame.header;
+        match header.kind {
+            FrameKind::Epoch => self.writes.clear(),
+            FrameKind::Continue => {}
+            FrameKind::Records | FrameKind::Notes => {
+                let current = header.epoch == saved.state.epoch;
+                for entry in BatchReader::new(header.start, frame.body.clone()) {
+                    let entry = entry.map_err(|e| Error::Saved(e.to_string()))?;
+                    self.entry(entry, current, saved);
+                }
+                if header.kind == FrameKind::Records {
+                    saved.last_record = Cursor {
+                        epoch: header.epoch,
+                        offset: header.last_record,
+                    };
+                }
+            }
+        }
+        if header.cursor() >= saved.at {
+            saved.at = header.cursor();
+            saved.db = header.db;
+        }
+        Ok(())
+    }
+
+    fn entry(&mut self, entry: Entry, current: bool, saved: &mut Saved) {
+        match entry {
+            Entry::Record(record) => {
+                self.hlc = self.hlc.max(record.hlc);
+                if current && !self.note(&record) {
+                    self.floor = record.offset;
+                }
+            }
+            Entry::Echo {
+                origin, at, hlc, ..
+            } => {
+                self.hlc = self.hlc.max(hlc);
+                saved.seen.advance(&origin, at);
+            }
+            Entry::SelfMark { number, .. } => saved.self_mark = saved.self_mark.max(number),
+        }
+    }
+
+    /// Notes the keys of a record; false when it may have written any key.
+    fn note(&mut self, record: &Record) -> bool {
+        let (mut db, mut named) = (record.db, true);
+        let writes = &mut self.writes;
+        let scanned = scanner::for_each(&record.commands, |command| {
+            if command.is(b"SELECT") {
+                db = std::str::from_utf8(command.arg(1))
+                    .ok()
+                    .and_then(|t| t.parse().ok())
+                    .unwrap_or(db);
+            }
+            named &= for_each_key(&command, db, |db, key| {
+                writes.push((key_hash(db, key), record.offset))
+            });
+        });
+        scanned.is_ok() && named
+    }
+}
+
+/// From where to read the journal again.
+fn replay_from(journal: &Journal, saved_at: Cursor) -> Cursor {
+    let first = journal.first();
+    if journal.pending_bytes(first) <= REPLAY_LIMIT {
+        return first;
+    }
+    // The state that was saved is the least that must be read again.
+    saved_at.max(first)
+}
+
+fn parse(body: &[u8]) -> Result<Saved, Error> {
+    let text = String::from_utf8_lossy(body);
+    text.parse()
+        .map_err(|()| Error::Saved(text.chars().take(60).collect()))
+}
+
+/// What the side connection learns before the stream is asked for.
+struct Facts {
+    info: Info,
+    self_mark: Option<SelfMark>,
+    seen: Seen,
+}
+
+/// Attaches to Redis, where we left off if it can, else in a new epoch.
+///
+/// # Errors
+/// Redis cannot be reached, does not let us, or cannot be used.
+pub(super) async fn attach(
+    config: &Config,
+    shared: &Shared,
+    stream: &mut Stream,
+) -> Result<Replica, Error> {
+    let facts = facts(config, shared).await?;
+    let name = connection_name(&config.site, "replica");
+    let position = stream.position();
+    let (mut replica, reply) = Replica::attach(&config.redis, &name, position.as_ref()).await?;
+    match reply {
+        PsyncReply::Continue(replid) => {
+            shared.board.redis().resyncs_partial += 1;
+            stream.continues(replid)?;
+            info!(at = %stream.read(), "going on in the replication stream");
+        }
+        PsyncReply::FullResync(replid, offset) => {
+            shared.board.redis().resyncs_full += 1;
+            let found = facts.self_mark.as_ref();
+            let saved = stream.saved();
+            let history = history::judge(saved.as_ref(), found, facts.info.aof);
+            let previous = saved.as_ref().map(|s| &s.state);
+            let epoch = next_epoch(previous, found);
+            let at = Cursor { epoch, offset };
+            let snapshot = replica::spool(&mut replica, at, &config.dir).await?;
+            announce(&snapshot, at);
+            let empty = is_empty(&snapshot)?;
+            let state = history::begin(history, previous, epoch, replid, offset, empty);
+            say(history, &state);
+            if empty || history == History::Older {
+                snapshot.remove();
+            }
+            stream.begins(state, facts.seen)?;
+        }
+    }
+    // Diskless: the server sends nothing until it has got an ACK after the snapshot.
+    replica.acknowledge(stream.read().offset).await?;
+    Ok(replica)
+}
+
+/// Greater than every epoch before, also those that only peers remember: no two epochs begin in
+/// one millisecond, and a clock that was set back is caught by what is known.
+fn next_epoch(previous: Option<&EpochState>, found: Option<&SelfMark>) -> Epoch {
+    let known = previous
+        .map_or(0, |p| p.epoch.0)
+        .max(found.map_or(0, |m| m.at.epoch.0));
+    Epoch(wall_ms().max(known.saturating_add(1)))
+}
+
+fn say(history: History, state: &EpochState) {
+    let epoch = state.epoch;
+    match history {
+        History::Fresh => info!(%epoch, empty = state.empty, "beginning the history of this site"),
+        History::Kept => warn!(
+            %epoch,
+            "Redis has begun a new history with all of its data (it was restarted, or was out of \
+             reach for longer than its backlog): peers get a copy of what differs"
+        ),
+        History::Older => warn!(
+            %epoch,
+            "Redis has come back without its latest writes: they are fetched from the peers"
+        ),
+    }
+}
+
+/// Whether a snapshot holds no key but ours.
+fn is_empty(snapshot: &Snapshot) -> Result<bool, Error> {
+    let file = File::open(&snapshot.path).map_err(|source| replica::SnapshotError::Disk {
+        path: snapshot.path.display().to_string(),
+        source,
+    })?;
+    let mut reader = rdb::Reader::try_new(file)?;
+    while let Some(entry) = reader.next_entry()? {
+        match entry {
+            rdb::Entry::Value(value) if !is_reserved(&value.key) => return Ok(false),
+            rdb::Entry::Function(_) => return Ok(false),
+            _ => {}
+        }
+    }
+    Ok(true)
+}
+
+async fn facts(config: &Config, shared: &Shared) -> Result<Facts, Error> {
+    let name = connection_name(&config.site, "facts");
+    let mut connection = Connection::open(&config.redis, &name).await?;
+    let info = Info::fetch(&mut connection).await?;
+    {
+        let mut redis = shared.board.redis();
+        redis.address = config.redis.address.to_string();
+        redis.version.clone_from(&info.product);
+        redis.role.clone_from(&info.role);
+        redis.usable = true;
+    }
+    if info.version < OLDEST {
+        return Err(Error::Unsupported(format!(
+            "{} is too old: Tandem needs Redis {OLDEST} or later",
+            info.product
+        )));
+    }
+    if info.cluster {
+        return Err(Error::Unsupported(
+            "this Redis is a member of a cluster, which Tandem does not support yet; use a \
+             standalone server"
+                .to_owned(),
+        ));
+    }
+    let value = connection.ask(&[b"GET", SELF_KEY.as_bytes()]).await?;
+    let self_mark = value.bytes().and_then(|v| SelfMark::parse(v).ok());
+    let mut seen = Seen::default();
+    for peer in &config.peers {
+        let value = connection.ask(&[b"GET", mark_key(peer).as_bytes()]).await?;
+        if let Some(mark) = value.bytes().and_then(|v| Mark::parse(v).ok()) {
+            seen.advance(peer, mark.at);
+        }
+    }
+    Ok(Facts {
+        info,
+        self_mark,
+        seen,
+    })
+}

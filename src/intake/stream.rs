@@ -1,0 +1,474 @@
+//! Following the stream: events to records, records to the journal, the journal to everybody.
+
+use std::collections::BTreeMap;
+use std::sync::Arc;
+use std::time::Duration;
+
+use tokio::sync::watch;
+use tokio::time::{MissedTickBehavior, interval, sleep};
+use tokio_util::sync::CancellationToken;
+use tracing::{error, info, warn};
+
+use super::commands::{for_each_key, key_hash};
+use super::decoder::{Decoder, Event, Write};
+use super::history::Saved;
+use super::resume::Resume;
+use super::scanner;
+use super::select::Selection;
+use super::{Config, Error, Shared, wall_ms};
+use crate::converge::Recent;
+use crate::journal::{self, FrameHeader, FrameKind, Writer};
+use crate::model::{
+    Clock, Cursor, Epoch, FrameBuilder, InstanceId, Offset, Position, Record, ReplId, Seen, SiteId,
+    TARGET_FRAME,
+};
+use crate::progress::{EpochState, FenceSeen, Progress};
+use crate::replica::Replica;
+
+/// How often Redis hears how far we are. A real replica does the same; the server drops one that
+/// is silent for `repl-timeout`.
+const ACK_PERIOD: Duration = Duration::from_secs(1);
+/// How long to wait before trying again to write to a journal that refused.
+const DISK_RETRY: Duration = Duration::from_secs(1);
+
+/// What [`Stream::take`] found.
+#[derive(Clone, Copy, Debug, Default)]
+struct Taken {
+    /// The server wants an acknowledgement at once.
+    ack: bool,
+    /// A frame is full; there may be more in the buffer.
+    more: bool,
+}
+
+/// Everything that the intake owns besides the connection.
+#[derive(Debug)]
+pub(super) struct Stream {
+    instance: InstanceId,
+    selection: Selection,
+    shared: Shared,
+    writer: Writer,
+    decoder: Decoder,
+    frame: FrameBuilder,
+    clock: Clock,
+    recent: Recent,
+    state: Option<Arc<EpochState>>,
+    seen: Arc<Seen>,
+    last_record: Cursor,
+    self_mark: u64,
+    /// Since when, in our stream, an origin's marks must be our own: the first fence of its
+    /// applier, set after the predecessor's connection was killed.
+    own_since: BTreeMap<String, Offset>,
+    progress: Progress,
+    publish: watch::Sender<Progress>,
+    trespasses: u64,
+}
+
+impl Stream {
+    pub(super) fn new(
+        config: &Config,
+        shared: Shared,
+        writer: Writer,
+        resume: Resume,
+    ) -> (Self, watch::Receiver<Progress>) {
+        let Resume {
+            saved,
+            hlc,
+            writes,
+            floor,
+            ..
+        } = resume;
+        let epoch = saved.as_ref().map_or(Epoch(0), |s| s.state.epoch);
+        let mut recent = Recent::begin(&shared.table, epoch, floor);
+        for (hash, at) in writes {
+            recent.note(&shared.table, hash, at);
+        }
+        let at = saved.as_ref().map_or(Cursor::ZERO, |s| s.at);
+        let (publish, progress) = watch::channel(Progress::default());
+        let mut stream = Self {
+            instance: config.instance,
+            selection: config.selection.clone(),
+            decoder: Decoder::new(
+                at.offset,
+                saved.as_ref().map_or(0, |s| s.db),
+                config.selection.clone(),
+            ),
+            frame: FrameBuilder::new(at.offset),
+            clock: Clock::after(hlc),
+            recent,
+            state: saved.as_ref().map(|s| Arc::new(s.state.clone())),
+            seen: Arc::new(saved.as_ref().map(|s| s.seen.clone()).unwrap_or_default()),
+            last_record: saved.as_ref().map_or(Cursor::ZERO, |s| s.last_record),
+            self_mark: saved.as_ref().map_or(0, |s| s.self_mark),
+            own_since: BTreeMap::new(),
+            progress: Progress::default(),
+            publish,
+            trespasses: 0,
+            shared,
+            writer,
+        };
+        stream.progress.state.clone_from(&stream.state);
+        stream.progress.read = at;
+        stream.publish();
+        (stream, progress)
+    }
+
+    /// Up to where the stream has been read and journaled.
+    pub(super) const fn read(&self) -> Cursor {
+        self.progress.read
+    }
+
+    /// From where PSYNC may go on.
+    pub(super) fn position(&self) -> Option<Position> {
+        let (offset, db) = self.decoder.boundary();
+        self.state.as_ref().map(|state| Position {
+            replid: state.replid,
+            offset,
+            db,
+        })
+    }
+
+    /// What the journal would say after a restart.
+    pub(super) fn saved(&self) -> Option<Saved> {
+        let state = self.state.as_ref()?;
+        let (offset, db) = self.decoder.boundary();
+        Some(Saved {
+            state: EpochState::clone(state),
+            at: Cursor {
+                epoch: state.epoch,
+                offset,
+            },
+            db,
+            last_record: self.last_record,
+            self_mark: self.self_mark,
+            seen: Seen::clone(&self.seen),
+        })
+    }
+
+    /// The stream goes on, perhaps under a new id.
+    pub(super) fn continues(&mut self, replid: Option<ReplId>) -> Result<(), Error> {
+        let (offset, db) = self.decoder.boundary();
+        self.decoder = Decoder::new(offset, db, self.selection.clone());
+        self.frame = FrameBuilder::new(offset);
+        if let (Some(replid), Some(state)) = (replid, &self.state)
+            && state.replid != replid
+        {
+            self.state = Some(Arc::new(EpochState {
+                replid,
+                ..EpochState::clone(state)
+            }));
+            self.save(FrameKind::Continue)?;
+        }
+        self.publish();
+        Ok(())
+    }
+
+    /// A new epoch begins with the data of a snapshot.
+    pub(super) fn begins(&mut self, state: EpochState, seen: Seen) -> Result<(), Error> {
+        self.decoder = Decoder::new(state.began, 0, self.selection.clone());
+        self.frame = FrameBuilder::new(state.began);
+        self.recent = Recent::begin(&self.shared.table, state.epoch, state.began);
+        self.progress.read = Cursor {
+            epoch: state.epoch,
+            offset: state.began,
+        };
+        self.state = Some(Arc::new(state));
+        self.seen = Arc::new(seen);
+        self.own_since.clear();
+        self.save(FrameKind::Epoch)?;
+        self.publish();
+        Ok(())
+    }
+
+    /// Writes the state of the epoch into the journal.
+    fn save(&mut self, kind: FrameKind) -> Result<(), Error> {
+        let Some(saved) = self.saved() else {
+            return Ok(());
+        };
+        let body = saved.to_string().into_bytes();
+        let header = FrameHeader {
+            kind,
+            epoch: saved.at.epoch,
+            start: saved.at.offset,
+            end: saved.at.offset,
+            db: saved.db,
+            last_record: Offset(0),
+            stamp_ms: wall_ms(),
+        };
+        self.writer.append(&header, &body)?;
+        self.writer.set_preamble(body);
+        Ok(())
+    }
+
+    /// Forces everything to the disk.
+    pub(super) fn sync(&self) -> Result<(), journal::Error> {
+        self.writer.sync_handle().sync().map(drop)
+    }
+
+    /// Follows the stream until it breaks, or until `stop`.
+    pub(super) async fn follow(
+        &mut self,
+        mut replica: Replica,
+        stop: &CancellationToken,
+    ) -> Result<(), Error> {
+        let mut tick = interval(ACK_PERIOD);
+        tick.set_missed_tick_behavior(MissedTickBehavior::Delay);
+        loop {
+            let taken = self.take(&mut replica)?;
+            self.commit(&mut replica, stop).await?;
+            if taken.ack {
+                replica.acknowledge(self.read().offset).await?;
+            }
+            if taken.more && !stop.is_cancelled() {
+                continue;
+            }
+            tokio::select! {
+                biased;
+                () = stop.cancelled() => {
+                    replica.acknowledge(self.read().offset).await?;
+                    return Ok(());
+                }
+                _ = tick.tick() => {
+                    replica.acknowledge(self.read().offset).await?;
+                    self.housekeeping();
+                }
+                more = replica.more() => more?,
+            }
+        }
+    }
+
+    /// Decodes what has come, up to one frame.
+    fn take(&mut self, replica: &mut Replica) -> Result<Taken, Error> {
+        let now_ms = wall_ms();
+        let mut taken = Taken::default();
+        loop {
+            let event = self.decoder.next(replica.input(), now_ms);
+            let offset = self.decoder.offset().0;
+            let Some(event) = event.map_err(|source| Error::Stream { offset, source })? else {
+                return Ok(taken);
+            };
+            taken.ack |= matches!(event, Event::AckWanted);
+            self.on_event(event, now_ms);
+            // The events of one transaction belong into one frame: its end is their end.
+            if self.frame.len() >= TARGET_FRAME && !self.decoder.has_events() {
+                taken.more = true;
+                return Ok(taken);
+            }
+        }
+    }
+
+    fn on_event(&mut self, event: Event, now_ms: u64) {
+        match event {
+            Event::Write(write) => self.on_write(write, now_ms),
+            Event::Echo {
+                origin,
+                mark,
+                offset,
+            } => {
+                if self.clock.observe(mark.hlc, now_ms) {
+                    warn!(%origin, "the clock of a peer is more than a minute ahead; set it right");
+                }
+                Arc::make_mut(&mut self.seen).advance(&origin, mark.at);
+                self.frame.push_echo(&origin, mark.at, mark.hlc, offset);
+                self.on_mark(&origin, mark.instance, offset);
+            }
+            Event::SelfMark { mark, offset } => {
+                self.self_mark = self.self_mark.max(mark.number);
+                self.frame.push_self_mark(mark.number, offset);
+            }
+            Event::Fence {
+                name,
+                instance,
+                number,
+                offset,
+            } => {
+                if instance == self.instance {
+                    self.own_since.entry(name.clone()).or_insert(offset);
+                    let seen = FenceSeen {
+                        instance,
+                        number,
+                        offset,
+                    };
+                    Arc::make_mut(&mut self.progress.fences).insert(name, seen);
+                }
+            }
+            Event::MarksRemoved { strays } => {
+                self.progress.marks_removed += 1;
+                self.progress.strays = strays;
+            }
+            Event::Trespass(command) => self.on_trespass(&command),
+            Event::NotSelected(command) => {
+                let command = String::from_utf8_lossy(&command).into_owned();
+                warn!(
+                    command,
+                    "a command crosses the selected databases and does not travel"
+                );
+            }
+            Event::AckWanted => {}
+        }
+    }
+
+    fn on_write(&mut self, write: Write, now_ms: u64) {
+        let Write {
+            offset,
+            mut db,
+            count,
+            commands,
+        } = write;
+        let record = Record {
+            offset,
+            hlc: self.clock.stamp(now_ms),
+            db,
+            seen: Arc::clone(&self.seen),
+            count,
+            commands: commands.into(),
+        };
+        let (recent, table) = (&mut self.recent, &self.shared.table);
+        let mut named = true;
+        let scanned = scanner::for_each(&record.commands, |command| {
+            if command.is(b"SELECT") {
+                db = std::str::from_utf8(command.arg(1))
+                    .ok()
+                    .and_then(|t| t.parse().ok())
+                    .unwrap_or(db);
+            }
+            named &= for_each_key(&command, db, |db, key| {
+                recent.note(table, key_hash(db, key), offset)
+            });
+        });
+        if scanned.is_err() || !named {
+            recent.note_everything(table, offset);
+        }
+        self.frame.push_record(&record);
+    }
+
+    /// A mark of another life, after our applier has fenced off its predecessor: somebody else
+    /// serves this site too.
+    fn on_mark(&mut self, origin: &SiteId, instance: InstanceId, offset: Offset) {
+        let since = self.own_since.get(&format!("apply:{origin}"));
+        if instance != self.instance
+            && since.is_some_and(|s| *s < offset)
+            && self.progress.foreign.is_none()
+        {
+            error!(%origin, %instance, "another sidecar writes marks into this Redis; run one per site");
+            self.progress.foreign = Some((origin.clone(), instance));
+        }
+    }
+
+    fn on_trespass(&mut self, command: &[u8]) {
+        self.trespasses += 1;
+        if self.trespasses.is_power_of_two() {
+            let command = String::from_utf8_lossy(command).into_owned();
+            warn!(
+                command,
+                count = self.trespasses,
+                "a client writes to keys that begin with tandem:, which are reserved; such writes do not travel"
+            );
+        }
+    }
+
+    /// Appends the frame to the journal and tells everybody. Retries while the disk refuses:
+    /// nothing is read meanwhile, so nothing is lost.
+    async fn commit(
+        &mut self,
+        replica: &mut Replica,
+        stop: &CancellationToken,
+    ) -> Result<(), Error> {
+        let (end, db) = self.decoder.boundary();
+        let Some(state) = &self.state else {
+            return Ok(());
+        };
+        let epoch = state.epoch;
+        if self.frame.is_empty() {
+            if self.progress.read.offset != end {
+                self.frame = FrameBuilder::new(end);
+                self.progress.read.offset = end;
+                self.publish();
+            }
+            return Ok(());
+        }
+        let frame = std::mem::replace(&mut self.frame, FrameBuilder::new(end));
+        let records = frame.records() > 0;
+        let header = FrameHeader {
+            kind: if records {
+                FrameKind::Records
+            } else {
+                FrameKind::Notes
+            },
+            epoch,
+            start: frame.start(),
+            end,
+            db,
+            last_record: frame.last_record().unwrap_or_default(),
+            stamp_ms: wall_ms(),
+        };
+        let body = frame.finish();
+        while let Err(error) = self.writer.append(&header, &body) {
+            self.on_disk_error(&error);
+            tokio::select! {
+                () = stop.cancelled() => return Err(error.into()),
+                () = sleep(DISK_RETRY) => replica.acknowledge(self.read().offset).await?,
+            }
+        }
+        if records {
+            self.last_record = Cursor {
+                epoch,
+                offset: header.last_record,
+            };
+        }
+        if self.shared.board.journal().error.take().is_some() {
+            info!("the journal takes writes again");
+        }
+        self.progress.read = Cursor { epoch, offset: end };
+        self.publish();
+        Ok(())
+    }
+
+    fn on_disk_error(&self, error: &journal::Error) {
+        let message = error.to_string();
+        let mut journal = self.shared.board.journal();
+        if journal.error.as_ref() != Some(&message) {
+            error!(%error, "the journal refuses writes; reading waits, nothing is lost");
+        }
+        journal.error = Some(message);
+    }
+
+    fn publish(&mut self) {
+        self.progress.state.clone_from(&self.state);
+        self.progress.seen = Arc::clone(&self.seen);
+        self.progress.self_mark = self.self_mark;
+        let mut redis = self.shared.board.redis();
+        redis.offset = self.progress.read.offset.0;
+        if let Some(state) = &self.state {
+            redis.epoch = state.epoch.0;
+            if redis.replid != state.replid.as_str() {
+                redis.replid = state.replid.to_string();
+            }
+        }
+        drop(redis);
+        self.publish.send_replace(self.progress.clone());
+    }
+
+    /// Once a second: forget and trim what every peer has, keep the preamble fresh.
+    fn housekeeping(&mut self) {
+        let delivered = self.shared.deliveries.by_all();
+        if self
+            .state
+            .as_ref()
+            .is_some_and(|s| s.epoch == delivered.seen.epoch)
+        {
+            self.recent
+                .forget(&self.shared.table, delivered.seen.offset);
+        }
+        if delivered.seen != Cursor::ZERO
+            && let Err(error) = self
+                .shared
+                .journal
+                .trim(delivered.seen.min(delivered.applied))
+        {
+            warn!(%error, "the journal cannot be trimmed");
+        }
+        if let Some(saved) = self.saved() {
+            self.writer.set_preamble(saved.to_string().into_bytes());
+        }
+    }
+}

@@ -1,0 +1,173 @@
+//! Readers: they follow the journal frame by frame.
+
+#![deny(clippy::indexing_slicing, clippy::arithmetic_side_effects)]
+
+use std::collections::VecDeque;
+use std::sync::Arc;
+
+use tokio::sync::watch;
+use tokio::task::spawn_blocking;
+
+use super::Error;
+use super::frame::{Frame, Place, Placed};
+use super::index::Look;
+use super::segment::{Batch, Segment};
+use super::shared::Journal;
+use crate::model::Cursor;
+
+/// Follows the journal from a cursor on. Holds at most about a megabyte, or one frame.
+#[derive(Debug)]
+pub struct Reader {
+    journal: Journal,
+    ends: watch::Receiver<Cursor>,
+    /// The byte of the journal that is read next.
+    place: Place,
+    /// Frames that end at or before this are passed over; `None` once one was returned.
+    after: Option<Cursor>,
+    /// Where the last frame returned ends.
+    position: Cursor,
+    /// The file that was read last.
+    segment: Option<Arc<Segment>>,
+    /// What was read of it.
+    ready: VecDeque<Placed>,
+}
+
+/// What is to be done for the next frame.
+enum Step {
+    Return(Frame),
+    Wait,
+    Read(Job),
+}
+
+/// A piece of a file that is to be read.
+struct Job {
+    journal: Journal,
+    segment: Option<Arc<Segment>>,
+    place: Place,
+    end: u64,
+}
+
+impl Reader {
+    pub(super) fn new(journal: Journal, place: Place, after: Cursor) -> Self {
+        Self {
+            ends: journal.subscribe(),
+            journal,
+            place,
+            after: Some(after),
+            position: after,
+            segment: None,
+            ready: VecDeque::new(),
+        }
+    }
+
+    /// Where the last frame returned ends; at first the cursor that it was made with.
+    #[must_use]
+    pub const fn position(&self) -> Cursor {
+        self.position
+    }
+
+    /// The next frame, if there is one. Reads files, thus may block, when it is far behind.
+    ///
+    /// # Errors
+    /// The frame was trimmed, or cannot be read, or is damaged. The reader stays where it is.
+    pub fn try_next(&mut self) -> Result<Option<Frame>, Error> {
+        loop {
+            match self.step()? {
+                Step::Return(frame) => return Ok(Some(frame)),
+                Step::Wait => return Ok(None),
+                Step::Read(job) => {
+                    let done = job.run()?;
+                    self.take(done);
+                }
+            }
+        }
+    }
+
+    /// The next frame; waits for it.
+    ///
+    /// Cancel-safe: the place moves on only when a frame is returned. A piece of a file that is
+    /// being read is then read again.
+    ///
+    /// # Errors
+    /// As [`Reader::try_next`]; and the journal is closed, and everything in it was read.
+    pub async fn next(&mut self) -> Result<Frame, Error> {
+        loop {
+            // Before looking, so that no change after it is missed.
+            self.ends.mark_unchanged();
+            match self.step()? {
+                Step::Return(frame) => return Ok(frame),
+                Step::Wait => self.ends.changed().await.map_err(|_| Error::Closed)?,
+                Step::Read(job) => {
+                    let read = spawn_blocking(|| job.run()).await;
+                    // The runtime is going down.
+                    let done = read.map_err(|_| Error::Closed)??;
+                    self.take(done);
+                }
+            }
+        }
+    }
+
+    fn step(&mut self) -> Result<Step, Error> {
+        loop {
+            let look = self.journal.shared.state().index.look(&mut self.place);
+            let placed = match look {
+                Look::End => return Ok(Step::Wait),
+                Look::Trimmed => return Err(self.trimmed()),
+                Look::Frame(placed) => {
+                    self.segment = None;
+                    self.ready.clear();
+                    placed
+                }
+                Look::File(end) => match self.ready.pop_front_if(|p| p.at == self.place) {
+                    Some(placed) => placed,
+                    None => return Ok(Step::Read(self.job(end))),
+                },
+            };
+            self.place.pos = placed.next;
+            let cursor = placed.frame.header.cursor();
+            if self.after.is_none_or(|after| after < cursor) {
+                self.after = None;
+                self.position = cursor;
+                return Ok(Step::Return(placed.frame));
+            }
+        }
+    }
+
+    fn job(&self, end: u64) -> Job {
+        let open = self.segment.as_ref();
+        Job {
+            journal: self.journal.clone(),
+            segment: open.filter(|s| s.seq == self.place.seq).cloned(),
+            place: self.place,
+            end,
+        }
+    }
+
+    fn take(&mut self, (segment, batch): (Arc<Segment>, Batch)) {
+        self.segment = Some(segment);
+        self.ready = batch.frames.into();
+    }
+
+    fn trimmed(&self) -> Error {
+        Error::Trimmed {
+            after: self.position,
+            first: self.journal.first(),
+        }
+    }
+}
+
+impl Job {
+    /// Blocks while it reads.
+    fn run(self) -> Result<(Arc<Segment>, Batch), Error> {
+        let Place { seq, pos } = self.place;
+        let segment = match self.segment {
+            Some(segment) => segment,
+            None => Arc::new(Segment::open(&self.journal.shared.dir, seq, false)?),
+        };
+        let batch = segment.read_frames(pos, self.end)?;
+        if batch.frames.is_empty() {
+            return Err(segment.corrupt(pos, "a damaged frame"));
+        }
+        Ok((segment, batch))
+    }
+}

@@ -1,0 +1,106 @@
+//! Positions that the parts tell each other. A position needs no queue, only its newest value.
+
+use std::collections::{BTreeMap, HashMap};
+use std::sync::{Arc, Mutex, PoisonError};
+
+use crate::model::{Cursor, Epoch, InstanceId, Offset, ReplId, Seen, SiteId};
+
+/// How the current epoch began, and what peers must know of it.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct EpochState {
+    /// The epoch.
+    pub epoch: Epoch,
+    /// The id that Redis gives to the history now.
+    pub replid: ReplId,
+    /// Where the epoch began.
+    pub began: Offset,
+    /// The last epoch that began with data which the records before it do not explain: a peer
+    /// whose data rests on an earlier one needs a copy. Zero when none did.
+    pub base: Epoch,
+    /// The last epoch in which this Redis came back older than its journal: until it has got a
+    /// copy from each peer since then, it lacks writes. Zero when none.
+    pub older: Epoch,
+    /// Whether there was no data when the first epoch began.
+    pub empty: bool,
+}
+
+/// The newest fence of one name that has come back.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct FenceSeen {
+    /// The life of the sidecar that set it.
+    pub instance: InstanceId,
+    /// Its number.
+    pub number: u64,
+    /// Where it ends in our stream.
+    pub offset: Offset,
+}
+
+/// What the intake has read.
+#[derive(Clone, Debug, Default)]
+pub struct Progress {
+    /// The current epoch; none before the first attach.
+    pub state: Option<Arc<EpochState>>,
+    /// Everything up to here has been read and journaled.
+    pub read: Cursor,
+    /// Per site, what of its history had come back here.
+    pub seen: Arc<Seen>,
+    /// Per name, the newest fence that has come back.
+    pub fences: Arc<BTreeMap<String, FenceSeen>>,
+    /// Counts how often marks may have been removed by a client.
+    pub marks_removed: u64,
+    /// Databases into which marks have been carried by SWAPDB.
+    pub strays: Option<u32>,
+    /// A mark that another sidecar has written while we serve this site.
+    pub foreign: Option<(SiteId, InstanceId)>,
+    /// The number of the last self mark that has come back.
+    pub self_mark: u64,
+}
+
+/// What one peer has of our history, as it told us.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Delivered {
+    /// Applied there.
+    pub applied: Cursor,
+    /// Come back there in its own stream: its records from now on have seen it.
+    pub seen: Cursor,
+}
+
+/// What each peer has of our history.
+#[derive(Debug)]
+pub struct Deliveries(HashMap<SiteId, Mutex<Delivered>>);
+
+impl Deliveries {
+    /// Nothing delivered yet to any of these.
+    #[must_use]
+    pub fn new(peers: &[SiteId]) -> Arc<Self> {
+        Arc::new(Self(
+            peers
+                .iter()
+                .map(|p| (p.clone(), Mutex::default()))
+                .collect(),
+        ))
+    }
+
+    /// Takes note of what a peer has.
+    pub fn advance(&self, peer: &SiteId, applied: Cursor, seen: Cursor) {
+        if let Some(delivered) = self.0.get(peer) {
+            let mut delivered = delivered.lock().unwrap_or_else(PoisonError::into_inner);
+            delivered.applied = delivered.applied.max(applied);
+            delivered.seen = delivered.seen.max(seen);
+        }
+    }
+
+    /// What every peer has: the least of all.
+    #[must_use]
+    pub fn by_all(&self) -> Delivered {
+        let each = self
+            .0
+            .values()
+            .map(|d| *d.lock().unwrap_or_else(PoisonError::into_inner));
+        each.reduce(|a, b| Delivered {
+            applied: a.applied.min(b.applied),
+            seen: a.seen.min(b.seen),
+        })
+        .unwrap_or_default()
+    }
+}

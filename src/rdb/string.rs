@@ -1,0 +1,157 @@
+//! Lengths and strings, the two things that all else in a snapshot is made of.
+//!
+//! The two highest bits of the first byte say what a length is:
+//!
+//! | bits | rest |
+//! |---|---|
+//! | `00` | the length, 6 bits |
+//! | `01` | the length, 14 bits with the next byte, big end first |
+//! | `10` | `0x80`: the next 4 bytes are the length, `0x81`: the next 8, big end first |
+//! | `11` | no length but a packed string: 0, 1, 2 an integer of 1, 2, 4 bytes, 3 compressed |
+
+use std::io::Read;
+
+use super::error::Error;
+use super::input::Input;
+
+/// What stands where a length may stand.
+enum Length {
+    Plain(u64),
+    Packed(u8),
+}
+
+const PACKED_INT8: u8 = 0;
+const PACKED_INT16: u8 = 1;
+const PACKED_INT32: u8 = 2;
+const PACKED_LZF: u8 = 3;
+
+impl<R: Read> Input<R> {
+    #[inline]
+    fn length_or_packed(&mut self) -> Result<Length, Error> {
+        let first = self.byte()?;
+        let low = first & 0x3f;
+        Ok(match first >> 6 {
+            0 => Length::Plain(u64::from(low)),
+            1 => Length::Plain(u64::from(u16::from_be_bytes([low, self.byte()?]))),
+            2 => Length::Plain(match first {
+                0x80 => u64::from(u32::from_be_bytes(self.array()?)),
+                0x81 => u64::from_be_bytes(self.array()?),
+                _ => return Err(self.malformed("unknown form of a length")),
+            }),
+            _ => Length::Packed(low),
+        })
+    }
+
+    /// Consumes a length, a count, or any other number in that form.
+    #[inline]
+    pub(super) fn length(&mut self) -> Result<u64, Error> {
+        match self.length_or_packed()? {
+            Length::Plain(length) => Ok(length),
+            Length::Packed(_) => Err(self.malformed("packed string in place of a length")),
+        }
+    }
+
+    /// Consumes as many lengths, unseen.
+    pub(super) fn skip_lengths(&mut self, count: u64) -> Result<(), Error> {
+        for _ in 0..count {
+            self.length()?;
+        }
+        Ok(())
+    }
+
+    /// Consumes a string unseen.
+    #[inline]
+    pub(super) fn skip_string(&mut self) -> Result<(), Error> {
+        let length = match self.length_or_packed()? {
+            Length::Plain(length) => length,
+            Length::Packed(PACKED_INT8) => 1,
+            Length::Packed(PACKED_INT16) => 2,
+            Length::Packed(PACKED_INT32) => 4,
+            Length::Packed(PACKED_LZF) => {
+                let packed = self.length()?;
+                self.length()?;
+                packed
+            }
+            Length::Packed(_) => return Err(self.malformed("unknown form of a string")),
+        };
+        self.skip(length)
+    }
+
+    /// Consumes as many strings, unseen.
+    pub(super) fn skip_strings(&mut self, count: u64) -> Result<(), Error> {
+        for _ in 0..count {
+            self.skip_string()?;
+        }
+        Ok(())
+    }
+
+    /// Consumes a string and gives its plain bytes.
+    pub(super) fn string(&mut self) -> Result<Vec<u8>, Error> {
+        match self.length_or_packed()? {
+            Length::Plain(length) => self.bytes(length),
+            Length::Packed(PACKED_INT8) => Ok(digits(i8::from_le_bytes(self.array()?))),
+            Length::Packed(PACKED_INT16) => Ok(digits(i16::from_le_bytes(self.array()?))),
+            Length::Packed(PACKED_INT32) => Ok(digits(i32::from_le_bytes(self.array()?))),
+            Length::Packed(PACKED_LZF) => {
+                let packed = self.length()?;
+                let plain = self.length()?;
+                let bytes = self.bytes(packed)?;
+                usize::try_from(plain)
+                    .ok()
+                    .and_then(|plain| lzf_decompress(&bytes, plain))
+                    .ok_or_else(|| self.malformed("compressed string that cannot be unpacked"))
+            }
+            Length::Packed(_) => Err(self.malformed("unknown form of a string")),
+        }
+    }
+}
+
+fn digits(number: impl itoa::Integer) -> Vec<u8> {
+    itoa::Buffer::new().format(number).as_bytes().to_vec()
+}
+
+/// Unpacks LZF; nothing when the input is malformed or does not give `length` bytes.
+///
+/// The output grows as it is made, so that a false length costs no memory.
+///
+/// ```text
+/// 000LLLLL                     L+1 bytes follow as they are
+/// LLLooooo oooooooo            L+2 bytes from o+1 back, L in 1..=6
+/// 111ooooo LLLLLLLL oooooooo   L+9 bytes from o+1 back
+/// ```
+#[must_use]
+pub fn lzf_decompress(input: &[u8], length: usize) -> Option<Vec<u8>> {
+    let mut output = Vec::with_capacity(length.min(input.len().saturating_mul(2)));
+    let mut input = input;
+    while let Some((&control, rest)) = input.split_first() {
+        if control < 0x20 {
+            let (literal, rest) = rest.split_at_checked(usize::from(control).saturating_add(1))?;
+            output.extend_from_slice(literal);
+            input = rest;
+        } else {
+            let (more, rest) = match control >> 5 {
+                7 => rest.split_first()?,
+                _ => (&0, rest),
+            };
+            let (&low, rest) = rest.split_first()?;
+            let back = usize::from(u16::from_be_bytes([control & 0x1f, low])).saturating_add(1);
+            let count = usize::from(control >> 5)
+                .saturating_add(usize::from(*more))
+                .saturating_add(2);
+            let from = output.len().checked_sub(back)?;
+            // Byte by byte in effect: a reference may reach into what it makes.
+            if count <= back {
+                output.extend_from_within(from..from.saturating_add(count));
+            } else {
+                for at in from..from.saturating_add(count) {
+                    output.push(*output.get(at)?);
+                }
+            }
+            input = rest;
+        }
+        if output.len() > length {
+            return None;
+        }
+    }
+    (output.len() == length).then_some(output)
+}
