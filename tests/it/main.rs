@@ -26,3 +26,5 @@ mod resume;
 mod bad_input;
 #[cfg(test)]
 mod scale;
+#[cfg(test)]
+mod versions;

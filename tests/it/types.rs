@@ -600,6 +600,11 @@ fn filled(line: &str, site: &str) -> String {
 /// Runs every row that this server knows.
 pub(crate) fn fill(client: &mut Client, site: &str) {
     let version = client.version();
+    fill_as(client, site, version);
+}
+
+/// Runs every row that a server of this version knows.
+pub(crate) fn fill_as(client: &mut Client, site: &str, version: (u32, u32)) {
     for (name, since, lines) in ROWS {
         if version < *since {
             println!("not known to {version:?}: {name}");

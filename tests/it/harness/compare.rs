@@ -33,6 +33,7 @@ pub(crate) fn compare(pair: &Pair) -> usize {
 pub(crate) fn differences(a: &mut Client, b: &mut Client) -> (usize, Vec<String>) {
     let databases: Vec<String> = a.ask("CONFIG GET databases");
     let databases: usize = databases[1].parse().expect("a number of databases");
+    let details = stream_fields(a.version().min(b.version()));
     let mut found = Vec::new();
     let mut keys = 0;
     for db in 0..databases {
@@ -40,7 +41,7 @@ pub(crate) fn differences(a: &mut Client, b: &mut Client) -> (usize, Vec<String>
         keys += here.union(&there).count();
         let both: Vec<&[u8]> = here.union(&there).map(Vec::as_slice).collect();
         for chunk in both.chunks(CHUNK) {
-            let (left, right) = (read(a, chunk), read(b, chunk));
+            let (left, right) = (read(a, chunk, details), read(b, chunk, details));
             for ((key, left), right) in chunk.iter().zip(left).zip(right) {
                 if let Some(difference) = Entry::difference(&left, &right) {
                     found.push(format!("db {db} {}: {difference}", show(key)));
@@ -103,7 +104,7 @@ impl Entry {
     }
 }
 
-fn read(client: &mut Client, keys: &[&[u8]]) -> Vec<Entry> {
+fn read(client: &mut Client, keys: &[&[u8]], details: &[&str]) -> Vec<Entry> {
     let commands: Vec<Vec<&[u8]>> = keys
         .iter()
         .flat_map(|key| [vec![b"TYPE" as &[u8], key], vec![b"PTTL", key]])
@@ -124,7 +125,7 @@ fn read(client: &mut Client, keys: &[&[u8]]) -> Vec<Entry> {
         .zip(values)
         .map(|((key, (kind, ttl)), value)| {
             let value = match kind.as_str() {
-                "stream" => Value::Array(vec![value, stream_details(client, key)]),
+                "stream" => Value::Array(vec![value, stream_details(client, key, details)]),
                 "set" => sorted(value, 1),
                 "hash" => sorted(value, 2),
                 _ => value,
@@ -147,24 +148,31 @@ fn value_command<'a>(kind: &str, key: &'a [u8]) -> Vec<&'a [u8]> {
     }
 }
 
-/// What of a stream is not in its entries: the last id, groups, who owes which entry.
-fn stream_details(client: &mut Client, key: &[u8]) -> Value {
-    const COMPARED: &[&str] = &[
+/// What both servers tell of a stream and its groups.
+fn stream_fields(version: (u32, u32)) -> &'static [&'static str] {
+    const ALL: &[&str] = &[
         "length",
         "last-generated-id",
-        "max-deleted-entry-id",
-        "entries-added",
         "name",
         "pending",
         "last-delivered-id",
+        // Since 7.0.
+        "max-deleted-entry-id",
+        "entries-added",
     ];
-    let mut details = fields(&client.send(&[b"XINFO" as &[u8], b"STREAM", key]), COMPARED);
+    let known = if version < (7, 0) { 5 } else { ALL.len() };
+    &ALL[..known]
+}
+
+/// What of a stream is not in its entries: the last id, groups, who owes which entry.
+fn stream_details(client: &mut Client, key: &[u8], compared: &[&str]) -> Value {
+    let mut details = fields(&client.send(&[b"XINFO" as &[u8], b"STREAM", key]), compared);
     let groups = client.send(&[b"XINFO" as &[u8], b"GROUPS", key]);
     let Value::Array(groups) = groups else {
         return Value::Array(details);
     };
     for group in groups {
-        let described = fields(&group, COMPARED);
+        let described = fields(&group, compared);
         let name = fields(&group, &["name"]);
         details.push(Value::Array(described));
         if let Some(Value::BulkString(name)) = name.get(1) {

@@ -38,7 +38,6 @@ pub(crate) struct Lane {
     rate: AtomicU64,
     /// After so many more bytes the connection is closed.
     remaining: AtomicI64,
-    passed: AtomicU64,
 }
 
 impl Lane {
@@ -48,7 +47,6 @@ impl Lane {
             delay_ms: AtomicU64::new(0),
             rate: AtomicU64::new(0),
             remaining: AtomicI64::new(UNLIMITED),
-            passed: AtomicU64::new(0),
         }
     }
 
@@ -85,11 +83,6 @@ impl Lane {
         self.delay(Duration::ZERO);
         self.throttle(0);
         self.remaining.store(UNLIMITED, Ordering::SeqCst);
-    }
-
-    /// Bytes forwarded so far.
-    pub(crate) fn passed(&self) -> u64 {
-        self.passed.load(Ordering::SeqCst)
     }
 
     fn is(&self, mode: Mode) -> bool {
@@ -303,7 +296,6 @@ fn deliver(mut to: &TcpStream, bytes: &[u8], lane: &Lane, alive: &dyn Fn() -> bo
             Err(_) => return false,
         };
         left = &left[written..];
-        lane.passed.fetch_add(written as u64, Ordering::SeqCst);
         if remaining >= 0 {
             let used = i64::try_from(written).expect("a length");
             lane.remaining.fetch_sub(used, Ordering::SeqCst);

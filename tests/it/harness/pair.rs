@@ -26,6 +26,8 @@ pub(crate) struct Options {
     pub(crate) dial: Dial,
     /// Options of both servers.
     pub(crate) servers: &'static [&'static str],
+    /// Their versions; the empty one is the server under test.
+    pub(crate) versions: [String; 2],
     /// Whether the sidecars reach their servers through fault proxies, too.
     pub(crate) redis_proxies: bool,
 }
@@ -38,6 +40,7 @@ impl Default for Options {
             databases: "\"all\"",
             dial: Dial::A,
             servers: &[],
+            versions: [String::new(), String::new()],
             redis_proxies: false,
         }
     }
@@ -53,11 +56,17 @@ pub(crate) struct Site {
 }
 
 impl Site {
-    /// A site of its own: a server and a sidecar that is not started and has no peers.
-    pub(crate) fn new(name: &'static str, servers: &[&str], proxied: bool) -> Self {
-        let server = Server::start(servers);
-        let redis_proxy = proxied.then(|| FaultProxy::to(server.port()));
-        let port = redis_proxy.as_ref().map_or(server.port(), FaultProxy::port);
+    /// A site whose sidecar is not started and has no peers.
+    fn new(name: &'static str, version: &str, options: &Options) -> Self {
+        let server = if version.is_empty() {
+            Server::start(options.servers)
+        } else {
+            Server::version(version, options.servers)
+        };
+        let redis_proxy = options.redis_proxies.then(|| FaultProxy::to(server.port()));
+        let port = redis_proxy
+            .as_ref()
+            .map_or_else(|| server.port(), FaultProxy::port);
         Self {
             name,
             sidecar: Sidecar::new(Config::new(name, port)),
@@ -100,8 +109,8 @@ impl Pair {
 
     /// Two sites whose sidecars are not started yet.
     pub(crate) fn prepare(options: &Options) -> Self {
-        let mut a = Site::new("a", options.servers, options.redis_proxies);
-        let mut b = Site::new("b", options.servers, options.redis_proxies);
+        let mut a = Site::new("a", &options.versions[0], options);
+        let mut b = Site::new("b", &options.versions[1], options);
         let wire_a = FaultProxy::to(b.sidecar.config.link_port);
         let wire_b = FaultProxy::to(a.sidecar.config.link_port);
         let wires = [&wire_a, &wire_b];

@@ -30,11 +30,10 @@ impl Server {
         Self::start_binary(default_binary(), options)
     }
 
-    /// The server of a version, out of `TANDEM_SERVERS`; `None` if there is no such.
-    pub(crate) fn version(name: &str, options: &[&str]) -> Option<Self> {
-        let dir = PathBuf::from(env::var_os("TANDEM_SERVERS")?);
-        let binary = dir.join(name).join("bin/redis-server");
-        binary.exists().then(|| Self::start_binary(binary, options))
+    /// A server of this version, which [`versions`] has named.
+    pub(crate) fn version(name: &str, options: &[&str]) -> Self {
+        let dir = versions_dir().expect("TANDEM_SERVERS");
+        Self::start_binary(dir.join(name).join("bin/redis-server"), options)
     }
 
     fn start_binary(binary: PathBuf, options: &[&str]) -> Self {
@@ -62,11 +61,6 @@ impl Server {
     /// Its port.
     pub(crate) fn port(&self) -> u16 {
         self.port
-    }
-
-    /// Its directory: RDB, AOF, log.
-    pub(crate) fn dir(&self) -> &Path {
-        self.dir.path()
     }
 
     /// A new client of it.
@@ -160,6 +154,24 @@ const DEFAULTS: &[&str] = &[
     "databases 16",
     "repl-diskless-sync-delay 0",
 ];
+
+/// The names of the versions in `TANDEM_SERVERS`, sorted; none when it is not set.
+pub(crate) fn versions() -> Vec<String> {
+    let entries = versions_dir().map(|dir| fs::read_dir(dir).expect("TANDEM_SERVERS"));
+    let mut names: Vec<String> = entries
+        .into_iter()
+        .flatten()
+        .map(|entry| entry.expect("a directory entry"))
+        .filter(|entry| entry.path().join("bin/redis-server").exists())
+        .map(|entry| entry.file_name().to_string_lossy().into_owned())
+        .collect();
+    names.sort();
+    names
+}
+
+fn versions_dir() -> Option<PathBuf> {
+    env::var_os("TANDEM_SERVERS").map(PathBuf::from)
+}
 
 /// The server that the whole run is about.
 fn default_binary() -> PathBuf {
