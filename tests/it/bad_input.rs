@@ -367,6 +367,9 @@ impl Drop for Stranger {
     }
 }
 
+/// How a link begins: its name, and the lowest and the highest version spoken.
+const GREETING: &[u8] = b"TANDEM\r\n\x01\x01";
+
 /// Things that are not the protocol of a link.
 fn noise() -> Vec<Vec<u8>> {
     vec![
@@ -378,6 +381,10 @@ fn noise() -> Vec<Vec<u8>> {
             .map(|n| n.wrapping_mul(2_654_435_761).to_be_bytes()[0])
             .collect(),
         b"*1\r\n$4\r\nPING\r\n".to_vec(),
+        // The right greeting, and then nothing right.
+        [GREETING, &[0xff; 100]].concat(),
+        [GREETING, &[0; 100]].concat(),
+        [GREETING, b"\x05\x00\x00\x00\x01\x02\x03\x04hello"].concat(),
         Vec::new(),
     ]
 }
@@ -438,6 +445,74 @@ fn a_peer_that_speaks_something_else_is_named() {
         assert!(sidecar.is_alive());
         assert!(sidecar.log().len() < 200_000, "the log has no bound");
     }
+}
+
+#[test]
+fn a_peer_of_another_protocol_version_is_named() {
+    let server = Server::start(&[]);
+    let stranger = Stranger::saying(b"TANDEM\r\n\xc8\xc9".to_vec());
+    let mut sidecar = alone(server.port(), "");
+    sidecar.config.peers = vec![("b".to_owned(), Some(stranger.port))];
+    sidecar.expect_errors("");
+    sidecar.start();
+    wait_until("the versions to be named", patience(30), || {
+        let error = sidecar.peer("b")?.error.unwrap_or_default();
+        if error.contains("200") && error.contains("201") {
+            Ok(())
+        } else {
+            Err(error)
+        }
+    });
+}
+
+#[test]
+fn flipped_bytes_on_the_link_are_never_applied() {
+    let pair = Pair::start(&Options::default());
+    let (mut a, mut b) = pair.clients();
+    for round in 0..20 {
+        let lane = if round % 2 == 0 {
+            pair.wire_a.up()
+        } else {
+            pair.wire_a.down()
+        };
+        lane.flip_a_byte();
+        for _ in 0..10 {
+            a.run("INCR n");
+            b.run("INCR n");
+            a.run("APPEND text 0123456789");
+        }
+        pair.settle();
+    }
+    compare(&pair);
+    assert_eq!(b.ask::<u64>("GET n"), 400);
+    assert_eq!(b.ask::<String>("GET text"), "0123456789".repeat(200));
+}
+
+#[test]
+fn different_databases_at_the_two_ends_are_refused() {
+    let mut pair = Pair::prepare(&Options::default());
+    pair.a.sidecar.config.databases = "[0, 1]".to_owned();
+    for site in pair.sites() {
+        site.sidecar.expect_errors("");
+    }
+    pair.a.client().run("SET k v");
+    pair.start_sidecars();
+    wait_until("both sites to stop", patience(30), || {
+        for site in pair.sites() {
+            let status = site.sidecar.status()?;
+            let peer = &status.peers[0];
+            let remedy = peer.stop.as_ref().map(|s| s.remedy.as_str());
+            if !remedy.is_some_and(|r| r.contains("databases")) {
+                return Err(format!("{}: {peer:#?}", site.name));
+            }
+        }
+        Ok(())
+    });
+    assert_eq!(
+        pair.b.client().ask::<u64>("EXISTS k"),
+        0,
+        "nothing is applied"
+    );
 }
 
 #[test]

@@ -97,12 +97,18 @@ fn a_proxy_passes_cuts_delays_and_swallows() {
     assert!(ask(&mut third).is_none());
     let mut fourth = dial();
     assert!(ask(&mut fourth).is_some());
+    proxy.up().flip_a_byte();
+    fourth.write_all(b"PING\r\n").unwrap();
+    let mut reply = [0; 4];
+    fourth.read_exact(&mut reply).unwrap();
+    assert_eq!(&reply, b"-ERR");
+    fourth = dial();
     proxy.up().stall();
     assert!(ask(&mut fourth).is_none());
     proxy.mend();
     proxy.cut();
     assert!(ask(&mut dial()).is_none());
-    assert_eq!(proxy.accepted(), 4);
+    assert_eq!(proxy.accepted(), 5);
 }
 
 #[test]

@@ -6,7 +6,7 @@ use tandem::status::{CopyCounts, PeerState};
 
 use crate::harness::load::{self, Load};
 use crate::harness::{Client, Options, Pair, Site, compare, patience, wait_until};
-use crate::types;
+use crate::table;
 
 /// Keys of the copies that are interrupted: a hundred bytes each, so about ten megabytes.
 const KEYS: u64 = 60_000;
@@ -50,7 +50,7 @@ fn ends_well_with(pair: &Pair, keys: u64) {
 fn an_empty_site_gets_everything() {
     let mut pair = Pair::prepare(&Options::default());
     let mut a = pair.a.client();
-    types::fill(&mut a, "a");
+    table::fill(&mut a, "a");
     for db in 0..16 {
         a.run(&format!("SELECT {db}"));
         a.run("SET in-every-database 1 EX 1000");

@@ -15,6 +15,8 @@ mod harness;
 #[cfg(test)]
 mod harness_checks;
 #[cfg(test)]
+mod table;
+#[cfg(test)]
 mod types;
 #[cfg(test)]
 mod loops;

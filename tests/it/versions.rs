@@ -6,7 +6,7 @@ use crate::harness::load::{self, Load};
 use crate::harness::server::versions;
 use crate::harness::wait::let_pass;
 use crate::harness::{Options, Pair, compare};
-use crate::types;
+use crate::table;
 
 /// Everything that both versions know, copied and live, with a load and killed sidecars.
 fn syncs(versions: [String; 2]) {
@@ -17,14 +17,14 @@ fn syncs(versions: [String; 2]) {
     });
     let (mut a, mut b) = pair.clients();
     let common = a.version().min(b.version());
-    types::fill_as(&mut a, "old", common);
+    table::fill_as(&mut a, "old", common);
     pair.start_sidecars();
     pair.wait_synchronizing();
     pair.settle();
     compare(&pair);
 
-    types::fill_as(&mut a, "a", common);
-    types::fill_as(&mut b, "b", common);
+    table::fill_as(&mut a, "a", common);
+    table::fill_as(&mut b, "b", common);
     let sites = pair.sites().map(|s| (s.name, s.server.port()));
     let load = Load::start(&sites, Duration::from_millis(1), 3);
     for _ in 0..2 {

@@ -38,6 +38,8 @@ pub(crate) struct Lane {
     rate: AtomicU64,
     /// After so many more bytes the connection is closed.
     remaining: AtomicI64,
+    /// The next byte that passes is another one on arrival.
+    flips: AtomicBool,
 }
 
 impl Lane {
@@ -47,6 +49,7 @@ impl Lane {
             delay_ms: AtomicU64::new(0),
             rate: AtomicU64::new(0),
             remaining: AtomicI64::new(UNLIMITED),
+            flips: AtomicBool::new(false),
         }
     }
 
@@ -75,6 +78,11 @@ impl Lane {
     pub(crate) fn truncate_after(&self, bytes: u64) {
         let bytes = i64::try_from(bytes).expect("a length");
         self.remaining.store(bytes, Ordering::SeqCst);
+    }
+
+    /// Changes one byte of the next portion.
+    pub(crate) fn flip_a_byte(&self) {
+        self.flips.store(true, Ordering::SeqCst);
     }
 
     /// Behaves again.
@@ -258,6 +266,9 @@ fn pump(mut from: &TcpStream, to: &TcpStream, lane: &Lane, alive: &dyn Fn() -> b
             Ok(0) => at_end = true,
             Ok(_) if lane.is(Mode::Swallow) => {}
             Ok(count) => {
+                if lane.flips.swap(false, Ordering::SeqCst) {
+                    buffer[count / 2] ^= 0x10;
+                }
                 let delay = Duration::from_millis(lane.delay_ms.load(Ordering::SeqCst));
                 waiting.push_back((Instant::now() + delay, buffer[..count].to_vec()));
             }
