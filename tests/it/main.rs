@@ -27,6 +27,8 @@ mod resume;
 #[cfg(test)]
 mod bad_input;
 #[cfg(test)]
+mod bad_peer;
+#[cfg(test)]
 mod scale;
 #[cfg(test)]
 mod versions;

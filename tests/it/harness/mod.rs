@@ -19,6 +19,6 @@ pub(crate) use fault::FaultProxy;
 pub(crate) use interpose::{Interposer, Verdict};
 pub(crate) use pair::{Dial, Options, Pair, Site};
 pub(crate) use server::Server;
-pub(crate) use sidecar::{Config, Sidecar};
+pub(crate) use sidecar::Sidecar;
 pub(crate) use tap::Tap;
 pub(crate) use wait::{patience, rng_from_seed, wait_for, wait_until};

@@ -101,6 +101,14 @@ impl Sidecar {
         }
     }
 
+    /// Of site a, with a peer that does not exist, for this Redis; not started yet.
+    pub(crate) fn alone(redis_port: u16, redis_extra: &str) -> Self {
+        let mut config = Config::new("a", redis_port);
+        config.peers = vec![("b".to_owned(), Some(free_port()))];
+        config.redis_extra = redis_extra.to_owned();
+        Self::new(config)
+    }
+
     /// Starts it with its configuration as it is now.
     pub(crate) fn start(&mut self) {
         assert!(self.child.is_none(), "{} is running", self.config.site);
