@@ -1,0 +1,242 @@
+//! The full compare: every database, every key, its type, its value and its TTL.
+
+use std::collections::BTreeSet;
+
+use redis::{FromRedisValue, Value};
+
+use super::client::Client;
+use super::pair::Pair;
+
+/// TTLs may differ by so much: the two are not read at the same moment.
+const TTL_TOLERANCE_MS: i64 = 1500;
+/// Keys read in one pipeline.
+const CHUNK: usize = 256;
+/// Differences shown.
+const SHOWN: usize = 20;
+/// Keys of the sidecars.
+const RESERVED: &[u8] = b"tandem:";
+
+/// Fails unless both sites are equal; says how many keys they have.
+pub(crate) fn compare(pair: &Pair) -> usize {
+    let (mut a, mut b) = pair.clients();
+    let (keys, differences) = differences(&mut a, &mut b);
+    assert!(
+        differences.is_empty(),
+        "{} differences:\n{}",
+        differences.len(),
+        differences[..differences.len().min(SHOWN)].join("\n")
+    );
+    keys
+}
+
+/// How many keys there are, and every difference as a line.
+pub(crate) fn differences(a: &mut Client, b: &mut Client) -> (usize, Vec<String>) {
+    let databases: Vec<String> = a.ask("CONFIG GET databases");
+    let databases: usize = databases[1].parse().expect("a number of databases");
+    let details = stream_fields(a.version().min(b.version()));
+    let mut found = Vec::new();
+    let mut keys = 0;
+    for db in 0..databases {
+        let (here, there) = (all_keys(a, db), all_keys(b, db));
+        keys += here.union(&there).count();
+        let both: Vec<&[u8]> = here.union(&there).map(Vec::as_slice).collect();
+        for chunk in both.chunks(CHUNK) {
+            let (left, right) = (read(a, chunk, details), read(b, chunk, details));
+            for ((key, left), right) in chunk.iter().zip(left).zip(right) {
+                if let Some(difference) = Entry::difference(&left, &right) {
+                    found.push(format!("db {db} {}: {difference}", show(key)));
+                }
+            }
+        }
+        a.run("SELECT 0");
+        b.run("SELECT 0");
+    }
+    (keys, found)
+}
+
+/// All keys of a database but the reserved ones; leaves the database selected.
+pub(crate) fn all_keys(client: &mut Client, db: usize) -> BTreeSet<Vec<u8>> {
+    client.run(&format!("SELECT {db}"));
+    let mut keys = BTreeSet::new();
+    let mut cursor = "0".to_owned();
+    loop {
+        let (next, page): (String, Vec<Vec<u8>>) = client.ask(&format!("SCAN {cursor} COUNT 2000"));
+        keys.extend(page.into_iter().filter(|k| !k.starts_with(RESERVED)));
+        if next == "0" {
+            return keys;
+        }
+        cursor = next;
+    }
+}
+
+/// One key at one site.
+#[derive(Debug, PartialEq)]
+struct Entry {
+    kind: String,
+    /// Milliseconds; -1 without, -2 without key.
+    ttl: i64,
+    value: Value,
+}
+
+impl Entry {
+    fn difference(left: &Self, right: &Self) -> Option<String> {
+        let far = (left.ttl - right.ttl).abs() > TTL_TOLERANCE_MS;
+        let volatile = |ttl: i64| ttl >= 0;
+        // Between the two reads a key may have expired.
+        let dying = |e: &Self| e.kind == "none" || volatile(e.ttl) && e.ttl <= TTL_TOLERANCE_MS;
+        if dying(left) && dying(right) {
+            return None;
+        }
+        if left.kind != right.kind {
+            return Some(format!("{} / {}", left.brief(), right.brief()));
+        }
+        if far || volatile(left.ttl) != volatile(right.ttl) {
+            return Some(format!("TTL {} ms / {} ms", left.ttl, right.ttl));
+        }
+        (left.value != right.value).then(|| format!("{} / {}", left.brief(), right.brief()))
+    }
+
+    fn brief(&self) -> String {
+        let value = format!("{:?}", self.value);
+        let end = value.char_indices().nth(300).map_or(value.len(), |c| c.0);
+        let (start, _) = value.split_at(end);
+        format!("{} {start} (TTL {})", self.kind, self.ttl)
+    }
+}
+
+fn read(client: &mut Client, keys: &[&[u8]], details: &[&str]) -> Vec<Entry> {
+    let commands: Vec<Vec<&[u8]>> = keys
+        .iter()
+        .flat_map(|key| [vec![b"TYPE" as &[u8], key], vec![b"PTTL", key]])
+        .collect();
+    let replies = client.pipeline(&commands);
+    let heads: Vec<(String, i64)> = replies
+        .chunks(2)
+        .map(|pair| (text(&pair[0]), number(&pair[1])))
+        .collect();
+    let commands: Vec<Vec<&[u8]>> = keys
+        .iter()
+        .zip(&heads)
+        .map(|(key, (kind, _))| value_command(kind, key))
+        .collect();
+    let values = client.pipeline(&commands);
+    keys.iter()
+        .zip(heads)
+        .zip(values)
+        .map(|((key, (kind, ttl)), value)| {
+            let value = match kind.as_str() {
+                "stream" => Value::Array(vec![value, stream_details(client, key, details)]),
+                "set" => sorted(value, 1),
+                "hash" => sorted(value, 2),
+                _ => value,
+            };
+            Entry { kind, ttl, value }
+        })
+        .collect()
+}
+
+fn value_command<'a>(kind: &str, key: &'a [u8]) -> Vec<&'a [u8]> {
+    match kind {
+        "none" => vec![b"EXISTS", key],
+        "string" => vec![b"GET", key],
+        "list" => vec![b"LRANGE", key, b"0", b"-1"],
+        "set" => vec![b"SMEMBERS", key],
+        "zset" => vec![b"ZRANGE", key, b"0", b"-1", b"WITHSCORES"],
+        "hash" => vec![b"HGETALL", key],
+        "stream" => vec![b"XRANGE", key, b"-", b"+"],
+        _ => vec![b"DUMP", key],
+    }
+}
+
+/// What both servers tell of a stream and its groups.
+fn stream_fields(version: (u32, u32)) -> &'static [&'static str] {
+    const ALL: &[&str] = &[
+        "length",
+        "last-generated-id",
+        "name",
+        "pending",
+        "last-delivered-id",
+        // Since 7.0.
+        "max-deleted-entry-id",
+        "entries-added",
+    ];
+    let known = if version < (7, 0) { 5 } else { ALL.len() };
+    &ALL[..known]
+}
+
+/// What of a stream is not in its entries: the last id, groups, who owes which entry.
+fn stream_details(client: &mut Client, key: &[u8], compared: &[&str]) -> Value {
+    let mut details = fields(&client.send(&[b"XINFO" as &[u8], b"STREAM", key]), compared);
+    let groups = client.send(&[b"XINFO" as &[u8], b"GROUPS", key]);
+    let Value::Array(groups) = groups else {
+        return Value::Array(details);
+    };
+    for group in groups {
+        let described = fields(&group, compared);
+        let name = fields(&group, &["name"]);
+        details.push(Value::Array(described));
+        if let Some(Value::BulkString(name)) = name.get(1) {
+            let args: [&[u8]; 6] = [b"XPENDING", key, name, b"-", b"+", b"10000"];
+            details.push(without_idle_times(client.send(&args)));
+        }
+    }
+    Value::Array(details)
+}
+
+/// Names and values of these fields of a flat map.
+fn fields(map: &Value, names: &[&str]) -> Vec<Value> {
+    let Value::Array(flat) = map else {
+        return vec![map.clone()];
+    };
+    let known = |name: &Value| names.contains(&text(name).as_str());
+    flat.chunks(2)
+        .filter(|pair| known(&pair[0]))
+        .flat_map(<[Value]>::to_vec)
+        .collect()
+}
+
+/// XPENDING rows are id, consumer, idle milliseconds, deliveries.
+fn without_idle_times(rows: Value) -> Value {
+    let Value::Array(rows) = rows else {
+        return rows;
+    };
+    let strip = |row: Value| match row {
+        Value::Array(mut row) if row.len() == 4 => {
+            row.remove(2);
+            Value::Array(row)
+        }
+        other => other,
+    };
+    Value::Array(rows.into_iter().map(strip).collect())
+}
+
+/// Rows of so many values, in the order of their bytes.
+fn sorted(value: Value, width: usize) -> Value {
+    let Value::Array(flat) = value else {
+        return value;
+    };
+    let mut rows: Vec<Vec<Vec<u8>>> = flat
+        .chunks(width)
+        .map(|row| row.iter().map(bytes).collect())
+        .collect();
+    rows.sort();
+    let values = rows.into_iter().flatten().map(Value::BulkString);
+    Value::Array(values.collect())
+}
+
+fn bytes(value: &Value) -> Vec<u8> {
+    Vec::from_redis_value_ref(value).expect("a string")
+}
+
+fn text(value: &Value) -> String {
+    String::from_redis_value_ref(value).unwrap_or_default()
+}
+
+fn number(value: &Value) -> i64 {
+    i64::from_redis_value_ref(value).expect("a number")
+}
+
+fn show(key: &[u8]) -> String {
+    let start = &key[..key.len().min(60)];
+    start.escape_ascii().to_string()
+}

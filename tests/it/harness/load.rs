@@ -1,0 +1,232 @@
+//! Clients that write all the time, remember what they were told, and say afterwards what must be
+//! there: everything acknowledged, nothing twice, and what is unknown at most once.
+
+use std::collections::BTreeMap;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::thread::{self, JoinHandle};
+use std::time::Duration;
+
+use rand::rngs::StdRng;
+use rand::{Rng, SeedableRng};
+
+use super::client::{Client, was_refused};
+
+/// Counters that all sites increment.
+const COUNTERS: usize = 4;
+/// How long a client waits before it tries again when its server is gone.
+const RETRY: Duration = Duration::from_millis(20);
+
+/// One running client per site.
+pub(crate) struct Load {
+    stopping: Arc<AtomicBool>,
+    clients: Vec<JoinHandle<Tally>>,
+}
+
+/// What a client did.
+#[derive(Debug, Default)]
+pub(crate) struct Tally {
+    site: String,
+    /// Per counter: increments acknowledged, and increments without an answer.
+    sums: BTreeMap<String, (u64, u64)>,
+    /// Elements pushed, in order, with whether that was acknowledged.
+    pushed: Vec<(u64, bool)>,
+}
+
+impl Load {
+    /// Starts a client at each of these sites, with this pause between writes.
+    pub(crate) fn start(sites: &[(&str, u16)], pause: Duration, seed: u64) -> Self {
+        let stopping = Arc::new(AtomicBool::new(false));
+        let clients = sites
+            .iter()
+            .zip(seed..)
+            .map(|((site, port), seed)| {
+                let (site, port) = ((*site).to_owned(), *port);
+                let stopping = Arc::clone(&stopping);
+                thread::spawn(move || {
+                    let mut writer = Writer::new(site, port, seed);
+                    while !stopping.load(Ordering::SeqCst) {
+                        writer.write();
+                        thread::sleep(pause);
+                    }
+                    writer.tally
+                })
+            })
+            .collect();
+        Self { stopping, clients }
+    }
+
+    /// Stops the clients and takes what they remember.
+    pub(crate) fn finish(self) -> Vec<Tally> {
+        self.stopping.store(true, Ordering::SeqCst);
+        let clients = self.clients.into_iter();
+        clients.map(|c| c.join().expect("a client")).collect()
+    }
+}
+
+struct Writer {
+    tally: Tally,
+    port: u16,
+    client: Option<Client>,
+    rng: StdRng,
+    next: u64,
+}
+
+impl Writer {
+    fn new(site: String, port: u16, seed: u64) -> Self {
+        Self {
+            tally: Tally {
+                site,
+                ..Tally::default()
+            },
+            port,
+            client: None,
+            rng: StdRng::seed_from_u64(seed),
+            next: 0,
+        }
+    }
+
+    fn write(&mut self) {
+        let site = self.tally.site.clone();
+        match self.rng.random_range(0..10) {
+            0..5 => {
+                let counter = format!("n:{}", self.rng.random_range(0..COUNTERS));
+                let answer = self.send(&[&["INCR", &counter]]);
+                self.tally.count(&counter, 1, answer);
+            }
+            5 => {
+                let answer = self.send(&[&["INCRBY", "n:by", "7"]]);
+                self.tally.count("n:by", 7, answer);
+            }
+            6 => {
+                let answer = self.send(&[&["INCR", "whole:x"], &["INCR", "whole:y"]]);
+                self.tally.count("whole:x", 1, answer);
+                self.tally.count("whole:y", 1, answer);
+            }
+            _ => {
+                self.next += 1;
+                let number = self.next.to_string();
+                let own = format!("list:{site}");
+                let element = format!("{site}:{number}");
+                let answer = self.send(&[&["RPUSH", &own, &number], &["SADD", "set", &element]]);
+                if let Some(acknowledged) = answer {
+                    self.tally.pushed.push((self.next, acknowledged));
+                }
+            }
+        }
+    }
+
+    /// Sends one command, or several as one transaction. `Some(true)`: acknowledged;
+    /// `Some(false)`: unknown; `None`: certainly not executed.
+    fn send(&mut self, commands: &[&[&str]]) -> Option<bool> {
+        let client = match self.client.take() {
+            Some(client) => client,
+            None => match Client::try_connect(self.port) {
+                Ok(client) => client,
+                Err(_) => {
+                    thread::sleep(RETRY);
+                    return None;
+                }
+            },
+        };
+        let client = self.client.insert(client);
+        let mut pipe = redis::pipe();
+        if commands.len() > 1 {
+            pipe.atomic();
+        }
+        for command in commands {
+            pipe.cmd(command[0]).arg(&command[1..]);
+        }
+        match pipe.query::<redis::Value>(client.connection()) {
+            Ok(_) => Some(true),
+            Err(error) if was_refused(&error) => None,
+            Err(_) => {
+                self.client = None;
+                Some(false)
+            }
+        }
+    }
+}
+
+impl Tally {
+    fn count(&mut self, counter: &str, amount: u64, answer: Option<bool>) {
+        let sums = self.sums.entry(counter.to_owned()).or_default();
+        match answer {
+            Some(true) => sums.0 += amount,
+            Some(false) => sums.1 += amount,
+            None => {}
+        }
+    }
+
+    /// How many writes were acknowledged.
+    pub(crate) fn acknowledged(&self) -> usize {
+        let counted: u64 = self.sums.values().map(|(sure, _)| *sure).sum();
+        let pushed = self.pushed.iter().filter(|(_, sure)| *sure).count();
+        usize::try_from(counted).expect("a small number") + pushed
+    }
+
+    /// How many writes were never answered.
+    pub(crate) fn unknown(&self) -> usize {
+        let counted: u64 = self.sums.values().map(|(_, unsure)| *unsure).sum();
+        let pushed = self.pushed.iter().filter(|(_, sure)| !*sure).count();
+        usize::try_from(counted).expect("a small number") + pushed
+    }
+}
+
+/// Fails unless a site holds what these clients were told.
+pub(crate) fn check(tallies: &[Tally], client: &mut Client) {
+    let mut sums: BTreeMap<&str, (u64, u64)> = BTreeMap::new();
+    for (counter, (sure, unsure)) in tallies.iter().flat_map(|t| &t.sums) {
+        let sum = sums.entry(counter).or_default();
+        sum.0 += sure;
+        sum.1 += unsure;
+    }
+    for (counter, (sure, unsure)) in sums {
+        let value: Option<u64> = client.ask(&format!("GET {counter}"));
+        let value = value.unwrap_or(0);
+        assert!(
+            (sure..=sure + unsure).contains(&value),
+            "{counter} is {value}; {sure} were acknowledged and {unsure} not answered"
+        );
+    }
+    let whole: (Option<u64>, Option<u64>) = client.ask("MGET whole:x whole:y");
+    assert_eq!(whole.0, whole.1, "a transaction was taken in part");
+    let members: Vec<String> = client.ask("SMEMBERS set");
+    let mut expected = 0;
+    for tally in tallies {
+        let site = &tally.site;
+        let list: Vec<u64> = client.ask(&format!("LRANGE list:{site} 0 -1"));
+        check_list(tally, &list);
+        expected += list.len();
+        for element in &list {
+            assert!(
+                members.contains(&format!("{site}:{element}")),
+                "{site}:{element} is in the list but not in the set"
+            );
+        }
+    }
+    assert_eq!(members.len(), expected, "members of the set");
+}
+
+/// Every acknowledged element once, unknown ones at most once, all in order.
+fn check_list(tally: &Tally, list: &[u64]) {
+    let site = &tally.site;
+    for pair in list.windows(2) {
+        assert!(
+            pair[0] < pair[1],
+            "list:{site} has {} before {}",
+            pair[0],
+            pair[1]
+        );
+    }
+    for (number, acknowledged) in &tally.pushed {
+        let is_there = list.binary_search(number).is_ok();
+        assert!(
+            is_there || !acknowledged,
+            "list:{site} has lost {number}, which was acknowledged"
+        );
+    }
+    let known = |n: &&u64| tally.pushed.iter().any(|(pushed, _)| pushed == *n);
+    let strange: Vec<&u64> = list.iter().filter(|n| !known(n)).collect();
+    assert!(strange.is_empty(), "list:{site} has {strange:?}");
+}

@@ -1,0 +1,305 @@
+//! Two sites in two-way sync, and the question whether they have come to rest.
+
+use std::time::Duration;
+
+use tandem::status::{PeerState, Status};
+
+use super::client::Client;
+use super::fault::FaultProxy;
+use super::server::Server;
+use super::sidecar::{Config, Sidecar};
+use super::wait::{let_pass, patience, wait_until};
+
+/// Which side dials the link.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Dial {
+    A,
+    B,
+    Both,
+}
+
+/// How a pair differs from the usual one. Pairs of values are for site a and site b.
+pub(crate) struct Options {
+    pub(crate) initial: [&'static str; 2],
+    pub(crate) existing: &'static str,
+    pub(crate) databases: &'static str,
+    pub(crate) dial: Dial,
+    /// Options of both servers.
+    pub(crate) servers: &'static [&'static str],
+    /// Their versions; the empty one is the server under test.
+    pub(crate) versions: [String; 2],
+    /// Whether the sidecars reach their servers through fault proxies, too.
+    pub(crate) redis_proxies: bool,
+}
+
+impl Default for Options {
+    fn default() -> Self {
+        Self {
+            initial: ["auto"; 2],
+            existing: "refuse",
+            databases: "\"all\"",
+            dial: Dial::A,
+            servers: &[],
+            versions: [String::new(), String::new()],
+            redis_proxies: false,
+        }
+    }
+}
+
+/// One Redis and its sidecar.
+pub(crate) struct Site {
+    pub(crate) name: &'static str,
+    // Dropped in this order: the sidecar is asked for its status while its server lives.
+    pub(crate) sidecar: Sidecar,
+    pub(crate) server: Server,
+    pub(crate) redis_proxy: Option<FaultProxy>,
+}
+
+impl Site {
+    /// A site whose sidecar is not started and has no peers.
+    fn new(name: &'static str, version: &str, options: &Options) -> Self {
+        let server = if version.is_empty() {
+            Server::start(options.servers)
+        } else {
+            Server::version(version, options.servers)
+        };
+        let redis_proxy = options.redis_proxies.then(|| FaultProxy::to(server.port()));
+        let port = redis_proxy
+            .as_ref()
+            .map_or_else(|| server.port(), FaultProxy::port);
+        Self {
+            name,
+            sidecar: Sidecar::new(Config::new(name, port)),
+            server,
+            redis_proxy,
+        }
+    }
+
+    /// A client of its Redis.
+    pub(crate) fn client(&self) -> Client {
+        self.server.client()
+    }
+
+    /// Whether its sidecar is in this state with the only peer.
+    pub(crate) fn peer_state(&self) -> Result<PeerState, String> {
+        let status = self.sidecar.status()?;
+        let peer = status.peers.first().ok_or("no peer in /status")?;
+        Ok(peer.state)
+    }
+}
+
+/// Two sites, with the link running through fault proxies.
+pub(crate) struct Pair {
+    pub(crate) a: Site,
+    pub(crate) b: Site,
+    /// The wire on which a dials b.
+    pub(crate) wire_a: FaultProxy,
+    /// The wire on which b dials a.
+    pub(crate) wire_b: FaultProxy,
+}
+
+impl Pair {
+    /// Two empty sites whose sidecars are synchronizing.
+    pub(crate) fn start(options: &Options) -> Self {
+        let mut pair = Self::prepare(options);
+        pair.start_sidecars();
+        pair.wait_synchronizing();
+        pair
+    }
+
+    /// Two sites whose sidecars are not started yet.
+    pub(crate) fn prepare(options: &Options) -> Self {
+        let mut a = Site::new("a", &options.versions[0], options);
+        let mut b = Site::new("b", &options.versions[1], options);
+        let wire_a = FaultProxy::to(b.sidecar.config.link_port);
+        let wire_b = FaultProxy::to(a.sidecar.config.link_port);
+        let wires = [&wire_a, &wire_b];
+        for (index, site) in [&mut a, &mut b].into_iter().enumerate() {
+            let config = &mut site.sidecar.config;
+            let other = ["b", "a"][index];
+            let dials = options.dial == Dial::Both || options.dial == [Dial::A, Dial::B][index];
+            let port = dials.then(|| wires[index].port());
+            config.peers = vec![(other.to_owned(), port)];
+            config.initial = options.initial[index].to_owned();
+            config.existing = options.existing.to_owned();
+            config.databases = options.databases.to_owned();
+        }
+        Self {
+            a,
+            b,
+            wire_a,
+            wire_b,
+        }
+    }
+
+    /// Starts both sidecars.
+    pub(crate) fn start_sidecars(&mut self) {
+        self.a.sidecar.start();
+        self.b.sidecar.start();
+    }
+
+    /// Waits until both sides say `synchronizing`.
+    pub(crate) fn wait_synchronizing(&self) {
+        wait_until("both sites to be synchronizing", patience(60), || {
+            for site in self.sites() {
+                let status = site.sidecar.status()?;
+                let peer = status.peers.first().ok_or("no peer in /status")?;
+                if peer.state != PeerState::Synchronizing {
+                    return Err(format!("{} says {peer:#?}", site.name));
+                }
+            }
+            Ok(())
+        });
+    }
+
+    /// Both sites.
+    pub(crate) fn sites(&self) -> [&Site; 2] {
+        [&self.a, &self.b]
+    }
+
+    /// A client of each Redis.
+    pub(crate) fn clients(&self) -> (Client, Client) {
+        (self.a.client(), self.b.client())
+    }
+
+    /// Cuts the link and keeps it cut.
+    pub(crate) fn cut_link(&self) {
+        self.wire_a.cut();
+        self.wire_b.cut();
+    }
+
+    /// Lets the link be dialled again.
+    pub(crate) fn mend_link(&self) {
+        self.wire_a.mend();
+        self.wire_b.mend();
+    }
+
+    /// Waits until everything written anywhere has been applied everywhere: each sidecar has read
+    /// all of its server's stream and says `settled`, both in one pass, twice in a row.
+    pub(crate) fn settle(&self) {
+        let mut last: Vec<String> = Vec::new();
+        let mut calm = 0;
+        let deadline = patience(60);
+        wait_until("both sites to settle", deadline, || {
+            let offsets: Vec<u64> = self.sites().map(|s| s.client().offset()).to_vec();
+            last.clear();
+            for (site, offset) in self.sites().into_iter().zip(offsets) {
+                let status = site.sidecar.status();
+                if let Some(reason) = unrest(site.name, offset, status) {
+                    last.push(reason);
+                }
+            }
+            calm = if last.is_empty() { calm + 1 } else { 0 };
+            if calm >= 2 {
+                Ok(())
+            } else {
+                Err(format!("calm {calm} times; {}", last.join("; ")))
+            }
+        });
+    }
+
+    /// After all is quiet, nothing goes round in circles: for a while only PINGs and a few marks
+    /// enter the streams, and no command but reads and bookkeeping is executed.
+    pub(crate) fn no_echo(&self) {
+        self.settle();
+        let before = self.sites().map(Activity::of);
+        let_pass(WATCH);
+        for (site, before) in self.sites().into_iter().zip(before) {
+            let after = Activity::of(site);
+            let grown = after.offset - before.offset;
+            assert!(
+                grown <= QUIET_BYTES,
+                "{}: the stream grew by {grown} bytes while nobody wrote",
+                site.name
+            );
+            for (name, calls) in &after.calls {
+                let old = before.calls.iter().find(|(n, _)| n == name);
+                let new = calls - old.map_or(0, |(_, calls)| *calls);
+                let bound = match name.as_str() {
+                    name if BOOKKEEPING.contains(&name) => QUIET_MARKS,
+                    name if READS.contains(&name) => u64::MAX,
+                    _ => 0,
+                };
+                assert!(
+                    new <= bound,
+                    "{}: {name} was called {new} times while nobody wrote",
+                    site.name
+                );
+            }
+        }
+    }
+}
+
+/// How long the watch for echoes lasts.
+const WATCH: Duration = Duration::from_millis(1500);
+/// Room for a PING and a mark or two.
+const QUIET_BYTES: u64 = 1000;
+/// Marks that may be written during the watch.
+const QUIET_MARKS: u64 = 4;
+/// Commands that write bookkeeping.
+const BOOKKEEPING: &[&str] = &["set", "multi", "exec"];
+/// Commands that tests and sidecars run to look.
+const READS: &[&str] = &[
+    "info",
+    "ping",
+    "get",
+    "mget",
+    "exists",
+    "type",
+    "pttl",
+    "ttl",
+    "select",
+    "replconf",
+    "role",
+    "hello",
+    "client",
+    "client|setinfo",
+    "client|setname",
+    "client|id",
+    "client|list",
+    "config|get",
+    "command",
+    "command|info",
+    "command|docs",
+    "psync",
+    "auth",
+    "scan",
+    "dbsize",
+    "time",
+    "watch",
+    "unwatch",
+    "smembers",
+    "scard",
+    "memory|usage",
+    "acl|whoami",
+    "echo",
+];
+
+/// What a server has done so far.
+struct Activity {
+    offset: u64,
+    calls: Vec<(String, u64)>,
+}
+
+impl Activity {
+    fn of(site: &Site) -> Self {
+        let mut client = site.client();
+        Self {
+            offset: client.offset(),
+            calls: client.all_calls(),
+        }
+    }
+}
+
+/// Why a site is not at rest, if it is not.
+fn unrest(name: &str, offset: u64, status: Result<Status, String>) -> Option<String> {
+    match status {
+        Err(error) => Some(format!("{name}: {error}")),
+        Ok(status) if status.redis.offset < offset => Some(format!(
+            "{name} has read {} of {offset} bytes",
+            status.redis.offset
+        )),
+        Ok(status) if !status.settled => Some(format!("{name} is not settled")),
+        Ok(_) => None,
+    }
+}

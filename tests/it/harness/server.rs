@@ -1,0 +1,225 @@
+//! A real Redis or Valkey server, unmodified, as a child on a loopback port.
+
+use std::env;
+use std::fs;
+use std::path::{Path, PathBuf};
+use std::process::{Child, Command, ExitStatus, Stdio};
+use std::time::{Duration, Instant};
+
+use tempfile::TempDir;
+
+use super::client::{Client, words};
+use super::ports::free_port;
+use super::wait::{patience, wait_for, wait_until};
+
+/// How often another port is tried when a foreign process took the chosen one.
+const START_ATTEMPTS: usize = 3;
+
+/// A server, its directory and its port. Killed when dropped.
+pub(crate) struct Server {
+    binary: PathBuf,
+    options: Vec<String>,
+    dir: TempDir,
+    port: u16,
+    child: Option<Child>,
+}
+
+impl Server {
+    /// The server under test with these options (`name value` each).
+    pub(crate) fn start(options: &[&str]) -> Self {
+        Self::start_binary(default_binary(), options)
+    }
+
+    /// A server of this version, which [`versions`] has named.
+    pub(crate) fn version(name: &str, options: &[&str]) -> Self {
+        let dir = versions_dir().expect("TANDEM_SERVERS");
+        Self::start_binary(dir.join(name).join("bin/redis-server"), options)
+    }
+
+    fn start_binary(binary: PathBuf, options: &[&str]) -> Self {
+        let all = DEFAULTS.iter().chain(options);
+        let mut lines: Vec<String> = all.map(|option| format!("--{option}")).collect();
+        if version_of(&binary) >= (7, 0) {
+            lines.push("--enable-debug-command yes".to_owned());
+        }
+        let mut server = Self {
+            binary,
+            options: lines,
+            dir: tempfile::tempdir().expect("a temporary directory"),
+            port: 0,
+            child: None,
+        };
+        for _ in 0..START_ATTEMPTS {
+            server.port = free_port();
+            if server.try_restart() {
+                return server;
+            }
+        }
+        panic!("the server did not start:\n{}", server.log_tail(20));
+    }
+
+    /// Its port.
+    pub(crate) fn port(&self) -> u16 {
+        self.port
+    }
+
+    /// A new client of it.
+    pub(crate) fn client(&self) -> Client {
+        Client::connect(self.port)
+    }
+
+    /// SIGKILL.
+    pub(crate) fn kill(&mut self) {
+        if let Some(mut child) = self.child.take() {
+            child.kill().expect("kill");
+            child.wait().expect("wait");
+        }
+    }
+
+    /// Starts it again, on the same port with what is in its directory, and waits until it answers.
+    pub(crate) fn restart(&mut self) {
+        self.kill();
+        assert!(
+            self.try_restart(),
+            "the server did not start again:\n{}",
+            self.log_tail(20)
+        );
+    }
+
+    /// Sends SHUTDOWN and says how long the server took to end.
+    pub(crate) fn shutdown(&mut self, how: &str) -> Duration {
+        let mut client = self.client();
+        let start = Instant::now();
+        // The server closes the connection instead of answering.
+        drop(client.try_run(&format!("SHUTDOWN {how}")));
+        let mut child = self.child.take().expect("a running server");
+        let status = wait_exit(&mut child, "the server to shut down", patience(30));
+        assert!(status.success(), "SHUTDOWN ended with {status}");
+        start.elapsed()
+    }
+
+    /// The end of its log.
+    pub(crate) fn log_tail(&self, lines: usize) -> String {
+        tail(&self.dir.path().join("server.log"), lines)
+    }
+
+    fn try_restart(&mut self) -> bool {
+        let mut command = Command::new(&self.binary);
+        command
+            .args(["--port", &self.port.to_string()])
+            .args(["--dir", &self.dir.path().display().to_string()])
+            .args(["--logfile", "server.log"])
+            .stdin(Stdio::null())
+            .stdout(Stdio::null())
+            .stderr(Stdio::null());
+        for option in &self.options {
+            let args = words(option).into_iter();
+            command.args(args.map(|arg| String::from_utf8(arg).expect("text")));
+        }
+        let mut child = command.spawn().expect("the server's binary runs");
+        let answered = wait_until("a server to answer or to end", patience(30), || {
+            if child.try_wait().expect("wait").is_some() {
+                return Ok(false);
+            }
+            let mut client = Client::try_connect(self.port).map_err(|e| e.to_string())?;
+            client.try_run("PING").map_err(|e| e.to_string())?;
+            // Another process may have taken the port meanwhile and be the one that answers.
+            let pid: u32 = client
+                .info_number("server", "process_id")
+                .try_into()
+                .expect("a process id");
+            Ok(pid == child.id())
+        });
+        if answered {
+            self.child = Some(child);
+        } else {
+            drop(child.kill());
+            child.wait().expect("wait");
+        }
+        answered
+    }
+}
+
+impl Drop for Server {
+    fn drop(&mut self) {
+        self.kill();
+    }
+}
+
+/// What every server of the tests starts with; a later option of the same name wins.
+const DEFAULTS: &[&str] = &[
+    "bind 127.0.0.1",
+    "save \"\"",
+    "appendonly no",
+    "databases 16",
+    "repl-diskless-sync-delay 0",
+];
+
+/// The names of the versions in `TANDEM_SERVERS`, sorted; none when it is not set.
+pub(crate) fn versions() -> Vec<String> {
+    let entries = versions_dir().map(|dir| fs::read_dir(dir).expect("TANDEM_SERVERS"));
+    let mut names: Vec<String> = entries
+        .into_iter()
+        .flatten()
+        .map(|entry| entry.expect("a directory entry"))
+        .filter(|entry| entry.path().join("bin/redis-server").exists())
+        .map(|entry| entry.file_name().to_string_lossy().into_owned())
+        .collect();
+    names.sort();
+    names
+}
+
+fn versions_dir() -> Option<PathBuf> {
+    env::var_os("TANDEM_SERVERS").map(PathBuf::from)
+}
+
+/// The server that the whole run is about.
+fn default_binary() -> PathBuf {
+    env::var_os("TANDEM_REDIS_SERVER").map_or_else(|| PathBuf::from("redis-server"), PathBuf::from)
+}
+
+/// `(major, minor)` of `--version`.
+fn version_of(binary: &Path) -> (u32, u32) {
+    let output = Command::new(binary)
+        .arg("--version")
+        .output()
+        .unwrap_or_else(|error| panic!("{}: {error}", binary.display()));
+    let text = String::from_utf8_lossy(&output.stdout);
+    let version = text
+        .split_once(" v=")
+        .map_or("", |(_, tail)| tail.split(' ').next().unwrap_or_default());
+    numbers(version)
+}
+
+/// The first two numbers of a version.
+pub(crate) fn numbers(version: &str) -> (u32, u32) {
+    let mut numbers = version.split('.').map(|n| n.parse().unwrap_or(0));
+    (numbers.next().unwrap_or(0), numbers.next().unwrap_or(0))
+}
+
+/// Waits for a child to end.
+pub(crate) fn wait_exit(child: &mut Child, what: &str, deadline: Duration) -> ExitStatus {
+    let mut status = None;
+    wait_for(what, deadline, || {
+        status = child.try_wait().expect("wait");
+        status.is_some()
+    });
+    status.expect("it has ended")
+}
+
+/// Sends a signal by name, to a child of ours only.
+pub(crate) fn signal(child: &Child, name: &str) {
+    let status = Command::new("kill")
+        .args(["-s", name, &child.id().to_string()])
+        .status()
+        .expect("kill runs");
+    assert!(status.success(), "kill -s {name}: {status}");
+}
+
+/// The last lines of a file.
+pub(crate) fn tail(path: &Path, lines: usize) -> String {
+    let text = fs::read(path).unwrap_or_default();
+    let text = String::from_utf8_lossy(&text);
+    let all: Vec<&str> = text.lines().collect();
+    all[all.len().saturating_sub(lines)..].join("\n")
+}

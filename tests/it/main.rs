@@ -1,0 +1,34 @@
+//! The promises, kept by real processes: servers, sidecars and wires that fail.
+//!
+//! `TANDEM_REDIS_SERVER` names the server to run (default: `redis-server`); `TANDEM_SERVERS` a
+//! directory of versions; `TANDEM_FULL=1` runs the large cases; `TANDEM_KILLS=50` more rounds of
+//! killing; `SEED=n` repeats a random test; `TANDEM_PATIENCE=3` triples every deadline.
+
+#![expect(
+    clippy::disallowed_methods,
+    reason = "tests poll, and pump sockets, on threads of their own: sleeping and short writes \
+              are what they do"
+)]
+
+#[cfg(test)]
+mod harness;
+#[cfg(test)]
+mod harness_checks;
+#[cfg(test)]
+mod table;
+#[cfg(test)]
+mod types;
+#[cfg(test)]
+mod loops;
+#[cfg(test)]
+mod initial;
+#[cfg(test)]
+mod resume;
+#[cfg(test)]
+mod bad_input;
+#[cfg(test)]
+mod bad_peer;
+#[cfg(test)]
+mod scale;
+#[cfg(test)]
+mod versions;
