@@ -28,6 +28,10 @@ use crate::replica::Replica;
 /// How often Redis hears how far we are. A real replica does the same; the server drops one that
 /// is silent for `repl-timeout`.
 const ACK_PERIOD: Duration = Duration::from_secs(1);
+/// How often it hears so in the first moments after a snapshot.
+const EARLY_ACK_PERIOD: Duration = Duration::from_millis(50);
+/// How many of those.
+const EARLY_ACKS: u32 = 20;
 /// How long to wait before trying again to write to a journal that refused.
 const DISK_RETRY: Duration = Duration::from_secs(1);
 
@@ -216,6 +220,10 @@ impl Stream {
     ) -> Result<(), Error> {
         let mut tick = interval(ACK_PERIOD);
         tick.set_missed_tick_behavior(MissedTickBehavior::Delay);
+        // After a snapshot the server begins the stream at an ACK, but ignores those that come
+        // before it has reaped its child.
+        let mut early = interval(EARLY_ACK_PERIOD);
+        let mut early_left = EARLY_ACKS;
         loop {
             let taken = self.take(&mut replica)?;
             self.commit(&mut replica, stop).await?;
@@ -234,6 +242,10 @@ impl Stream {
                 _ = tick.tick() => {
                     replica.acknowledge(self.read().offset).await?;
                     self.housekeeping();
+                }
+                _ = early.tick(), if early_left > 0 => {
+                    early_left -= 1;
+                    replica.acknowledge(self.read().offset).await?;
                 }
                 more = replica.more() => more?,
             }

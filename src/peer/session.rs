@@ -436,7 +436,10 @@ impl Session {
         board.quiet = whole && idle && self.debts.is_empty() && heard.ack.owed == 0;
         board.sent_offset = outgoing.sent.offset.0;
         board.records_sent = outgoing.records_sent;
-        board.lag_bytes = self.shared.journal.pending_bytes(heard.ack.applied);
+        // What follows the last record in the journal is notes, which do not travel.
+        let caught_up = heard.ack.applied >= self.shared.journal.last_record();
+        let pending = self.shared.journal.pending_bytes(heard.ack.applied);
+        board.lag_bytes = if caught_up { 0 } else { pending };
         board.lag_seconds = outgoing.lag_seconds();
     }
 }
