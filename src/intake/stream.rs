@@ -430,6 +430,7 @@ impl Stream {
                 epoch,
                 offset: header.last_record,
             };
+            self.shared.board.set_last_record(self.last_record);
         }
         if self.shared.board.journal().error.take().is_some() {
             info!("the journal takes writes again");
