@@ -21,7 +21,7 @@ use crate::link::Wire;
 use crate::model::{InstanceId, SELF_KEY, SiteId, fence_key, mark_key, owed_key};
 use crate::peer::{self, Incoming, Peer, selection};
 use crate::progress::{Deliveries, Progress};
-use crate::status::Board;
+use crate::status::{Board, PeerState, PeerStatus};
 
 /// How long a graceful stop waits for the peers to have applied what was read. With what follows
 /// it stays below ten seconds, after which orchestrators kill.
@@ -272,8 +272,7 @@ async fn drain(board: &Board) {
     let deadline = Instant::now() + DRAIN;
     while Instant::now() < deadline {
         let status = board.status();
-        let linked =
-            |p: &&crate::status::PeerStatus| p.state == crate::status::PeerState::Synchronizing;
+        let linked = |p: &&PeerStatus| p.state == PeerState::Synchronizing;
         if status.peers.iter().filter(linked).all(|p| p.settled) {
             return;
         }
@@ -287,6 +286,7 @@ async fn keep_synced(journal: Journal, board: Arc<Board>, stop: CancellationToke
     let mut tick = interval(SYNC_PERIOD);
     tick.set_missed_tick_behavior(MissedTickBehavior::Delay);
     let mut overflowed = 0;
+    let mut behind = HashMap::new();
     loop {
         tokio::select! {
             () = stop.cancelled() => return,
@@ -306,11 +306,35 @@ async fn keep_synced(journal: Journal, board: Arc<Board>, stop: CancellationToke
                  that peer will need a copy"
             );
         }
+        show_lag_of_absent(&journal, &board, &mut behind);
         let mut section = board.journal();
         section.first = journal.first().to_string();
         section.end = journal.end().to_string();
         section.bytes = journal.bytes();
         section.max_bytes = journal.max_bytes();
+    }
+}
+
+/// The lag of peers without a session, which nobody else shows. `behind`: since when each is.
+fn show_lag_of_absent(
+    journal: &Journal,
+    board: &Arc<Board>,
+    behind: &mut HashMap<SiteId, Instant>,
+) {
+    for site in board.sites() {
+        let Some(section) = board.peer(&site) else {
+            continue;
+        };
+        let mut peer = section.lock();
+        if peer.applied >= journal.last_record() {
+            behind.remove(&site);
+            continue;
+        }
+        let since = *behind.entry(site).or_insert_with(Instant::now);
+        if matches!(peer.state, PeerState::Connecting | PeerState::Stopped) {
+            peer.lag_bytes = journal.pending_bytes(peer.applied);
+            peer.lag_seconds = since.elapsed().as_secs_f64();
+        }
     }
 }
 

@@ -40,6 +40,9 @@ pub struct FenceSeen {
 pub struct Progress {
     /// The current epoch; none before the first attach.
     pub state: Option<Arc<EpochState>>,
+    /// Which attachment to the stream this is, counted from 1; 0 while there is none. What is
+    /// written while there is none need not come back.
+    pub attached: u64,
     /// Everything up to here has been read and journaled.
     pub read: Cursor,
     /// Per site, what of its history had come back here.

@@ -248,6 +248,12 @@ impl Board {
             .unwrap_or_else(PoisonError::into_inner) = at;
     }
 
+    /// The peers.
+    #[must_use]
+    pub fn sites(&self) -> Vec<SiteId> {
+        self.peers.iter().map(|(site, _)| site.clone()).collect()
+    }
+
     /// The section of a peer, if it is configured.
     #[must_use]
     pub fn peer(self: &Arc<Self>, site: &SiteId) -> Option<PeerBoard> {

@@ -40,6 +40,52 @@ enum Verdict {
     Refuse,
 }
 
+/// What this site has of a key.
+struct Here<'a> {
+    /// As DUMP gives it, without version and checksum.
+    value: Option<&'a [u8]>,
+    /// As a state says it.
+    expire_at_ms: u64,
+}
+
+/// What follows a value in a dump: two bytes of version and eight of checksum.
+const DUMP_FOOTER: usize = 10;
+/// How far two readings of one time to live may lie apart.
+const TTL_SLACK_MS: u64 = 20;
+
+impl<'a> Here<'a> {
+    /// From the replies to DUMP and PTTL.
+    fn of(replies: &'a [crate::redis::Reply], now_ms: u64) -> Self {
+        let dump = replies.first().and_then(|r| r.bytes());
+        let left = replies
+            .get(1)
+            .and_then(|r| r.integer())
+            .and_then(|t| u64::try_from(t).ok());
+        Self {
+            value: dump.map(|d| without_footer(d)),
+            expire_at_ms: left.map_or(0, |l| now_ms + l),
+        }
+    }
+
+    /// Whether the state says what is here already.
+    fn is(&self, state: &State) -> bool {
+        let Value::Dump(payload) = &state.value else {
+            return false;
+        };
+        let same_ttl = match (self.expire_at_ms, state.expire_at_ms) {
+            (0, 0) => true,
+            (0, _) | (_, 0) => false,
+            (a, b) => a.abs_diff(b) <= TTL_SLACK_MS,
+        };
+        same_ttl && self.value == Some(without_footer(payload))
+    }
+}
+
+fn without_footer(dump: &[u8]) -> &[u8] {
+    dump.get(..dump.len().saturating_sub(DUMP_FOOTER))
+        .unwrap_or_default()
+}
+
 /// How states are to be taken.
 #[derive(Clone, Copy, Debug)]
 pub(super) struct Rules {
@@ -96,6 +142,7 @@ impl Applier {
         stop: &CancellationToken,
     ) -> Result<Option<Vec<Verdict>>, Error> {
         self.fence += 1;
+        let fence_of = (self.fence, self.progress.borrow().attached);
         let (mut out, mut count) = (Vec::new(), 0);
         let writing = self.writing.as_mut().ok_or(Error::NoStream)?;
         let mut put = |args: &[&[u8]]| {
@@ -113,9 +160,10 @@ impl Applier {
                 at += 1;
             }
             put(&[b"WATCH", &state.key]);
-            put(&[b"EXISTS", &state.key]);
+            put(&[b"DUMP", &state.key]);
+            put(&[b"PTTL", &state.key]);
             places.push(at + 1);
-            at += 2;
+            at += 3;
         }
         if db != 0 {
             put(&[b"SELECT", b"0"]);
@@ -141,19 +189,20 @@ impl Applier {
             return self.on_refused_look(message, stop).await;
         }
         writing.db = 0;
-        if await_fence(&self.config, &mut self.progress, self.fence)
+        if await_fence(&self.config, &mut self.progress, fence_of)
             .await
             .is_err()
         {
             self.reopen(stop).await?;
             return Ok(None);
         }
-        let exists = |place: usize| replies.get(place).and_then(|r| r.integer()) == Some(1);
+        let now = wall_ms();
+        let here = |place: usize| Here::of(replies.get(place..place + 2).unwrap_or_default(), now);
         let verdicts = states.iter().zip(places).map(|(state, place)| {
             if attempt > ATTEMPTS {
                 Verdict::Refuse
             } else {
-                self.verdict(state, exists(place), rules)
+                self.verdict(state, &here(place), rules)
             }
         });
         Ok(Some(verdicts.collect()))
@@ -175,7 +224,8 @@ impl Applier {
         Ok(None)
     }
 
-    fn verdict(&self, state: &State, exists: bool, rules: Rules) -> Verdict {
+    fn verdict(&self, state: &State, here: &Here<'_>, rules: Rules) -> Verdict {
+        let exists = here.value.is_some();
         if is_reserved(&state.key) {
             return Verdict::Leave { kept: false };
         }
@@ -193,6 +243,7 @@ impl Applier {
         };
         match (seen_all, exists || !is_absent(state)) {
             (false, _) => Verdict::Refuse,
+            (true, true) if here.is(state) => Verdict::Leave { kept: false },
             (true, true) => Verdict::Take { existed: exists },
             (true, false) => Verdict::Leave { kept: false },
         }

@@ -190,11 +190,12 @@ impl Applier {
         self.writing = None;
         let mut writing = Writing::open(&self.config).await?;
         self.fence += 1;
+        let fence_of = (self.fence, self.progress.borrow().attached);
         let mut fence = Vec::new();
         put_fence(&mut fence, &self.config, self.fence);
         let reply = writing.pipeline(&fence, 1).await?.remove(0);
         writing.connection.accepted("SET", reply)?;
-        await_fence(&self.config, &mut self.progress, self.fence).await?;
+        await_fence(&self.config, &mut self.progress, fence_of).await?;
         let kept = writing.kept(&self.config.peer).await?;
         self.mark = self.reconcile(kept.mark);
         let read = self.progress.borrow().read;
@@ -247,6 +248,11 @@ impl Applier {
                 let more = match waiting.message {
                     Message::Records(records) => {
                         self.on_records(records, work, &mut held, stop).await?
+                    }
+                    Message::Owe { after, .. } => {
+                        held = 0;
+                        self.reach(after, stop).await?;
+                        None
                     }
                     Message::Ack(ack) => {
                         // In the order of the stream: what follows has seen this too.
@@ -539,6 +545,21 @@ impl Applier {
             self.debts.add(key, after);
         }
         Ok(())
+    }
+
+    /// The peer asks for states read when we have seen its history up to `after`, and has sent all
+    /// records up to there. If none of them says so, a mark must.
+    async fn reach(&mut self, after: Cursor, stop: &CancellationToken) -> Result<(), Error> {
+        let mark = self
+            .mark
+            .clone()
+            .ok_or(Error::Unexpected("a question before the session began"))?;
+        if mark.at >= after {
+            return Ok(());
+        }
+        self.commit(|_| {}, Mark { at: after, ..mark }, stop)
+            .await
+            .map(drop)
     }
 
     async fn ask_for_debts(&mut self, outlet: &Outlet) -> Result<(), Error> {

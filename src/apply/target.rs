@@ -170,17 +170,23 @@ fn fence_name(config: &Config) -> (String, String) {
 }
 
 /// Waits until our fence has come back in our own stream: then everything before it has been read.
+/// `attached` is the attachment to the stream at the time when it was set.
 ///
 /// # Errors
 /// It does not come back.
 pub(super) async fn await_fence(
     config: &Config,
     progress: &mut watch::Receiver<Progress>,
-    number: u64,
+    (number, attached): (u64, u64),
 ) -> Result<FenceSeen, Error> {
     let (name, _) = fence_name(config);
     let ours = |p: &Progress| p.fences.get(&name).copied().filter(|f| f.number >= number);
-    let seen = timeout(FENCE_TIMEOUT, progress.wait_for(|p| ours(p).is_some())).await;
+    let gone = |p: &Progress| attached == 0 || p.attached != attached;
+    let seen = timeout(
+        FENCE_TIMEOUT,
+        progress.wait_for(|p| ours(p).is_some() || gone(p)),
+    )
+    .await;
     match seen {
         Ok(Ok(progress)) => ours(&progress).ok_or(Error::NoStream),
         Ok(Err(_)) | Err(_) => Err(Error::NoStream),

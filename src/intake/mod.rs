@@ -183,6 +183,8 @@ impl Intake {
             warn!(%error, "not reading the local Redis");
         }
         redis.error = Some(message);
+        // Known to be usable again as soon as it answers.
+        redis.usable = false;
     }
 }
 

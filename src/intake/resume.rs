@@ -249,7 +249,6 @@ async fn facts(config: &Config, shared: &Shared) -> Result<Facts, Error> {
         redis.address = config.redis.address.to_string();
         redis.version.clone_from(&info.product);
         redis.role.clone_from(&info.role);
-        redis.usable = true;
     }
     if info.version < OLDEST {
         return Err(Error::Unsupported(format!(
@@ -263,6 +262,11 @@ async fn facts(config: &Config, shared: &Shared) -> Result<Facts, Error> {
              standalone server"
                 .to_owned(),
         ));
+    }
+    {
+        let mut redis = shared.board.redis();
+        redis.usable = true;
+        redis.error = None;
     }
     let value = connection.ask(&[b"GET", SELF_KEY.as_bytes()]).await?;
     let self_mark = value.bytes().and_then(|v| SelfMark::parse(v).ok());

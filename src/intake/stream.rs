@@ -63,6 +63,7 @@ pub(super) struct Stream {
     /// applier, set after the predecessor's connection was killed.
     own_since: BTreeMap<String, Offset>,
     progress: Progress,
+    attachments: u64,
     publish: watch::Sender<Progress>,
     trespasses: u64,
 }
@@ -105,6 +106,7 @@ impl Stream {
             self_mark: saved.as_ref().map_or(0, |s| s.self_mark),
             own_since: BTreeMap::new(),
             progress: Progress::default(),
+            attachments: 0,
             publish,
             trespasses: 0,
             shared,
@@ -214,6 +216,20 @@ impl Stream {
 
     /// Follows the stream until it breaks, or until `stop`.
     pub(super) async fn follow(
+        &mut self,
+        replica: Replica,
+        stop: &CancellationToken,
+    ) -> Result<(), Error> {
+        self.attachments += 1;
+        self.progress.attached = self.attachments;
+        self.publish();
+        let ended = self.follow_attached(replica, stop).await;
+        self.progress.attached = 0;
+        self.publish();
+        ended
+    }
+
+    async fn follow_attached(
         &mut self,
         mut replica: Replica,
         stop: &CancellationToken,

@@ -22,6 +22,8 @@ pub struct Hello {
     pub redis: String,
     /// The newest RDB version whose values its Redis takes.
     pub rdb_version: u16,
+    /// The replication id of its Redis.
+    pub replid: String,
     /// The epoch of its history.
     pub epoch: u64,
     /// See [`crate::progress::EpochState::base`].
@@ -129,6 +131,7 @@ pub(super) mod tests {
             version: "0".to_owned(),
             redis: "Redis 7.0.15".to_owned(),
             rdb_version: 10,
+            replid: site.to_owned(),
             epoch: 100,
             base: 100,
             older: 0,

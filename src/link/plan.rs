@@ -115,6 +115,16 @@ fn check(me: &Hello, peer: &Hello) -> Result<(), Stop> {
             "correct the site names or addresses under [[peer]]",
         ));
     }
+    if me.replid == peer.replid {
+        return Err(stop(
+            "same_redis",
+            format!(
+                "{} and {} serve the same Redis, or one is a replica of the other",
+                me.site, peer.site
+            ),
+            "give each site a Redis of its own: correct [redis] url at one of them",
+        ));
+    }
     if me.databases != peer.databases {
         return Err(stop(
             "configuration_differs",
@@ -527,6 +537,11 @@ mod tests {
             ..b.clone()
         };
         assert_eq!(plan(&a, &stranger).unwrap_err().reason, "wrong_site");
+        let same = Hello {
+            replid: "a".to_owned(),
+            ..b.clone()
+        };
+        assert_eq!(decide(&a, &same), Err("same_redis".to_owned()));
         let other = Hello {
             databases: "[0]".to_owned(),
             ..b

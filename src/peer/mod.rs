@@ -257,7 +257,7 @@ impl Peer {
     /// Connects or waits to be connected to; exchanges hellos; plans.
     async fn agree(&mut self) -> Result<Agreed, Error> {
         self.progress
-            .wait_for(|p| p.state.is_some())
+            .wait_for(|p| p.attached > 0)
             .await
             .map_err(|_| Error::Stopping)?;
         while let Ok(newer) = self.incoming.try_recv() {
@@ -359,6 +359,7 @@ impl Peer {
             version: env!("CARGO_PKG_VERSION").to_owned(),
             redis: info.product.clone(),
             rdb_version: info.rdb_version(),
+            replid: state.map_or_else(String::new, |s| s.replid.to_string()),
             epoch: state.map_or(0, |s| s.epoch.0),
             base: state.map_or(0, |s| s.base.0),
             older: state.map_or(0, |s| s.older.0),

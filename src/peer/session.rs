@@ -211,11 +211,18 @@ async fn read(
             Message::Hello(_) => return Err(reader.unexpected("a second hello").into()),
             Message::Owe { .. } => {}
         }
-        if let Message::Owe { after, keys } = message {
-            pass(&requests, Request { after, keys }).await?;
-            continue;
-        }
-        if !matches!(message, Message::Ack(_)) {
+        // The question goes to the one who answers, its place to the applier, in order.
+        let message = match message {
+            Message::Owe { after, keys } => {
+                pass(&requests, Request { after, keys }).await?;
+                Message::Owe {
+                    after,
+                    keys: Vec::new(),
+                }
+            }
+            other => other,
+        };
+        if !matches!(message, Message::Ack(_) | Message::Owe { .. }) {
             session.pending.fetch_add(1, Ordering::AcqRel);
             session.board.lock().quiet = false;
         }
@@ -251,6 +258,7 @@ async fn write(
     let mut refresh = interval(REFRESH);
     refresh.set_missed_tick_behavior(MissedTickBehavior::Delay);
     let mut copies_heard = 0;
+    let mut questions = Vec::new();
     loop {
         let copying = outgoing.is_copying();
         tokio::select! {
@@ -271,7 +279,10 @@ async fn write(
                 }
                 outgoing.insert(insert, &mut writer);
             }
-            message = inputs.messages.recv() => writer.push(&message.ok_or(Error::Stopping)?),
+            message = inputs.messages.recv() => match message.ok_or(Error::Stopping)? {
+                question @ Message::Owe { .. } => questions.push(question),
+                other => writer.push(&other),
+            },
             changed = inputs.applied.changed() => {
                 changed.map_err(|_| Error::Stopping)?;
                 writer.push(&session.ack(&inputs, &progress));
@@ -298,6 +309,18 @@ async fn write(
                 writer.push(&Message::Ping(millis));
             }
             _ = refresh.tick() => {}
+        }
+        // A question stands behind all records up to its place, so that the peer can have seen it.
+        while !outgoing.is_copying()
+            && let Some(Message::Owe { after, .. }) = questions.last()
+        {
+            while !outgoing.push_up_to(*after, &mut writer)? {
+                writer.flush().await?;
+            }
+            questions
+                .pop()
+                .iter()
+                .for_each(|question| writer.push(question));
         }
         if writer.pending() > 0 {
             writer.flush().await?;

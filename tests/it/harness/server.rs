@@ -122,7 +122,11 @@ impl Server {
                 return Ok(false);
             }
             let mut client = Client::try_connect(self.port).map_err(|e| e.to_string())?;
-            client.try_run("PING").map_err(|e| e.to_string())?;
+            match client.try_run("PING").map_err(|e| e.to_string()) {
+                // A server with a password answers too; its INFO is not for us.
+                Err(error) if error.contains("NOAUTH") => return Ok(true),
+                answer => answer?,
+            };
             // Another process may have taken the port meanwhile and be the one that answers.
             let pid: u32 = client
                 .info_number("server", "process_id")
