@@ -24,6 +24,7 @@ impl Applier {
             Message::OwedStates(owed) => self.on_owed_states(owed, stop).await,
             // The peer has got all of our copy: nothing is owed any more.
             Message::Copied => {
+                self.gap = false;
                 let mark = Mark {
                     owes: false,
                     ..self.marked()?

@@ -12,7 +12,6 @@ use super::batch::Sealed;
 use super::debts::{Key, member};
 use super::target::{await_fence, put_fence};
 use super::{Applier, Error, Executed, unexpected_refusal};
-use crate::converge::Knowledge;
 use crate::intake::commands::key_hash;
 use crate::intake::wall_ms;
 use crate::link::{State, Value};
@@ -235,34 +234,16 @@ impl Applier {
         if rules.keep && exists {
             return Verdict::Leave { kept: true };
         }
-        let hash = key_hash(state.db, &state.key);
-        let seen_all = match self.table.knowledge(hash, rules.seen) {
-            Knowledge::Seen => true,
-            Knowledge::Unseen(_) => false,
-            Knowledge::Gap => self.gap_allows(hash, exists),
-        };
+        let unseen = self
+            .table
+            .unseen(key_hash(state.db, &state.key), rules.seen);
+        let seen_all = unseen.is_none() && (!self.gap || theirs_wins(&self.config) || !exists);
         match (seen_all, exists || !is_absent(state)) {
             (false, _) => Verdict::Refuse,
             (true, true) if here.is(state) => Verdict::Leave { kept: false },
             (true, true) => Verdict::Take { existed: exists },
             (true, false) => Verdict::Leave { kept: false },
         }
-    }
-
-    /// The peer has not seen how our present epoch began. If our data is older than the journal,
-    /// it holds nothing that the peer lacks but what was written since. If it may hold more, both
-    /// sites have a gap (else the peer would have got our copy first), and the names decide.
-    fn gap_allows(&self, hash: u128, exists: bool) -> bool {
-        let Some(state) = self.state() else {
-            return false;
-        };
-        let began = Cursor {
-            epoch: state.epoch,
-            offset: state.began,
-        };
-        let older = state.older == state.epoch;
-        let theirs_wins = self.config.peer < self.config.site;
-        self.table.knowledge(hash, began) == Knowledge::Seen && (older || theirs_wins || !exists)
     }
 
     async fn carry_out(
@@ -330,6 +311,13 @@ impl Applier {
         }
         self.board.lock().copied = counts;
     }
+}
+
+/// While the peer lacks what our data holds beyond our journal (its data rests on an older base of
+/// ours), its states have not seen that either. Then it lacks a copy of ours and we one of its, or
+/// it would have got ours first: the names decide.
+fn theirs_wins(config: &super::Config) -> bool {
+    config.peer < config.site
 }
 
 fn is_absent(state: &State) -> bool {

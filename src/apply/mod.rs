@@ -128,6 +128,8 @@ pub struct Begin {
     pub flow: Flow,
     /// The epoch on which its data rests.
     pub base: Epoch,
+    /// Whether it has data of ours, but not what began our present base.
+    pub gap: bool,
 }
 
 /// Applies the records of one peer. Lives as long as the process; sessions come and go.
@@ -146,6 +148,8 @@ pub struct Applier {
     marks_removed: u64,
     /// The epoch on which the peer's data rests.
     base: Epoch,
+    /// Whether the peer lacks writes that are here and not in our journal.
+    gap: bool,
     /// Whether keys that are here stay, in the copy that the plan foresees.
     keep: bool,
     /// Whether that copy is answered by one from here.
@@ -176,6 +180,7 @@ impl Applier {
             fence: 0,
             marks_removed: 0,
             base: Epoch(0),
+            gap: false,
             keep: false,
             owes_back: false,
             copy_seen: Cursor::ZERO,
@@ -276,7 +281,7 @@ impl Applier {
     }
 
     async fn begin(&mut self, begin: Begin, stop: &CancellationToken) -> Result<(), Error> {
-        let Begin { flow, base } = begin;
+        let Begin { flow, base, gap } = begin;
         let home = self
             .progress
             .borrow()
@@ -297,7 +302,7 @@ impl Applier {
             seen: Seen::default(),
         });
         mark.at = flow.start;
-        self.base = base;
+        (self.base, self.gap) = (base, gap);
         self.keep = flow.copy.is_some_and(|c| c.keep);
         self.owes_back = flow.copy.is_some_and(|c| c.back);
         if flow.whole {

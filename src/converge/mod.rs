@@ -8,8 +8,7 @@
 
 use std::collections::VecDeque;
 use std::hash::{BuildHasherDefault, Hasher};
-use std::sync::Arc;
-use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Arc, PoisonError, RwLock};
 
 use dashmap::DashMap;
 
@@ -20,7 +19,10 @@ use crate::model::{Cursor, Epoch, Offset};
 const MAX_KEYS: usize = 1 << 20;
 
 /// The place of a read that is under way.
-const READING: Offset = Offset(u64::MAX);
+const READING: Cursor = Cursor {
+    epoch: Epoch(u64::MAX),
+    offset: Offset(u64::MAX),
+};
 
 /// Keys are hashes already.
 #[derive(Clone, Copy, Debug, Default)]
@@ -50,25 +52,30 @@ impl Hasher for PassThrough {
 }
 
 /// Shared: the intake writes, the appliers ask.
-#[derive(Debug)]
+#[derive(Debug, Default)]
 pub struct Table {
-    /// Key hash → the last local write of the key, in the current epoch.
-    writes: DashMap<u128, Offset, BuildHasherDefault<PassThrough>>,
+    /// Key hash → the last local write of the key.
+    writes: DashMap<u128, Cursor, BuildHasherDefault<PassThrough>>,
     /// Key hash → where its state was last read to be sent; [`READING`] while it is being read.
     /// A peer's state that has not seen ours must not replace what we sent: the two would swap.
-    reads: DashMap<u128, Offset, BuildHasherDefault<PassThrough>>,
-    /// The same for all keys: where the last snapshot was taken to be sent.
-    copied: AtomicU64,
-    /// Every key may have been written up to here.
-    floor: AtomicU64,
-    /// The current epoch.
-    epoch: AtomicU64,
+    reads: DashMap<u128, Cursor, BuildHasherDefault<PassThrough>>,
+    /// What holds for every key.
+    all: RwLock<All>,
+}
+
+/// What holds for every key.
+#[derive(Clone, Copy, Debug, Default)]
+struct All {
+    /// It may have been written up to here.
+    written: Cursor,
+    /// Its state was last read here, by a snapshot, to be sent.
+    copied: Cursor,
 }
 
 /// The writing side, owned by the intake: the order in which entries may be forgotten.
-#[derive(Debug)]
+#[derive(Debug, Default)]
 pub struct Recent {
-    order: VecDeque<(Offset, u128)>,
+    order: VecDeque<(Cursor, u128)>,
 }
 
 /// Keys whose state is being read. What is not finished is forgotten: it was not sent.
@@ -96,7 +103,7 @@ impl Reading {
     /// A snapshot is being taken.
     #[must_use]
     pub fn snapshot(table: &Arc<Table>) -> Self {
-        table.copied.store(READING.0, Ordering::Release);
+        table.update(|all| all.copied = READING);
         Self {
             table: Arc::clone(table),
             keys: Vec::new(),
@@ -105,9 +112,9 @@ impl Reading {
     }
 
     /// They were read here, and will be sent.
-    pub fn finish(mut self, at: Offset) -> Vec<u128> {
+    pub fn finish(mut self, at: Cursor) -> Vec<u128> {
         if std::mem::take(&mut self.all) {
-            self.table.copied.store(at.0, Ordering::Release);
+            self.table.update(|all| all.copied = at);
         }
         let keys = std::mem::take(&mut self.keys);
         for hash in &keys {
@@ -123,64 +130,28 @@ impl Drop for Reading {
             self.table.forget_read(*hash, READING);
         }
         if self.all {
-            self.table.copied.store(0, Ordering::Release);
-        }
-    }
-}
-
-/// What the table says of a key.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Knowledge {
-    /// Everything written here had been seen.
-    Seen,
-    /// Something was written here at this place that had not been seen.
-    Unseen(Offset),
-    /// What was seen belongs to an earlier epoch: what was written in between is not known.
-    Gap,
-}
-
-impl Default for Table {
-    fn default() -> Self {
-        Self {
-            writes: DashMap::default(),
-            reads: DashMap::default(),
-            copied: AtomicU64::new(0),
-            floor: AtomicU64::new(0),
-            epoch: AtomicU64::new(0),
+            self.table.update(|all| all.copied = Cursor::ZERO);
         }
     }
 }
 
 impl Table {
-    /// What has been written of a key that a peer had not seen, when it had seen our history up to
-    /// `seen`.
+    /// Where the key was last written, or read to be sent, if a peer that had seen our history up
+    /// to `seen` had not seen that.
     #[must_use]
-    pub fn knowledge(&self, hash: u128, seen: Cursor) -> Knowledge {
-        if seen.epoch != Epoch(self.epoch.load(Ordering::Acquire)) {
-            return Knowledge::Gap;
-        }
-        let written = self
-            .writes
-            .get(&hash)
-            .map_or(Offset(0), |entry| *entry.value());
-        let read = self
-            .reads
-            .get(&hash)
-            .map_or(Offset(0), |entry| *entry.value());
-        let copied = Offset(self.copied.load(Ordering::Acquire));
-        let last = written
-            .max(read)
-            .max(copied)
-            .max(Offset(self.floor.load(Ordering::Acquire)));
-        if last > seen.offset {
-            Knowledge::Unseen(last)
-        } else {
-            Knowledge::Seen
-        }
+    pub fn unseen(&self, hash: u128, seen: Cursor) -> Option<Cursor> {
+        let of =
+            |map: &DashMap<u128, Cursor, _>| map.get(&hash).map_or(Cursor::ZERO, |e| *e.value());
+        let all = *self.all.read().unwrap_or_else(PoisonError::into_inner);
+        let last = of(&self.writes)
+            .max(of(&self.reads))
+            .max(all.written)
+            .max(all.copied);
+        (last > seen).then_some(last)
     }
 
     /// Every peer that was sent this state has seen it.
-    pub fn forget_read(&self, hash: u128, at: Offset) {
+    pub fn forget_read(&self, hash: u128, at: Cursor) {
         self.reads.remove_if(&hash, |_, last| *last == at);
     }
 
@@ -195,41 +166,33 @@ impl Table {
     pub fn is_empty(&self) -> bool {
         self.writes.is_empty()
     }
+
+    fn update(&self, change: impl FnOnce(&mut All)) {
+        change(&mut self.all.write().unwrap_or_else(PoisonError::into_inner));
+    }
 }
 
 impl Recent {
-    /// A table that begins in `epoch`, knowing nothing of what was written up to `floor`.
-    pub fn begin(table: &Table, epoch: Epoch, floor: Offset) -> Self {
-        table.writes.clear();
-        table.reads.clear();
-        table.copied.store(0, Ordering::Release);
-        table.floor.store(floor.0, Ordering::Release);
-        table.epoch.store(epoch.0, Ordering::Release);
-        Self {
-            order: VecDeque::new(),
-        }
-    }
-
     /// A key was written.
-    pub fn note(&mut self, table: &Table, hash: u128, at: Offset) {
+    pub fn note(&mut self, table: &Table, hash: u128, at: Cursor) {
         table.writes.insert(hash, at);
         self.order.push_back((at, hash));
         if self.order.len() > MAX_KEYS
             && let Some((oldest, hash)) = self.order.pop_front()
         {
-            table.floor.fetch_max(oldest.0, Ordering::AcqRel);
+            table.update(|all| all.written = all.written.max(oldest));
             table.writes.remove_if(&hash, |_, last| *last <= oldest);
         }
     }
 
     /// Any key may have been written.
-    pub fn note_everything(&mut self, table: &Table, at: Offset) {
-        table.floor.fetch_max(at.0, Ordering::AcqRel);
+    pub fn note_everything(&mut self, table: &Table, at: Cursor) {
+        table.update(|all| all.written = all.written.max(at));
         self.forget(table, at);
     }
 
     /// Every peer has seen everything up to `upto`.
-    pub fn forget(&mut self, table: &Table, upto: Offset) {
+    pub fn forget(&mut self, table: &Table, upto: Cursor) {
         while let Some(&(at, hash)) = self.order.front()
             && at <= upto
         {
@@ -252,60 +215,55 @@ mod tests {
 
     #[test]
     fn a_write_is_unseen_until_it_has_been_seen() {
-        let table = Table::default();
-        let mut recent = Recent::begin(&table, Epoch(7), Offset(0));
-        recent.note(&table, 1, Offset(10));
-        recent.note(&table, 2, Offset(15));
-        recent.note(&table, 1, Offset(20));
-        assert_eq!(table.knowledge(1, at(19)), Knowledge::Unseen(Offset(20)));
-        assert_eq!(table.knowledge(1, at(20)), Knowledge::Seen);
-        assert_eq!(table.knowledge(2, at(10)), Knowledge::Unseen(Offset(15)));
-        assert_eq!(table.knowledge(3, at(0)), Knowledge::Seen);
-        recent.forget(&table, Offset(15));
+        let (table, mut recent) = (Table::default(), Recent::default());
+        recent.note(&table, 1, at(10));
+        recent.note(&table, 2, at(15));
+        recent.note(&table, 1, at(20));
+        assert_eq!(table.unseen(1, at(19)), Some(at(20)));
+        assert_eq!(table.unseen(1, at(20)), None);
+        assert_eq!(table.unseen(2, at(10)), Some(at(15)));
+        assert_eq!(table.unseen(3, Cursor::ZERO), None);
+        let later = Cursor {
+            epoch: Epoch(8),
+            offset: Offset(1),
+        };
+        assert_eq!(table.unseen(1, later), None);
+        recent.note(&table, 1, later);
+        assert_eq!(
+            table.unseen(1, at(1 << 50)),
+            Some(later),
+            "an epoch later is later"
+        );
+        recent.forget(&table, at(20));
         assert_eq!(table.len(), 1);
-        assert_eq!(table.knowledge(1, at(19)), Knowledge::Unseen(Offset(20)));
     }
 
     #[test]
     fn what_is_forgotten_or_touches_everything_is_never_missed() {
-        let table = Table::default();
-        let mut recent = Recent::begin(&table, Epoch(7), Offset(5));
-        assert_eq!(table.knowledge(9, at(4)), Knowledge::Unseen(Offset(5)));
-        recent.note_everything(&table, Offset(30));
-        assert_eq!(table.knowledge(9, at(29)), Knowledge::Unseen(Offset(30)));
+        let (table, mut recent) = (Table::default(), Recent::default());
+        recent.note_everything(&table, at(30));
+        assert_eq!(table.unseen(9, at(29)), Some(at(30)));
         for i in 0..=MAX_KEYS as u64 {
-            recent.note(&table, u128::from(i), Offset(100 + i));
+            recent.note(&table, u128::from(i), at(100 + i));
         }
         assert_eq!(table.len(), MAX_KEYS);
-        assert_eq!(
-            table.knowledge(12345, at(99)),
-            Knowledge::Unseen(Offset(100 + 12345))
-        );
-        assert_eq!(table.knowledge(0, at(99)), Knowledge::Unseen(Offset(100)));
-        let before = Cursor {
-            epoch: Epoch(6),
-            offset: Offset(u64::MAX),
-        };
-        assert_eq!(table.knowledge(1, before), Knowledge::Gap);
+        assert_eq!(table.unseen(12345, at(99)), Some(at(100 + 12345)));
+        assert_eq!(table.unseen(0, at(99)), Some(at(100)));
     }
 
     #[test]
     fn what_is_read_to_be_sent_counts_as_written() {
         let table = Arc::new(Table::default());
-        let _recent = Recent::begin(&table, Epoch(7), Offset(0));
         let reading = Reading::keys(&table, vec![77]);
-        assert_eq!(table.knowledge(77, at(1 << 40)), Knowledge::Unseen(READING));
-        let keys = reading.finish(Offset(1 << 41));
-        assert_eq!(
-            table.knowledge(77, at(1 << 40)),
-            Knowledge::Unseen(Offset(1 << 41))
-        );
-        table.forget_read(keys[0], Offset(1 << 41));
+        assert_eq!(table.unseen(77, at(1 << 40)), Some(READING));
+        let keys = reading.finish(at(1 << 41));
+        assert_eq!(table.unseen(77, at(1 << 40)), Some(at(1 << 41)));
+        table.forget_read(keys[0], at(1 << 41));
         drop(Reading::keys(&table, vec![77]));
-        assert_eq!(table.knowledge(77, at(1 << 40)), Knowledge::Seen);
+        assert_eq!(table.unseen(77, at(1 << 40)), None);
         drop(Reading::snapshot(&table));
-        assert_eq!(table.knowledge(1, at(5)), Knowledge::Seen);
-        Reading::snapshot(&table).finish(Offset(6));
-        assert_eq!(table.knowledge(1, at(5)), Knowledge::Unseen(Offset(6)));
+        assert_eq!(table.unseen(1, at(5)), None);
+        Reading::snapshot(&table).finish(at(6));
+        assert_eq!(table.unseen(1, at(5)), Some(at(6)));
     }
 }

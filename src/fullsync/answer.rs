@@ -12,7 +12,7 @@ use crate::converge::Reading;
 use crate::intake::commands::key_hash;
 use crate::intake::{Shared, connection_name, wall_ms};
 use crate::link::{OwedStates, State, Value};
-use crate::model::{Cursor, FENCE_PREFIX, InstanceId, Offset, SiteId, is_reserved};
+use crate::model::{Cursor, FENCE_PREFIX, InstanceId, SiteId, is_reserved};
 use crate::progress::Progress;
 use crate::redis::{Connection, Error, Reply, Settings, put_command};
 
@@ -45,7 +45,7 @@ pub struct Answerer {
     debts: Debts,
     number: u64,
     /// Keys noted as read in the table, to be forgotten when the peer has seen them.
-    reads: VecDeque<(u128, Offset)>,
+    reads: VecDeque<(u128, Cursor)>,
 }
 
 impl Answerer {
@@ -146,9 +146,8 @@ impl Answerer {
         for ((db, key), pair) in keys.into_iter().zip(replies.chunks(2)) {
             states.push(state(db, key, pair, now));
         }
-        let read = reading.finish(at.offset);
-        self.reads
-            .extend(read.into_iter().map(|hash| (hash, at.offset)));
+        let read = reading.finish(at);
+        self.reads.extend(read.into_iter().map(|hash| (hash, at)));
         Ok(Some(Insert::Owed(OwedStates { at, seen, states }, hold)))
     }
 
@@ -211,7 +210,7 @@ impl Answerer {
 
     /// Forgets reads that every peer has seen.
     fn forget(&mut self) {
-        let seen = self.shared.deliveries.by_all().seen.offset;
+        let seen = self.shared.deliveries.by_all().seen;
         while let Some(&(hash, at)) = self.reads.front()
             && (at <= seen || self.reads.len() > READS)
         {

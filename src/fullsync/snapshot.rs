@@ -169,7 +169,7 @@ impl Copier {
             }
         };
         self.reach(snapshot.at).await?;
-        reading.finish(snapshot.at.offset);
+        reading.finish(snapshot.at);
         let begin = CopyBegin {
             at: snapshot.at,
             seen,

@@ -11,8 +11,8 @@ use crate::intake::commands::{for_each_key, key_hash};
 use crate::intake::scanner;
 use crate::journal::{Frame, FrameKind, Journal, Recovered};
 use crate::model::{
-    BatchReader, Cursor, Entry, Epoch, Hlc, Mark, Offset, Record, SELF_KEY, Seen, SelfMark,
-    is_reserved, mark_key,
+    BatchReader, Cursor, Entry, Epoch, Hlc, Mark, Record, SELF_KEY, Seen, SelfMark, is_reserved,
+    mark_key,
 };
 use crate::progress::EpochState;
 use crate::rdb;
@@ -31,9 +31,9 @@ pub(super) struct Resume {
     /// The latest stamp.
     pub hlc: Hlc,
     /// Recent writes: key hash and place, in order; none from before `floor`.
-    pub writes: Vec<(u128, Offset)>,
+    pub writes: Vec<(u128, Cursor)>,
     /// Writes up to here are not in `writes`.
-    pub floor: Offset,
+    pub floor: Cursor,
 }
 
 impl Resume {
@@ -56,11 +56,7 @@ impl Resume {
         };
         let mut resume = Self::default();
         let from = replay_from(journal, saved.at);
-        resume.floor = if from.epoch == saved.state.epoch {
-            from.offset
-        } else {
-            saved.state.began
-        };
+        resume.floor = from;
         let mut reader = journal.reader(from)?;
         while let Some(frame) = reader.try_next()? {
             resume.replay(&frame, &mut saved)?;
@@ -72,13 +68,11 @@ impl Resume {
     fn replay(&mut self, frame: &Frame, saved: &mut Saved) -> Result<(), Error> {
         let header = &frame.header;
         match header.kind {
-            FrameKind::Epoch => self.writes.clear(),
-            FrameKind::Continue => {}
+            FrameKind::Epoch | FrameKind::Continue => {}
             FrameKind::Records | FrameKind::Notes => {
-                let current = header.epoch == saved.state.epoch;
                 for entry in BatchReader::new(header.start, frame.body.clone()) {
                     let entry = entry.map_err(|e| Error::Saved(e.to_string()))?;
-                    self.entry(entry, current, saved);
+                    self.entry(entry, header.epoch, saved);
                 }
                 if header.kind == FrameKind::Records {
                     saved.last_record = Cursor {
@@ -95,12 +89,16 @@ impl Resume {
         Ok(())
     }
 
-    fn entry(&mut self, entry: Entry, current: bool, saved: &mut Saved) {
+    fn entry(&mut self, entry: Entry, epoch: Epoch, saved: &mut Saved) {
         match entry {
             Entry::Record(record) => {
                 self.hlc = self.hlc.max(record.hlc);
-                if current && !self.note(&record) {
-                    self.floor = record.offset;
+                let at = Cursor {
+                    epoch,
+                    offset: record.offset,
+                };
+                if !self.note(&record, at) {
+                    self.floor = at;
                 }
             }
             Entry::Echo {
@@ -114,7 +112,7 @@ impl Resume {
     }
 
     /// Notes the keys of a record; false when it may have written any key.
-    fn note(&mut self, record: &Record) -> bool {
+    fn note(&mut self, record: &Record, at: Cursor) -> bool {
         let (mut db, mut named) = (record.db, true);
         let writes = &mut self.writes;
         let scanned = scanner::for_each(&record.commands, |command| {
@@ -124,9 +122,7 @@ impl Resume {
                     .and_then(|t| t.parse().ok())
                     .unwrap_or(db);
             }
-            named &= for_each_key(&command, db, |db, key| {
-                writes.push((key_hash(db, key), record.offset))
-            });
+            named &= for_each_key(&command, db, |db, key| writes.push((key_hash(db, key), at)));
         });
         scanned.is_ok() && named
     }

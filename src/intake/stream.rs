@@ -19,7 +19,7 @@ use super::{Config, Error, Shared, wall_ms};
 use crate::converge::Recent;
 use crate::journal::{self, FrameHeader, FrameKind, Writer};
 use crate::model::{
-    Clock, Cursor, Epoch, FrameBuilder, InstanceId, Offset, Position, Record, ReplId, Seen, SiteId,
+    Clock, Cursor, FrameBuilder, InstanceId, Offset, Position, Record, ReplId, Seen, SiteId,
     TARGET_FRAME,
 };
 use crate::progress::{EpochState, FenceSeen, Progress};
@@ -82,8 +82,8 @@ impl Stream {
             floor,
             ..
         } = resume;
-        let epoch = saved.as_ref().map_or(Epoch(0), |s| s.state.epoch);
-        let mut recent = Recent::begin(&shared.table, epoch, floor);
+        let mut recent = Recent::default();
+        recent.note_everything(&shared.table, floor);
         for (hash, at) in writes {
             recent.note(&shared.table, hash, at);
         }
@@ -176,7 +176,6 @@ impl Stream {
     pub(super) fn begins(&mut self, state: EpochState, seen: Seen) -> Result<(), Error> {
         self.decoder = Decoder::new(state.began, 0, self.selection.clone());
         self.frame = FrameBuilder::new(state.began);
-        self.recent = Recent::begin(&self.shared.table, state.epoch, state.began);
         self.progress.read = Cursor {
             epoch: state.epoch,
             offset: state.began,
@@ -346,6 +345,10 @@ impl Stream {
             count,
             commands,
         } = write;
+        let at = Cursor {
+            epoch: self.progress.read.epoch,
+            offset,
+        };
         let record = Record {
             offset,
             hlc: self.clock.stamp(now_ms),
@@ -364,11 +367,11 @@ impl Stream {
                     .unwrap_or(db);
             }
             named &= for_each_key(&command, db, |db, key| {
-                recent.note(table, key_hash(db, key), offset)
+                recent.note(table, key_hash(db, key), at)
             });
         });
         if scanned.is_err() || !named {
-            recent.note_everything(table, offset);
+            recent.note_everything(table, at);
         }
         self.frame.push_record(&record);
     }
@@ -484,14 +487,7 @@ impl Stream {
     /// Once a second: forget and trim what every peer has, keep the preamble fresh.
     fn housekeeping(&mut self) {
         let delivered = self.shared.deliveries.by_all();
-        if self
-            .state
-            .as_ref()
-            .is_some_and(|s| s.epoch == delivered.seen.epoch)
-        {
-            self.recent
-                .forget(&self.shared.table, delivered.seen.offset);
-        }
+        self.recent.forget(&self.shared.table, delivered.seen);
         if delivered.seen != Cursor::ZERO
             && let Err(error) = self
                 .shared

@@ -96,9 +96,11 @@ pub(super) async fn run(
         peer_redis: (theirs.redis.clone(), theirs.rdb_version),
     };
     let over = stop.child_token();
+    let rests_on_older = |base: Epoch| base != Epoch(0) && base != ours.base();
     let begin = Begin {
         flow: plan.receive,
         base: theirs.base(),
+        gap: theirs.mark().is_some_and(|mark| rests_on_older(mark.base)),
     };
 
     let reading = read(&session, wire.reader, queue, to_peer, requests, hear);
@@ -132,12 +134,14 @@ pub(super) async fn run(
         (theirs.instance, dialled),
         &peer.config.site,
     );
+    let mut progress = peer.progress.clone();
     let link = async {
         let ended: Result<(), Error> = tokio::select! {
             ended = reading => ended,
             ended = writing => ended,
             ended = copying => ended,
             ended = answering => ended,
+            () = new_history(&mut progress, session.epoch) => Err(Error::NewHistory),
             error = replacing => Err(error),
             () = over.cancelled() => Err(Error::Stopping),
         };
@@ -159,6 +163,15 @@ pub(super) async fn run(
         Err(Error::Stopping) if stop.is_cancelled() => Err(Error::Stopping),
         Err(Error::Stopping) => Err(Error::NewHistory),
         other => other,
+    }
+}
+
+/// Ends when the local Redis has begun another epoch: what was agreed no longer holds.
+async fn new_history(progress: &mut watch::Receiver<Progress>, epoch: Epoch) {
+    let other = |p: &Progress| p.state.as_ref().is_none_or(|s| s.epoch != epoch);
+    // When nobody reads any more, the stop comes from elsewhere.
+    if progress.wait_for(other).await.is_err() {
+        std::future::pending::<()>().await;
     }
 }
 
@@ -251,7 +264,7 @@ async fn write(
     mut outgoing: Outgoing,
     mut copy_ahead: bool,
     mut inputs: Inputs,
-    mut progress: watch::Receiver<Progress>,
+    progress: watch::Receiver<Progress>,
 ) -> Result<(), Error> {
     let mut heartbeat = interval(HEARTBEAT);
     heartbeat.set_missed_tick_behavior(MissedTickBehavior::Delay);
@@ -301,9 +314,6 @@ async fn write(
                 }
             }
             _ = heartbeat.tick() => {
-                if progress.borrow_and_update().state.as_ref().map(|s| s.epoch) != Some(session.epoch) {
-                    return Err(Error::NewHistory);
-                }
                 writer.push(&session.ack(&inputs, &progress));
                 let millis = u64::try_from(session.started.elapsed().as_micros()).unwrap_or(0);
                 writer.push(&Message::Ping(millis));
