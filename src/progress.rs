@@ -25,7 +25,7 @@ pub struct EpochState {
 }
 
 /// The newest fence of one name that has come back.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq)]
 pub struct FenceSeen {
     /// The life of the sidecar that set it.
     pub instance: InstanceId,
@@ -33,6 +33,8 @@ pub struct FenceSeen {
     pub number: u64,
     /// Where it ends in our stream.
     pub offset: Offset,
+    /// What of each peer had come back before it: exactly what a state read there holds.
+    pub seen: Arc<Seen>,
 }
 
 /// What the intake has read.

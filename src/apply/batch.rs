@@ -245,9 +245,14 @@ impl Sealed {
     }
 
     fn append(&mut self, commands: &[u8], count: u32, db: u32) {
-        self.bytes.extend_from_slice(commands);
-        self.count += count as usize;
+        self.raw(commands, count as usize);
         self.db = db;
+    }
+
+    /// Appends commands that are in the protocol's form already.
+    pub(super) fn raw(&mut self, commands: &[u8], count: usize) {
+        self.bytes.extend_from_slice(commands);
+        self.count += count;
     }
 
     /// EXEC.

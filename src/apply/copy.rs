@@ -99,6 +99,7 @@ impl Applier {
         let rules = Rules {
             seen: self.copy_seen,
             keep: copy.keep,
+            rebase: false,
         };
         let mark = Mark {
             copy: Some(copy),
@@ -164,6 +165,7 @@ impl Applier {
         let rules = Rules {
             seen: owed.seen.of(&self.config.site),
             keep: false,
+            rebase: true,
         };
         let mark = self.marked()?;
         // Every record up to there has come before it.

@@ -10,12 +10,13 @@ use tracing::warn;
 
 use super::batch::Sealed;
 use super::debts::{Key, member};
+use super::rebase::{Replay, replays};
 use super::target::{await_fence, put_fence};
 use super::{Applier, Error, Executed, unexpected_refusal};
 use crate::intake::commands::key_hash;
 use crate::intake::wall_ms;
 use crate::link::{State, Value};
-use crate::model::{Cursor, Mark, is_reserved, owed_key};
+use crate::model::{Cursor, Mark, Offset, is_reserved, owed_key};
 use crate::redis::put_command;
 use crate::status::Stop;
 
@@ -23,13 +24,15 @@ use crate::status::Stop;
 const ATTEMPTS: u32 = 8;
 
 /// What is decided about a state.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq)]
 enum Verdict {
     /// It replaces what is here, or nothing.
     Take {
         /// Whether the key was here.
         existed: bool,
     },
+    /// It replaces what is here, and what it has not seen is written again on top of it.
+    Rebase(Replay),
     /// What is here stays, by configuration or because the state says the same.
     Leave {
         /// Whether by configuration.
@@ -92,6 +95,8 @@ pub(super) struct Rules {
     pub seen: Cursor,
     /// Whether keys that are here stay.
     pub keep: bool,
+    /// Whether what the states have not seen is written again on top of them.
+    pub rebase: bool,
 }
 
 impl Applier {
@@ -117,7 +122,10 @@ impl Applier {
                 Executed::Done { replies, head } => {
                     self.mark = Some(marked);
                     self.settle(states, &verdicts);
-                    let failed = replies.iter().skip(head).find_map(|r| r.error());
+                    // A command written again may fail here as it will there.
+                    let mut errors = replies.iter().skip(head).filter_map(|r| r.error());
+                    let failed =
+                        errors.find(|m| m.contains("DUMP payload") || m.contains("Bad data"));
                     return failed.map_or(Ok(()), |message| Err(incompatible(message)));
                 }
                 Executed::Changed => {}
@@ -188,23 +196,54 @@ impl Applier {
             return self.on_refused_look(message, stop).await;
         }
         writing.db = 0;
-        if await_fence(&self.config, &mut self.progress, fence_of)
-            .await
-            .is_err()
-        {
+        let Ok(fence) = await_fence(&self.config, &mut self.progress, fence_of).await else {
             self.reopen(stop).await?;
             return Ok(None);
-        }
+        };
         let now = wall_ms();
         let here = |place: usize| Here::of(replies.get(place..place + 2).unwrap_or_default(), now);
-        let verdicts = states.iter().zip(places).map(|(state, place)| {
-            if attempt > ATTEMPTS {
-                Verdict::Refuse
-            } else {
-                self.verdict(state, &here(place), rules)
+        let mut verdicts: Vec<Verdict> = states
+            .iter()
+            .zip(places)
+            .map(|(state, place)| match attempt {
+                ..=ATTEMPTS => self.verdict(state, &here(place), rules),
+                _ => Verdict::Refuse,
+            })
+            .collect();
+        if rules.rebase && attempt <= ATTEMPTS {
+            self.rebase(states, &mut verdicts, rules.seen, fence.offset)?;
+        }
+        Ok(Some(verdicts))
+    }
+
+    /// Turns refusals into rebases where only writes of the very key are unseen.
+    fn rebase(
+        &self,
+        states: &[State],
+        verdicts: &mut [Verdict],
+        seen: Cursor,
+        fence: Offset,
+    ) -> Result<(), Error> {
+        let upto = Cursor {
+            epoch: self.epoch(),
+            offset: fence,
+        };
+        let may = |state: &State| {
+            let hash = key_hash(state.db, &state.key);
+            (!self.gap || theirs_wins(&self.config)) && !self.table.sent_unseen(hash, seen)
+        };
+        let refused = states
+            .iter()
+            .zip(verdicts.iter())
+            .filter(|(s, v)| **v == Verdict::Refuse && may(s));
+        let keys = refused.map(|(state, _)| (state.db, state.key.clone()));
+        let mut found = replays(&self.journal, keys, seen, upto)?;
+        for (state, verdict) in states.iter().zip(verdicts) {
+            if let Some(Some(replay)) = found.remove(&(state.db, state.key.clone())) {
+                *verdict = Verdict::Rebase(replay);
             }
-        });
-        Ok(Some(verdicts.collect()))
+        }
+        Ok(())
     }
 
     async fn on_refused_look(
@@ -225,7 +264,7 @@ impl Applier {
 
     fn verdict(&self, state: &State, here: &Here<'_>, rules: Rules) -> Verdict {
         let exists = here.value.is_some();
-        if is_reserved(&state.key) {
+        if is_reserved(&state.key) || matches!(state.value, Value::Unsaid) {
             return Verdict::Leave { kept: false };
         }
         if matches!(state.value, Value::Function(_)) {
@@ -267,6 +306,10 @@ impl Applier {
                 match verdict {
                     Verdict::Refuse => owed.push(member(&name)),
                     Verdict::Take { .. } => put_state(&mut sealed, state, now),
+                    Verdict::Rebase(replay) => {
+                        put_state(&mut sealed, state, now);
+                        sealed.raw(&replay.bytes, replay.count);
+                    }
                     Verdict::Leave { .. } => {}
                 }
                 if *verdict != Verdict::Refuse && debts.wants(&name) {
@@ -302,7 +345,7 @@ impl Applier {
                     self.debts.add(name, read);
                     continue;
                 }
-                Verdict::Take { existed: true } => counts.overwritten += 1,
+                Verdict::Take { existed: true } | Verdict::Rebase(_) => counts.overwritten += 1,
                 Verdict::Take { existed: false } => counts.created += 1,
                 Verdict::Leave { kept: true } => counts.kept += 1,
                 Verdict::Leave { kept: false } => {}
@@ -338,6 +381,7 @@ fn put_state(sealed: &mut Sealed, state: &State, now_ms: u64) {
             }
             sealed.command(&args);
         }
+        Value::Unsaid => {}
         Value::Dump(_) | Value::Absent => {
             sealed.select(state.db);
             sealed.command(&[b"DEL", &state.key]);

@@ -8,6 +8,7 @@ mod batch;
 mod copy;
 mod debts;
 mod guard;
+mod rebase;
 mod reply;
 mod self_mark;
 mod target;
@@ -30,6 +31,7 @@ use self::target::{Writing, await_fence, put_fence};
 use crate::converge::Table;
 use crate::intake::Shared;
 use crate::intake::commands::Touched;
+use crate::journal::{self, Journal};
 use crate::link::{self, Flow, MAX_KEYS, Message, Records};
 use crate::model::{
     BatchReader, Cursor, Entry, Epoch, Hlc, InstanceId, Mark, MarkError, RecordError, Seen, SiteId,
@@ -86,6 +88,9 @@ pub enum Error {
         /// Why.
         source: MarkError,
     },
+    /// Our own journal.
+    #[error(transparent)]
+    Journal(#[from] journal::Error),
     /// What the peer sent makes no sense.
     #[error("the peer sent a {0}")]
     Record(#[from] RecordError),
@@ -137,6 +142,7 @@ pub struct Begin {
 pub struct Applier {
     config: Config,
     progress: watch::Receiver<Progress>,
+    journal: Journal,
     table: Arc<Table>,
     deliveries: Arc<Deliveries>,
     board: PeerBoard,
@@ -171,6 +177,7 @@ impl Applier {
         Self {
             config,
             progress,
+            journal: shared.journal.clone(),
             table: Arc::clone(&shared.table),
             deliveries: Arc::clone(&shared.deliveries),
             board,

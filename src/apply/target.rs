@@ -180,7 +180,7 @@ pub(super) async fn await_fence(
     (number, attached): (u64, u64),
 ) -> Result<FenceSeen, Error> {
     let (name, _) = fence_name(config);
-    let ours = |p: &Progress| p.fences.get(&name).copied().filter(|f| f.number >= number);
+    let ours = |p: &Progress| p.fences.get(&name).filter(|f| f.number >= number).cloned();
     let gone = |p: &Progress| attached == 0 || p.attached != attached;
     let seen = timeout(
         FENCE_TIMEOUT,

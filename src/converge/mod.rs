@@ -150,6 +150,15 @@ impl Table {
         (last > seen).then_some(last)
     }
 
+    /// Whether more than writes of this very key is unseen: its state was sent, or any key may
+    /// have been written.
+    #[must_use]
+    pub fn sent_unseen(&self, hash: u128, seen: Cursor) -> bool {
+        let read = self.reads.get(&hash).map_or(Cursor::ZERO, |e| *e.value());
+        let all = *self.all.read().unwrap_or_else(PoisonError::into_inner);
+        read.max(all.written).max(all.copied) > seen
+    }
+
     /// Every peer that was sent this state has seen it.
     pub fn forget_read(&self, hash: u128, at: Cursor) {
         self.reads.remove_if(&hash, |_, last| *last == at);

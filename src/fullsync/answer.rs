@@ -12,7 +12,7 @@ use crate::converge::Reading;
 use crate::intake::commands::key_hash;
 use crate::intake::{Shared, connection_name, wall_ms};
 use crate::link::{OwedStates, State, Value};
-use crate::model::{Cursor, FENCE_PREFIX, InstanceId, SiteId, is_reserved};
+use crate::model::{Cursor, FENCE_PREFIX, InstanceId, Seen, SiteId, is_reserved};
 use crate::progress::Progress;
 use crate::redis::{Connection, Error, Reply, Settings, put_command};
 
@@ -133,12 +133,12 @@ impl Answerer {
         if keys.is_empty() {
             return Ok(None);
         }
-        let (hold, seen) = self.gate.hold(&self.progress.borrow().clone());
+        let (hold, _) = self.gate.hold(&self.progress.borrow().clone());
         let hashes = keys.iter().map(|(db, key)| key_hash(*db, key)).collect();
         let reading = Reading::keys(&self.shared.table, hashes);
         self.number += 1;
         let replies = self.ask(connection, &keys).await?;
-        let Some(at) = self.fence().await else {
+        let Some((at, seen)) = self.fence().await else {
             return Ok(None);
         };
         let now = wall_ms();
@@ -195,17 +195,22 @@ impl Answerer {
         format!("read:{}", self.peer)
     }
 
-    /// Where the read took place; none when our stream is away: the peer asks again.
-    async fn fence(&mut self) -> Option<Cursor> {
+    /// Where the read took place, and what had come back before; none when our stream is away: the peer asks again.
+    async fn fence(&mut self) -> Option<(Cursor, Seen)> {
         let (name, number) = (self.fence_name(), self.number);
-        let ours = |p: &Progress| p.fences.get(&name).copied().filter(|f| f.number == number);
+        let ours = |p: &Progress| p.fences.get(&name).filter(|f| f.number == number).cloned();
         let seen = timeout(FENCE_TIMEOUT, self.progress.wait_for(|p| ours(p).is_some()));
         let progress = seen.await.ok()?.ok()?;
         let epoch = progress.state.as_ref()?.epoch;
-        Some(Cursor {
-            epoch,
-            offset: ours(&progress)?.offset,
-        })
+        let fence = ours(&progress)?;
+        // Exactly what the states hold: the peer writes again on top of them what they lack.
+        Some((
+            Cursor {
+                epoch,
+                offset: fence.offset,
+            },
+            Seen::clone(&fence.seen),
+        ))
     }
 
     /// Forgets reads that every peer has seen.

@@ -9,6 +9,7 @@ use tokio::time::{Duration, sleep};
 use tracing::info;
 
 use super::{Hold, Part, Parts, SeenGate};
+use crate::apply::Debts;
 use crate::converge::Reading;
 use crate::intake::select::Selection;
 use crate::intake::{Shared, connection_name};
@@ -135,6 +136,8 @@ pub struct Copier {
     pub receives_from: (SiteId, Cursor),
     /// What the peer runs, and the RDB version that it takes.
     pub peer_redis: (String, u16),
+    /// Keys whose state we want of the peer: ours is not the one to be sent.
+    pub debts: Debts,
 }
 
 impl Copier {
@@ -257,9 +260,9 @@ impl Copier {
             rdb_version,
             exits_on_modules,
         };
-        let selection = self.selection.clone();
+        let (selection, debts) = (self.selection.clone(), self.debts.clone());
         tokio::task::spawn_blocking(move || {
-            if let Err(error) = read_parts(file, first, &selection, &taker, &send) {
+            if let Err(error) = read_parts(file, first, (&selection, &debts), &taker, &send) {
                 // Nobody listens any more when the session is over.
                 drop(send.blocking_send(Err(error)));
             }
@@ -271,7 +274,7 @@ impl Copier {
 fn read_parts(
     file: File,
     skip: u64,
-    selection: &Selection,
+    (selection, debts): (&Selection, &Debts),
     taker: &Taker,
     send: &mpsc::Sender<Result<Part, Error>>,
 ) -> Result<(), Error> {
@@ -283,12 +286,19 @@ fn read_parts(
                 continue;
             }
             rdb::Entry::Value(value) => {
-                taker.check(&value)?;
+                let wanted = debts.wants(&(value.db, value.key.clone()));
+                if !wanted {
+                    taker.check(&value)?;
+                }
                 State {
                     db: value.db,
                     key: value.key,
                     expire_at_ms: value.expire_at_ms.unwrap_or(0),
-                    value: Value::Dump(value.payload),
+                    value: if wanted {
+                        Value::Unsaid
+                    } else {
+                        Value::Dump(value.payload)
+                    },
                 }
             }
             rdb::Entry::Function(source) => {

@@ -314,10 +314,12 @@ impl Stream {
             } => {
                 if instance == self.instance {
                     self.own_since.entry(name.clone()).or_insert(offset);
+                    let seen = Arc::clone(&self.seen);
                     let seen = FenceSeen {
                         instance,
                         number,
                         offset,
+                        seen,
                     };
                     Arc::make_mut(&mut self.progress.fences).insert(name, seen);
                 }

@@ -85,6 +85,8 @@ pub enum Value {
     Dump(Bytes),
     /// The source of a function library.
     Function(Bytes),
+    /// Nothing is said of it: the sender waits for the receiver's state of it.
+    Unsaid,
 }
 
 /// A copy begins: what follows are the entries of a snapshot.
@@ -185,6 +187,7 @@ const PONG: u8 = 12;
 const ABSENT: u8 = 0;
 const DUMP: u8 = 1;
 const FUNCTION: u8 = 2;
+const UNSAID: u8 = 3;
 
 impl Message {
     /// Appends the message as a frame.
@@ -386,6 +389,7 @@ fn put_states(out: &mut Vec<u8>, states: &[State]) {
         put_varint(out, state.expire_at_ms);
         match &state.value {
             Value::Absent => out.push(ABSENT),
+            Value::Unsaid => out.push(UNSAID),
             Value::Dump(payload) => {
                 out.push(DUMP);
                 put_bytes(out, payload);
@@ -405,6 +409,7 @@ fn take_states(input: &mut Bytes) -> Result<Vec<State>, RecordError> {
         let expire_at_ms = take_varint(input)?;
         let value = match take_u8(input)? {
             ABSENT => Value::Absent,
+            UNSAID => Value::Unsaid,
             DUMP => Value::Dump(take_bytes(input)?),
             FUNCTION => Value::Function(take_bytes(input)?),
             _ => return Err(RecordError::Malformed("unknown kind of value")),
@@ -441,6 +446,7 @@ mod tests {
         };
         let states = vec![
             state(Value::Absent),
+            state(Value::Unsaid),
             state(Value::Dump(Bytes::from_static(b"dump"))),
             state(Value::Function(Bytes::from_static(b"#!lua"))),
         ];

@@ -68,7 +68,7 @@ impl Sender {
 fn size(message: &Message) -> usize {
     let states = |states: &[super::State]| {
         let value = |v: &Value| match v {
-            Value::Absent => 0,
+            Value::Absent | Value::Unsaid => 0,
             Value::Dump(bytes) | Value::Function(bytes) => bytes.len(),
         };
         states

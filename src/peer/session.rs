@@ -94,6 +94,7 @@ pub(super) async fn run(
         gate: session.gate.clone(),
         receives_from: (session.peer.clone(), plan.receive.start),
         peer_redis: (theirs.redis.clone(), theirs.rdb_version),
+        debts: peer.debts.clone(),
     };
     let over = stop.child_token();
     let rests_on_older = |base: Epoch| base != Epoch(0) && base != ours.base();

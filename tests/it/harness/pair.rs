@@ -138,13 +138,18 @@ impl Pair {
         self.b.sidecar.start();
     }
 
-    /// Waits until both sides say `synchronizing`.
+    /// Waits until both sides say `synchronizing` with the servers as they are now, and neither
+    /// owes the other a state: then nothing is known at one site only.
     pub(crate) fn wait_synchronizing(&self) {
         wait_until("both sites to be synchronizing", patience(60), || {
             for site in self.sites() {
                 let status = site.sidecar.status()?;
+                let replid = site.client().info("replication", "master_replid");
+                if !status.redis.connected || replid.as_deref() != Some(&status.redis.replid) {
+                    return Err(format!("{} says {:#?}", site.name, status.redis));
+                }
                 let peer = status.peers.first().ok_or("no peer in /status")?;
-                if peer.state != PeerState::Synchronizing {
+                if peer.state != PeerState::Synchronizing || peer.states_owed > 0 {
                     return Err(format!("{} says {peer:#?}", site.name));
                 }
             }

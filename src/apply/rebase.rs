@@ -1,0 +1,154 @@
+//! Taking a state of a key that has been written here since the peer last looked.
+//!
+//! A key that clients write all the time would never be quiet long enough for a state that has
+//! seen everything. So what the state has not seen is written again on top of it: our journal has
+//! the commands, and the peer applies the same ones on top of the same state when they arrive.
+//! Only where a command touches other keys too is a newer state asked for instead.
+
+use std::collections::HashMap;
+
+use crate::intake::commands::{self, Touched};
+use crate::intake::scanner;
+use crate::journal::{self, Journal};
+use crate::model::{BatchReader, Cursor, Entry, Record};
+
+use super::debts::Key;
+
+/// How much of the journal is searched at most: what a slow link leaves unseen for a second.
+const MAX_SEARCH: u64 = 64 << 20;
+
+/// Commands to be written again.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub(super) struct Replay {
+    /// In the protocol's form.
+    pub bytes: Vec<u8>,
+    /// How many.
+    pub count: usize,
+}
+
+/// What has been written here of each of these keys after `since` and up to `upto`, in the epoch of
+/// `upto`; none where that cannot be written again.
+///
+/// # Errors
+/// The journal cannot be read.
+pub(super) fn replays(
+    journal: &Journal,
+    keys: impl Iterator<Item = Key>,
+    since: Cursor,
+    upto: Cursor,
+) -> Result<HashMap<Key, Option<Replay>>, journal::Error> {
+    let mut found: HashMap<Key, Option<Replay>> =
+        keys.map(|k| (k, Some(Replay::default()))).collect();
+    if found.is_empty() {
+        return Ok(found);
+    }
+    if !journal.contains(since) || journal.pending_bytes(since) > MAX_SEARCH {
+        found.values_mut().for_each(|replay| *replay = None);
+        return Ok(found);
+    }
+    let mut reader = journal.reader(since)?;
+    while let Some(frame) = reader.try_next()? {
+        let epoch = frame.header.epoch;
+        for entry in BatchReader::new(frame.header.start, frame.body) {
+            let Ok(Entry::Record(record)) = entry else {
+                continue;
+            };
+            let at = Cursor {
+                epoch,
+                offset: record.offset,
+            };
+            if at > since && at <= upto {
+                add(&mut found, &record);
+            }
+        }
+        if epoch > upto.epoch || (epoch == upto.epoch && frame.header.end >= upto.offset) {
+            break;
+        }
+    }
+    Ok(found)
+}
+
+fn add(found: &mut HashMap<Key, Option<Replay>>, record: &Record) {
+    let mut db = record.db;
+    let scanned = scanner::for_each(&record.commands, |command| {
+        if command.is(b"SELECT") {
+            db = std::str::from_utf8(command.arg(1))
+                .ok()
+                .and_then(|t| t.parse().ok())
+                .unwrap_or(db);
+            return;
+        }
+        match commands::touched(&command, db) {
+            Touched::Keys(keys) => {
+                let alone = keys.len() == 1;
+                for (db, key) in keys {
+                    let Some(replay) = found.get_mut(&(db, key.into())) else {
+                        continue;
+                    };
+                    match replay {
+                        Some(replay) if alone => {
+                            replay.bytes.extend_from_slice(command.raw());
+                            replay.count += 1;
+                        }
+                        _ => *replay = None,
+                    }
+                }
+            }
+            Touched::Database(which) => {
+                found
+                    .iter_mut()
+                    .filter(|((db, _), _)| *db == which)
+                    .for_each(|(_, r)| *r = None);
+            }
+            Touched::Everything => found.values_mut().for_each(|replay| *replay = None),
+        }
+    });
+    if scanned.is_err() {
+        found.values_mut().for_each(|replay| *replay = None);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::sync::Arc;
+
+    use bytes::Bytes;
+
+    use super::*;
+    use crate::model::{Hlc, Offset};
+    use crate::redis::put_command;
+
+    #[test]
+    fn only_what_touches_the_key_alone_can_be_written_again() {
+        let key = |name: &'static str| (0, Bytes::from_static(name.as_bytes()));
+        let mut found: HashMap<Key, Option<Replay>> = ["a", "b", "c"]
+            .into_iter()
+            .map(|k| (key(k), Some(Replay::default())))
+            .collect();
+        let mut commands = Vec::new();
+        for line in [
+            "INCR a",
+            "SELECT 1",
+            "INCR a",
+            "SELECT 0",
+            "INCR a",
+            "RENAME b x",
+            "SET d 1",
+        ] {
+            let args: Vec<&[u8]> = line.split(' ').map(str::as_bytes).collect();
+            put_command(&mut commands, &args);
+        }
+        let record = Record {
+            offset: Offset(1),
+            hlc: Hlc(1),
+            db: 0,
+            seen: Arc::default(),
+            count: 7,
+            commands: commands.into(),
+        };
+        add(&mut found, &record);
+        assert_eq!(found[&key("a")].as_ref().map(|r| r.count), Some(2));
+        assert_eq!(found[&key("b")], None);
+        assert_eq!(found[&key("c")], Some(Replay::default()));
+    }
+}
