@@ -6,7 +6,7 @@ use bytes::Bytes;
 use tokio::sync::{mpsc, watch};
 use tokio::time::{Duration, timeout};
 
-use super::{Insert, SeenGate};
+use super::{Gate, Insert};
 use crate::apply::{Debts, Key};
 use crate::converge::Reading;
 use crate::intake::commands::key_hash;
@@ -41,7 +41,7 @@ pub struct Answerer {
     redis: Settings,
     shared: Shared,
     progress: watch::Receiver<Progress>,
-    gate: SeenGate,
+    gate: Gate,
     debts: Debts,
     number: u64,
     /// Keys noted as read in the table, to be forgotten when the peer has seen them.
@@ -59,7 +59,7 @@ impl Answerer {
         progress: watch::Receiver<Progress>,
         debts: Debts,
     ) -> Self {
-        let gate = SeenGate::new(peer.clone());
+        let gate = Gate::new(peer.clone());
         let (number, reads) = (0, VecDeque::new());
         Self {
             site,
@@ -77,7 +77,7 @@ impl Answerer {
 
     /// What we tell the peer that we have seen.
     #[must_use]
-    pub fn gate(&self) -> SeenGate {
+    pub fn gate(&self) -> Gate {
         self.gate.clone()
     }
 
@@ -133,7 +133,7 @@ impl Answerer {
         if keys.is_empty() {
             return Ok(None);
         }
-        let (hold, _) = self.gate.hold(&self.progress.borrow().clone());
+        let (hold, _) = self.gate.close(&self.progress.borrow().clone());
         let hashes = keys.iter().map(|(db, key)| key_hash(*db, key)).collect();
         let reading = Reading::keys(&self.shared.table, hashes);
         self.number += 1;

@@ -53,15 +53,19 @@ pub enum Part {
 /// The parts of a copy, as they are read.
 pub type Parts = mpsc::Receiver<Result<Part, Error>>;
 
-/// What of a peer we tell it that we have seen, held back while states are under way that had seen
-/// less: the peer must remember its writes until those states have arrived.
+/// Closed while states are being read or wait to be sent.
+///
+/// No record passes a closed gate: one that was written after a state was read must not arrive
+/// before it, and the place of a state is known only when it has come back. And what we tell the
+/// peer that we have seen stays as it was: the peer must remember its writes until states that have
+/// not seen them have arrived.
 #[derive(Clone, Debug)]
-pub struct SeenGate {
+pub struct Gate {
     peer: SiteId,
     holds: Arc<Mutex<Vec<Cursor>>>,
 }
 
-impl SeenGate {
+impl Gate {
     /// A gate for a peer.
     #[must_use]
     pub fn new(peer: SiteId) -> Self {
@@ -71,18 +75,28 @@ impl SeenGate {
         }
     }
 
-    /// What may be told now.
+    /// Whether records must wait.
     #[must_use]
-    pub fn open(&self, progress: &Progress) -> Cursor {
+    pub fn is_closed(&self) -> bool {
+        !self
+            .holds
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner)
+            .is_empty()
+    }
+
+    /// What of the peer we may say now that we have seen.
+    #[must_use]
+    pub fn seen(&self, progress: &Progress) -> Cursor {
         let seen = progress.seen.of(&self.peer);
         let holds = self.holds.lock().unwrap_or_else(PoisonError::into_inner);
         holds.iter().copied().fold(seen, Cursor::min)
     }
 
-    /// Holds it back at what has been seen by now; that is what a state read from now on may
-    /// claim.
+    /// Closes it, at what has been seen by now: that is what a state read from now on may claim at
+    /// least.
     #[must_use]
-    pub fn hold(&self, progress: &Progress) -> (Hold, Seen) {
+    pub fn close(&self, progress: &Progress) -> (Hold, Seen) {
         let seen = Seen::clone(&progress.seen);
         let at = seen.of(&self.peer);
         self.holds
@@ -99,7 +113,7 @@ impl SeenGate {
     }
 }
 
-/// Keeps the gate where it is until it is dropped.
+/// Keeps the gate closed until it is dropped.
 #[derive(Debug)]
 pub struct Hold {
     at: Cursor,
@@ -134,14 +148,16 @@ mod tests {
     }
 
     #[test]
-    fn the_gate_stays_where_the_oldest_state_under_way_holds_it() {
-        let gate = SeenGate::new(SiteId::try_new("b").unwrap());
-        let (first, _) = gate.hold(&progress(5));
-        let (second, _) = gate.hold(&progress(7));
-        assert_eq!(gate.open(&progress(9)).offset, Offset(5));
+    fn a_gate_opens_when_the_last_state_under_way_has_passed() {
+        let gate = Gate::new(SiteId::try_new("b").unwrap());
+        let (first, _) = gate.close(&progress(5));
+        let (second, _) = gate.close(&progress(7));
+        assert_eq!(gate.seen(&progress(9)).offset, Offset(5));
         drop(first);
-        assert_eq!(gate.open(&progress(9)).offset, Offset(7));
+        assert_eq!(gate.seen(&progress(9)).offset, Offset(7));
+        assert!(gate.is_closed());
         drop(second);
-        assert_eq!(gate.open(&progress(9)).offset, Offset(9));
+        assert!(!gate.is_closed());
+        assert_eq!(gate.seen(&progress(9)).offset, Offset(9));
     }
 }

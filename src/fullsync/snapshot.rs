@@ -8,7 +8,7 @@ use tokio::sync::{mpsc, watch};
 use tokio::time::{Duration, sleep};
 use tracing::info;
 
-use super::{Hold, Part, Parts, SeenGate};
+use super::{Gate, Hold, Part, Parts};
 use crate::apply::Debts;
 use crate::converge::Reading;
 use crate::intake::select::Selection;
@@ -131,7 +131,7 @@ pub struct Copier {
     /// What has been read.
     pub progress: watch::Receiver<Progress>,
     /// What we tell the peer that we have seen.
-    pub gate: SeenGate,
+    pub gate: Gate,
     /// What of the peer's history counts as seen in any case: where its records begin.
     pub receives_from: (SiteId, Cursor),
     /// What the peer runs, and the RDB version that it takes.
@@ -148,7 +148,7 @@ impl Copier {
     pub async fn begin(&mut self, copy: Copy, start: Cursor) -> Result<Copying, Error> {
         let progress = self.progress.borrow().clone();
         let reading = Reading::snapshot(&self.shared.table);
-        let (hold, mut seen) = self.gate.hold(&progress);
+        let (hold, mut seen) = self.gate.close(&progress);
         let resumed = copy.resume.and_then(|c| self.find(c, start));
         let (snapshot, first) = match (resumed, copy.resume) {
             (Some((snapshot, stored)), Some(progress)) => {

@@ -3,7 +3,7 @@
 
 use std::collections::VecDeque;
 
-use crate::fullsync::{Hold, Insert, Part, Parts};
+use crate::fullsync::{Gate, Hold, Insert, Part, Parts};
 use crate::intake::wall_ms;
 use crate::journal::{self, Frame, FrameKind, Journal};
 use crate::link::{Message, Records, Writer};
@@ -77,15 +77,27 @@ impl Outgoing {
     }
 
     /// Pushes a frame, and what follows it in the journal, up to a good size.
+    ///
+    /// A frame that holds what was written after a state was read comes from the journal after the
+    /// gate was closed: so the gate is looked at with each frame in hand.
     pub(super) fn push_frames(
         &mut self,
         first: Frame,
+        gate: &Gate,
         writer: &mut Writer,
     ) -> Result<(), journal::Error> {
-        self.push(first, writer);
-        while writer.pending() < FLUSH_BYTES {
-            let Some(frame) = self.try_next()? else { break };
+        let mut next = Some(first);
+        while let Some(frame) = next {
+            if gate.is_closed() {
+                self.held = Some(frame);
+                return Ok(());
+            }
             self.push(frame, writer);
+            next = if writer.pending() < FLUSH_BYTES {
+                self.try_next()?
+            } else {
+                None
+            };
         }
         Ok(())
     }

@@ -11,7 +11,7 @@ use tokio_util::sync::CancellationToken;
 use super::outgoing::{Next, Outgoing};
 use super::{Agreed, Error, Incoming, Peer, selection};
 use crate::apply::{Applied, Begin, Debts, Outlet};
-use crate::fullsync::{Copier, Insert, Request, SeenGate};
+use crate::fullsync::{Copier, Gate, Insert, Request};
 use crate::intake::Shared;
 use crate::link::{self, Ack, Copy, Message, Reader, Writer};
 use crate::model::{Cursor, Epoch, SiteId};
@@ -43,7 +43,7 @@ struct Session {
     shared: Shared,
     board: PeerBoard,
     debts: Debts,
-    gate: SeenGate,
+    gate: Gate,
     pending: Arc<AtomicUsize>,
     /// When the last ping was sent.
     started: Instant,
@@ -276,8 +276,8 @@ async fn write(
     loop {
         let copying = outgoing.is_copying();
         tokio::select! {
-            next = outgoing.next() => match next? {
-                Next::Frame(frame) => outgoing.push_frames(frame, &mut writer)?,
+            next = outgoing.next(), if copying || !session.gate.is_closed() => match next? {
+                Next::Frame(frame) => outgoing.push_frames(frame, &session.gate, &mut writer)?,
                 Next::Part(part) => {
                     session.show_copy(&part);
                     outgoing.push_part(part, &mut writer);
@@ -323,6 +323,7 @@ async fn write(
         }
         // A question stands behind all records up to its place, so that the peer can have seen it.
         while !outgoing.is_copying()
+            && !session.gate.is_closed()
             && let Some(Message::Owe { after, .. }) = questions.last()
         {
             while !outgoing.push_up_to(*after, &mut writer)? {
@@ -433,7 +434,7 @@ impl Session {
         Message::Ack(Ack {
             received: inputs.heard.borrow().received,
             applied: inputs.applied.borrow().at,
-            seen: self.gate.open(&progress.borrow()),
+            seen: self.gate.seen(&progress.borrow()),
             owed: self.debts.len() as u64,
         })
     }
