@@ -46,7 +46,7 @@ const MAY_IMPORT: &[(&str, &[&str])] = &[
             "model", "redis", "status", "replica", "rdb", "journal", "link", "apply",
         ],
     ),
-    ("precheck", &["model", "redis", "status", "config"]),
+    ("precheck", &["model", "redis", "config", "link"]),
     ("verify", &["model", "redis", "status"]),
     ("metrics", &["model", "status"]),
     ("admin", &["model", "status", "metrics"]),

@@ -1,0 +1,356 @@
+//! What the server says of itself, and what that means for syncing it: no I/O.
+
+use super::report::Line;
+use crate::config::{Existing, Initial, Sync};
+use crate::redis::{Info, OLDEST};
+
+/// Below this a short pause of the sidecar ends in a full resync: Redis's own default, 1 MiB, is a
+/// second of a busy server.
+const SMALL_BACKLOG: u64 = 1 << 20;
+/// From how much of its memory in use on a server counts as nearly full, in percent.
+const NEARLY_FULL: u64 = 90;
+/// Redis's defaults for replicas: what may wait for one at once, and for a minute.
+const USUAL_BUFFER: (u64, u64) = (256 << 20, 64 << 20);
+
+/// The answer to INFO.
+pub(super) struct Facts {
+    info: Info,
+    text: String,
+}
+
+impl Facts {
+    pub(super) fn new(text: String) -> Self {
+        Self {
+            info: Info::parse(&text),
+            text,
+        }
+    }
+
+    /// The value of a line of INFO.
+    fn field(&self, name: &str) -> Option<&str> {
+        let mut lines = self.text.lines();
+        lines.find_map(|line| line.strip_prefix(name)?.strip_prefix(':'))
+    }
+
+    fn number(&self, name: &str) -> Option<u64> {
+        self.field(name)?.trim().parse().ok()
+    }
+
+    /// What PSYNC would need to go on from here.
+    pub(super) fn psync_args(&self) -> (String, String) {
+        let next = self.info.offset.saturating_add(1);
+        (self.info.replid.clone(), next.to_string())
+    }
+
+    /// Whether the server has commands that came with this version.
+    pub(super) const fn at_least(&self, major: u32, minor: u32) -> bool {
+        self.info.version.at_least(major, minor)
+    }
+
+    fn is_too_old(&self) -> bool {
+        self.info.version < OLDEST
+    }
+
+    /// Whether further checks would only repeat that it is too old, or of the wrong kind.
+    pub(super) fn is_unfit(&self) -> bool {
+        self.is_too_old() || self.info.cluster
+    }
+
+    /// Whether it takes writes of clients.
+    pub(super) fn is_primary(&self) -> bool {
+        self.info.role == "master"
+    }
+
+    /// Keys over all databases.
+    pub(super) const fn keys(&self) -> u64 {
+        self.info.keys
+    }
+
+    pub(super) fn version(&self) -> Line {
+        let product = &self.info.product;
+        if self.is_too_old() {
+            let found = format!("{product} is too old: it lacks commands that Tandem needs");
+            return Line::fail("version", found, format!("upgrade it to {OLDEST} or later"));
+        }
+        Line::pass("version", product)
+    }
+
+    pub(super) fn cluster(&self) -> Line {
+        if self.info.cluster {
+            let found = "the server is a member of a Redis Cluster, which Tandem does not sync";
+            return Line::fail("cluster", found, "use a server with cluster-enabled no");
+        }
+        Line::pass("cluster", "not a member of a Redis Cluster")
+    }
+
+    pub(super) fn role(&self) -> Line {
+        match self.info.role.as_str() {
+            "master" => Line::pass("role", "primary"),
+            "slave" => {
+                let primary = self.field("master_host").unwrap_or("?");
+                let port = self.field("master_port").unwrap_or("?");
+                let found = format!(
+                    "the server is a replica of {primary}:{port}; the other site's writes need a primary"
+                );
+                Line::fail("role", found, "point [redis] url at the primary")
+            }
+            other => {
+                let found = format!("the server calls itself {other:?}, not a primary");
+                Line::fail("role", found, "point [redis] url at a primary with data")
+            }
+        }
+    }
+
+    pub(super) fn eviction(&self) -> Line {
+        match self.info.eviction.as_str() {
+            "noeviction" => Line::pass("eviction", "noeviction"),
+            "" => Line::skip("eviction", "INFO does not name maxmemory_policy"),
+            policy => {
+                let found = format!(
+                    "maxmemory-policy is {policy}: what this server evicts is deleted at the other site"
+                );
+                Line::warn("eviction", found, "set maxmemory-policy noeviction")
+            }
+        }
+    }
+
+    pub(super) fn memory(&self) -> Line {
+        let (used, max) = (self.number("used_memory"), self.number("maxmemory"));
+        let (Some(used), Some(max)) = (used, max) else {
+            return Line::skip("memory", "INFO does not name it");
+        };
+        if max == 0 {
+            let found = format!("{} used, no maxmemory", size(used));
+            return Line::pass("memory", found);
+        }
+        let found = format!("{} used of maxmemory {}", size(used), size(max));
+        if u128::from(used) * 100 >= u128::from(max) * u128::from(NEARLY_FULL) {
+            let remedy = "raise maxmemory: while it is full, the other site's writes wait";
+            return Line::warn("memory", found, remedy);
+        }
+        Line::pass("memory", found)
+    }
+
+    pub(super) fn backlog(&self) -> Line {
+        let Some(bytes) = self.number("repl_backlog_size") else {
+            return Line::skip("backlog", "INFO does not name repl_backlog_size");
+        };
+        if bytes <= SMALL_BACKLOG {
+            let found = format!(
+                "repl-backlog-size is {}: after a restart tandem may have to read everything again",
+                size(bytes)
+            );
+            return Line::warn("backlog", found, "set repl-backlog-size 64mb or more");
+        }
+        Line::pass("backlog", format!("repl-backlog-size is {}", size(bytes)))
+    }
+
+    /// `save` is what CONFIG GET said of it, when that was permitted.
+    pub(super) fn persistence(&self, save: Option<&str>) -> Line {
+        if self.field("rdb_last_bgsave_status") == Some("err") {
+            let found = "the server's last snapshot failed";
+            let remedy = "see its log and its disk: without one tandem cannot attach to it";
+            return Line::warn("persistence", found, remedy);
+        }
+        match (self.info.aof, save) {
+            (true, _) => Line::pass("persistence", "append-only file"),
+            (false, Some("")) => {
+                let found = "neither append-only file nor snapshots: a crash of the server empties \
+                             it, and everything comes back from the peer";
+                Line::warn("persistence", found, "set appendonly yes")
+            }
+            (false, Some(save)) => Line::pass("persistence", format!("snapshots (save {save})")),
+            (false, None) => Line::skip(
+                "persistence",
+                "no append-only file; whether snapshots are on needs +config|get",
+            ),
+        }
+    }
+}
+
+/// What CONFIG GET said of `client-output-buffer-limit`; none when that was not permitted.
+pub(super) fn output_buffer(limits: Option<&str>) -> Line {
+    const NAME: &str = "output buffer";
+    let Some(limits) = limits else {
+        return Line::skip(NAME, "to see client-output-buffer-limit needs +config|get");
+    };
+    let mut words = limits.split(' ');
+    // It is `slave` up to 4 and in most answers since, but `replica` is allowed too.
+    let is_there = words.any(|word| matches!(word, "slave" | "replica"));
+    let mut next = || words.next()?.parse::<u64>().ok();
+    let (true, Some(hard), Some(soft)) = (is_there, next(), next()) else {
+        return Line::skip(NAME, "client-output-buffer-limit has no word on replicas");
+    };
+    let small = |limit: u64, usual: u64| limit != 0 && limit < usual;
+    let text = |limit| match limit {
+        0 => "no limit".to_owned(),
+        limit => size(limit),
+    };
+    let found = format!(
+        "client-output-buffer-limit replica: {} at once, {} for long",
+        text(hard),
+        text(soft)
+    );
+    if small(hard, USUAL_BUFFER.0) || small(soft, USUAL_BUFFER.1) {
+        let remedy =
+            "set it to 256mb 64mb 60 or more: the server drops a replica that lags behind it";
+        return Line::warn(NAME, found, remedy);
+    }
+    Line::pass(NAME, found)
+}
+
+/// What the first session will do. `keys` are those of clients; `new` are the peers that this site
+/// has not met.
+pub(super) fn data(keys: u64, new: &[&str], sync: &Sync) -> Line {
+    const NAME: &str = "data";
+    let held = match keys {
+        0 => "empty".to_owned(),
+        1 => "1 key".to_owned(),
+        keys => format!("{keys} keys"),
+    };
+    if new.is_empty() {
+        let found = format!("{held}; every peer has been met: the sync goes on where it was");
+        return Line::pass(NAME, found);
+    }
+    let new = new.join(", ");
+    let found = match (keys, sync.initial, sync.existing) {
+        (_, Initial::None, _) => {
+            format!("{held}; new to {new}: nothing is copied (initial = none)")
+        }
+        (0, ..) => format!("{held}; new to {new}: what it holds is copied here"),
+        (_, _, Existing::Refuse) => {
+            let found = format!(
+                "{held}; new to {new}: copied if that is empty; if it holds data too, nothing is"
+            );
+            let remedy = "if it does, choose [sync] existing = \"overwrite\" or \"keep\"";
+            return Line::warn(NAME, found, remedy);
+        }
+        (_, _, Existing::Overwrite) => format!(
+            "{held}; new to {new}: copied or merged; the sender's value of a key that both have \
+             stays (existing = overwrite)"
+        ),
+        (_, _, Existing::Keep) => format!(
+            "{held}; new to {new}: copied or merged; the receiver's value of a key that both have \
+             stays (existing = keep)"
+        ),
+    };
+    Line::pass(NAME, found)
+}
+
+/// Bytes for people: whole numbers of the largest unit of which there are at least ten, or exact.
+pub(super) fn size(bytes: u64) -> String {
+    let units = [("TiB", 40), ("GiB", 30), ("MiB", 20), ("KiB", 10)];
+    for (unit, shift) in units {
+        let whole = bytes >> shift;
+        if whole >= 10 || (whole > 0 && whole << shift == bytes) {
+            return format!("{whole} {unit}");
+        }
+    }
+    format!("{bytes} B")
+}
+
+#[cfg(test)]
+mod tests {
+    use super::super::report::Level;
+    use super::*;
+
+    fn facts(text: &str) -> Facts {
+        Facts::new(text.to_owned())
+    }
+
+    fn fails(line: &Line, word: &str) {
+        assert_eq!(line.level(), Level::Fail, "{line}");
+        assert!(line.to_string().contains(word), "{line}");
+    }
+
+    #[test]
+    fn a_server_that_cannot_be_synced_is_named() {
+        fails(&facts("redis_version:4.0.9\r\n").version(), "4.0.9");
+        fails(&facts("cluster_enabled:1\r\n").cluster(), "Cluster");
+        fails(&facts("role:sentinel\r\n").role(), "sentinel");
+        let replica = "role:slave\r\nmaster_host:10.0.0.7\r\nmaster_port:6380\r\n";
+        fails(&facts(replica).role(), "10.0.0.7:6380");
+        let good = facts("redis_version:7.0.15\r\nrole:master\r\ncluster_enabled:0\r\n");
+        for line in [good.version(), good.cluster(), good.role()] {
+            assert_eq!(line.level(), Level::Pass, "{line}");
+        }
+    }
+
+    #[test]
+    fn settings_that_hurt_are_warned_of() {
+        let bad = facts(
+            "maxmemory_policy:allkeys-lru\r\nused_memory:95\r\nmaxmemory:100\r\n\
+             repl_backlog_size:1048576\r\naof_enabled:0\r\n",
+        );
+        let lines = [
+            bad.eviction(),
+            bad.memory(),
+            bad.backlog(),
+            bad.persistence(Some("")),
+            output_buffer(Some("normal 0 0 0 slave 1048576 0 0 pubsub 1 1 1")),
+        ];
+        for line in lines {
+            assert_eq!(line.level(), Level::Warn, "{line}");
+        }
+        let good = facts(
+            "maxmemory_policy:noeviction\r\nused_memory:89\r\nmaxmemory:100\r\n\
+             repl_backlog_size:67108864\r\naof_enabled:1\r\n",
+        );
+        let lines = [
+            good.eviction(),
+            good.memory(),
+            good.backlog(),
+            good.persistence(None),
+            output_buffer(Some("normal 0 0 0 slave 268435456 67108864 60")),
+            output_buffer(Some("replica 0 0 0")),
+        ];
+        for line in lines {
+            assert_eq!(line.level(), Level::Pass, "{line}");
+        }
+    }
+
+    #[test]
+    fn what_is_not_told_is_skipped() {
+        let none = facts("");
+        let lines = [
+            none.eviction(),
+            none.memory(),
+            none.backlog(),
+            none.persistence(None),
+            output_buffer(None),
+            output_buffer(Some("slave x")),
+        ];
+        for line in lines {
+            assert_eq!(line.level(), Level::Skip, "{line}");
+        }
+    }
+
+    #[test]
+    fn the_first_session_is_foretold() {
+        let sync = |initial, existing| Sync {
+            initial,
+            existing,
+            databases: crate::config::Databases::All,
+        };
+        let (auto, refuse) = (Initial::Auto, Existing::Refuse);
+        let level = |keys, new: &[&str], sync| data(keys, new, &sync).level();
+        assert_eq!(level(0, &["b"], sync(auto, refuse)), Level::Pass);
+        assert_eq!(level(9, &[], sync(auto, refuse)), Level::Pass);
+        assert_eq!(level(9, &["b"], sync(auto, refuse)), Level::Warn);
+        assert_eq!(level(9, &["b"], sync(auto, Existing::Keep)), Level::Pass);
+        assert_eq!(level(9, &["b"], sync(Initial::None, refuse)), Level::Pass);
+    }
+
+    #[test]
+    fn sizes_are_readable() {
+        for (bytes, text) in [
+            (0, "0 B"),
+            (1 << 20, "1 MiB"),
+            ((1 << 20) + 1, "1024 KiB"),
+            (10 << 30, "10 GiB"),
+            ((10 << 30) + 5, "10 GiB"),
+        ] {
+            assert_eq!(size(bytes), text);
+        }
+    }
+}
