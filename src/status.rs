@@ -182,6 +182,9 @@ pub struct PeerStatus {
     /// The last place of our history applied there.
     #[serde(skip)]
     pub applied: Cursor,
+    /// The epoch of ours in which the session began: what it says holds for that epoch only.
+    #[serde(skip)]
+    pub epoch: u64,
     /// Whether nothing is under way: no copy, no debt, nothing received and not yet applied.
     #[serde(skip)]
     pub quiet: bool,
@@ -277,6 +280,9 @@ impl Board {
                 .lock()
                 .unwrap_or_else(PoisonError::into_inner)
                 .clone();
+            if peer.epoch != redis.epoch && peer.state == PeerState::Synchronizing {
+                peer.state = PeerState::Connecting;
+            }
             let linked = peer.state == PeerState::Synchronizing;
             peer.last_record_offset = last.offset.0;
             peer.settled = linked && peer.quiet && peer.applied >= last;

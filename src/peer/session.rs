@@ -468,6 +468,7 @@ impl Session {
         } else {
             PeerState::FullSync
         };
+        board.epoch = self.epoch.0;
         board.quiet = whole && idle && self.debts.is_empty() && heard.ack.owed == 0;
         board.sent_offset = outgoing.sent.offset.0;
         board.records_sent = outgoing.records_sent;
