@@ -184,8 +184,13 @@ impl Drop for FaultProxy {
 
 /// A listener that does not block, on a free port.
 pub(crate) fn listen() -> (TcpListener, u16) {
-    let port = free_port();
-    let listener = TcpListener::bind((Ipv4Addr::LOCALHOST, port)).expect("a free port");
+    // Another process may take the port between the look and the use.
+    let (listener, port) = loop {
+        let port = free_port();
+        if let Ok(listener) = TcpListener::bind((Ipv4Addr::LOCALHOST, port)) {
+            break (listener, port);
+        }
+    };
     listener.set_nonblocking(true).expect("non-blocking");
     (listener, port)
 }
