@@ -6,7 +6,7 @@ use std::collections::VecDeque;
 use std::sync::Arc;
 
 use tokio::sync::watch;
-use tokio::task::spawn_blocking;
+use tokio::task::{JoinHandle, spawn_blocking};
 
 use super::Error;
 use super::frame::{Frame, Place, Placed};
@@ -30,6 +30,9 @@ pub struct Reader {
     segment: Option<Arc<Segment>>,
     /// What was read of it.
     ready: VecDeque<Placed>,
+    /// A piece of a file that is being read; kept when [`Reader::next`] is cancelled, or a piece
+    /// that takes longer than its caller waits would never be read.
+    reading: Option<JoinHandle<Result<(Arc<Segment>, Batch), Error>>>,
 }
 
 /// What is to be done for the next frame.
@@ -57,6 +60,7 @@ impl Reader {
             position: after,
             segment: None,
             ready: VecDeque::new(),
+            reading: None,
         }
     }
 
@@ -85,8 +89,8 @@ impl Reader {
 
     /// The next frame; waits for it.
     ///
-    /// Cancel-safe: the place moves on only when a frame is returned. A piece of a file that is
-    /// being read is then read again.
+    /// Cancel-safe: the place moves on only when a frame is returned, and a piece of a file that is
+    /// being read is taken by the next call.
     ///
     /// # Errors
     /// As [`Reader::try_next`]; and the journal is closed, and everything in it was read.
@@ -98,7 +102,11 @@ impl Reader {
                 Step::Return(frame) => return Ok(frame),
                 Step::Wait => self.ends.changed().await.map_err(|_| Error::Closed)?,
                 Step::Read(job) => {
-                    let read = spawn_blocking(|| job.run()).await;
+                    let reading = self
+                        .reading
+                        .get_or_insert_with(|| spawn_blocking(|| job.run()));
+                    let read = reading.await;
+                    self.reading = None;
                     // The runtime is going down.
                     let done = read.map_err(|_| Error::Closed)?;
                     self.take(done)?;
