@@ -32,7 +32,7 @@ pub struct Reader {
     ready: VecDeque<Placed>,
     /// A piece of a file that is being read; kept when [`Reader::next`] is cancelled, or a piece
     /// that takes longer than its caller waits would never be read.
-    reading: Option<JoinHandle<Result<(Arc<Segment>, Batch), Error>>>,
+    reading: Option<JoinHandle<Done>>,
 }
 
 /// What is to be done for the next frame.
@@ -41,6 +41,9 @@ enum Step {
     Wait,
     Read(Job),
 }
+
+/// What was read of a file, and the file.
+type Done = Result<(Arc<Segment>, Batch), Error>;
 
 /// A piece of a file that is to be read.
 struct Job {
@@ -154,7 +157,7 @@ impl Reader {
         }
     }
 
-    fn take(&mut self, done: Result<(Arc<Segment>, Batch), Error>) -> Result<(), Error> {
+    fn take(&mut self, done: Done) -> Result<(), Error> {
         let (segment, batch) = match done {
             // Trimmed between the look and the read, or removed by someone else.
             Err(error @ Error::Missing { .. }) => match self.look() {
@@ -178,7 +181,7 @@ impl Reader {
 
 impl Job {
     /// Blocks while it reads.
-    fn run(self) -> Result<(Arc<Segment>, Batch), Error> {
+    fn run(self) -> Done {
         let Place { seq, pos } = self.place;
         let segment = match self.segment {
             Some(segment) => segment,
