@@ -103,13 +103,7 @@ impl App {
             max_size: config.journal.max_size,
         };
         let (writer, journal, recovered) = Writer::open(settings)?;
-        if recovered.truncated_bytes > 0 {
-            let bytes = recovered.truncated_bytes;
-            warn!(
-                bytes,
-                "the journal's end was torn by a crash and is read from Redis again"
-            );
-        }
+        say_torn(recovered.truncated_bytes);
         let shared = Shared {
             journal: journal.clone(),
             table: Arc::new(Table::default()),
@@ -122,7 +116,7 @@ impl App {
             peers: names.clone(),
             redis: config.redis.clone(),
             selection: selection(&config.sync.databases),
-            dir: dir.clone(),
+            dir,
         };
         let (intake, progress) = Intake::open(reading, shared.clone(), writer, &recovered)?;
         let mut peers = Vec::new();
@@ -130,22 +124,12 @@ impl App {
         for each in &config.peers {
             let (door, incoming) = mpsc::channel(MAX_INCOMING);
             let section = board.peer(&each.site).ok_or(Error::Task("the board"))?;
-            let settings = peer::Config {
-                site: config.site.clone(),
-                instance,
-                peer: each.site.clone(),
-                address: each.address.clone(),
-                redis: config.redis.clone(),
-                sync: config.sync.clone(),
-                dir: dir.clone(),
-            };
-            let reserved = reserved(&names);
             peers.push(Peer::new(
-                settings,
+                peer_config(&config, each, instance),
                 shared.clone(),
                 progress.clone(),
                 section,
-                reserved,
+                reserved(&names),
                 incoming,
             ));
             doors.insert(each.site.clone(), door);
@@ -244,6 +228,27 @@ impl App {
         tokio::task::spawn_blocking(move || admin.stop()).await.ok();
         info!("tandem ends");
         result
+    }
+}
+
+fn say_torn(bytes: u64) {
+    if bytes > 0 {
+        warn!(
+            bytes,
+            "the journal's end was torn by a crash and is read from Redis again"
+        );
+    }
+}
+
+fn peer_config(config: &Config, peer: &crate::config::Peer, instance: InstanceId) -> peer::Config {
+    peer::Config {
+        site: config.site.clone(),
+        instance,
+        peer: peer.site.clone(),
+        address: peer.address.clone(),
+        redis: config.redis.clone(),
+        sync: config.sync.clone(),
+        dir: config.journal.dir.clone(),
     }
 }
 

@@ -28,14 +28,14 @@ fn run() -> Result<(), Exit> {
         Command::Check(file) => {
             let config = cli::load(&file.config)?;
             block_on(async {
-                precheck::run(&config)
+                Box::pin(precheck::run(&config))
                     .await
                     .then_some(())
                     .ok_or(Exit::Failed)
             })?
         }
-        Command::Status(args) => return done(cli::status(&args)),
-        Command::Healthcheck(file) => return done(cli::healthcheck(&file)),
+        Command::Status(args) => done(cli::status(&args)),
+        Command::Healthcheck(file) => done(cli::healthcheck(&file)),
         Command::Demo(args) => {
             let options = demo::Options {
                 seconds: args.seconds,
@@ -43,7 +43,7 @@ fn run() -> Result<(), Exit> {
                 redis_server: args.redis_server,
             };
             block_on(async {
-                match demo::run(options).await {
+                match Box::pin(demo::run(options)).await {
                     Ok(true) => Ok(()),
                     Ok(false) => Err(Exit::Failed),
                     Err(error) => {
@@ -89,12 +89,11 @@ async fn serve(config: Config) -> Result<(), Exit> {
         error!("cannot listen for signals");
         return Err(Exit::Failed);
     };
-    let app = App::build(config).await.map_err(|error| {
+    let app = Box::pin(App::build(config)).await.map_err(|error| {
         error!("{error}");
         Exit::Failed
     })?;
-    let running = app.run(stop);
-    tokio::pin!(running);
+    let mut running = Box::pin(app.run(stop));
     let ended = tokio::select! {
         ended = &mut running => ended,
         _ = term.recv() => { signalled.cancel(); info!("stopping"); running.await }

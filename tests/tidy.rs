@@ -19,40 +19,48 @@ const MAY_IMPORT: &[(&str, &[&str])] = &[
     ("status", &["model"]),
     ("progress", &["model"]),
     ("redis", &["model"]),
+    // The words of the configuration are those of the hello: the two sites compare them.
     ("config", &["model", "redis"]),
-    // The way of the data. What has been read goes into the journal, which is all that intake
-    // knows of what follows it.
-    ("replica", &["model", "redis", "status"]),
+    // The way of the data. What has been read goes into the table of recent writes and into the
+    // journal, which is all that intake knows of what follows it.
+    ("replica", &["model", "redis"]),
     ("rdb", &["model"]),
+    ("journal", &["model"]),
     ("converge", &["model"]),
-    ("journal", &["model", "status", "progress"]),
     (
         "intake",
         &[
             "model", "redis", "status", "progress", "replica", "rdb", "converge", "journal",
         ],
     ),
-    ("link", &["model", "status", "progress", "journal"]),
+    ("link", &["model", "status", "progress", "config"]),
     (
         "apply",
         &[
-            "model", "redis", "status", "progress", "converge", "journal", "link",
+            "model", "redis", "status", "progress", "converge", "journal", "intake", "link",
         ],
     ),
-    // Around it.
+    // What the applier is owed, the answering side must not give away: it shares its debts.
     (
         "fullsync",
         &[
-            "model", "redis", "status", "replica", "rdb", "journal", "link", "apply",
+            "model", "redis", "progress", "replica", "rdb", "converge", "intake", "link", "apply",
         ],
     ),
+    (
+        "peer",
+        &[
+            "model", "redis", "status", "progress", "config", "replica", "journal", "intake",
+            "link", "apply", "fullsync",
+        ],
+    ),
+    // Around it.
     ("precheck", &["model", "redis", "config", "link"]),
-    ("verify", &["model", "redis", "status"]),
     ("metrics", &["model", "status"]),
     ("admin", &["model", "status", "metrics"]),
     ("logging", &[]),
     ("demo", &["status"]),
-    ("cli", &["logging", "status", "config", "redis"]),
+    ("cli", &["model", "logging", "status", "config", "admin"]),
     ("app", ANY),
     ("main", ANY),
     ("lib", &[]),

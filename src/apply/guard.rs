@@ -9,10 +9,12 @@ use tokio_util::sync::CancellationToken;
 use tracing::warn;
 
 use super::batch::Sealed;
+use super::commit::{Executed, LONGEST_WAIT, pause, unexpected_refusal};
 use super::debts::{Key, member};
 use super::rebase::{Replay, replays};
+use super::reply::{Class, classify};
 use super::target::{await_fence, put_fence};
-use super::{Applier, Error, Executed, unexpected_refusal};
+use super::{Applier, Error};
 use crate::intake::commands::key_hash;
 use crate::intake::wall_ms;
 use crate::link::{State, Value};
@@ -109,9 +111,8 @@ impl Applier {
         stop: &CancellationToken,
     ) -> Result<(), Error> {
         for attempt in 1.. {
-            let verdicts = match self.judge(states, rules, attempt, stop).await? {
-                Some(verdicts) => verdicts,
-                None => continue,
+            let Some(verdicts) = self.judge(states, rules, attempt, stop).await? else {
+                continue;
             };
             let marked = Mark {
                 instance: self.config.instance,
@@ -251,13 +252,13 @@ impl Applier {
         message: &str,
         stop: &CancellationToken,
     ) -> Result<Option<Vec<Verdict>>, Error> {
-        match super::classify(message) {
-            super::Class::Stop(why) => return Err(Error::Stop(why)),
-            super::Class::Wait => self.board.lock().waiting = Some(message.to_owned()),
-            super::Class::Failed => return Err(unexpected_refusal(message)),
+        match classify(message) {
+            Class::Stop(why) => return Err(Error::Stop(why)),
+            Class::Wait => self.board.lock().waiting = Some(message.to_owned()),
+            Class::Failed => return Err(unexpected_refusal(message)),
         }
-        let mut wait = super::LONGEST_WAIT;
-        super::pause(&mut wait, stop).await?;
+        let mut wait = LONGEST_WAIT;
+        pause(&mut wait, stop).await?;
         self.reopen(stop).await?;
         Ok(None)
     }

@@ -5,46 +5,36 @@
 //! Batches grow while one is in flight, so the round trip to the local Redis costs little.
 
 mod batch;
+mod commit;
 mod copy;
 mod debts;
 mod guard;
 mod rebase;
+mod records;
 mod reply;
 mod self_mark;
 mod target;
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
-use std::time::Duration;
 
 use tokio::sync::{mpsc, watch};
-use tokio::time::sleep;
 use tokio_util::sync::CancellationToken;
-use tracing::{info, warn};
+use tracing::info;
 
-use self::batch::{Batch, Sealed};
+use self::batch::Sealed;
 pub(crate) use self::copy::percent;
 pub use self::debts::{Debts, Key};
-use self::reply::{Class, Outcome, classify};
 pub use self::self_mark::keep_self_mark;
 use self::target::{Writing, await_fence, put_fence};
 use crate::converge::Table;
 use crate::intake::Shared;
-use crate::intake::commands::Touched;
 use crate::journal::{self, Journal};
-use crate::link::{self, Flow, MAX_KEYS, Message, Records};
-use crate::model::{
-    BatchReader, Cursor, Entry, Epoch, Hlc, InstanceId, Mark, MarkError, RecordError, Seen, SiteId,
-    owed_key,
-};
+use crate::link::{self, Flow, MAX_KEYS, Message};
+use crate::model::{Cursor, Epoch, Hlc, InstanceId, Mark, MarkError, RecordError, Seen, SiteId};
 use crate::progress::{Deliveries, EpochState, Progress};
 use crate::redis::{self, Info, Settings};
 use crate::status::{PeerBoard, Stop};
-
-/// The waits between attempts while the local Redis refuses or is away.
-const FIRST_WAIT: Duration = Duration::from_millis(20);
-/// The longest of them.
-const LONGEST_WAIT: Duration = Duration::from_secs(1);
 
 /// What the applier of one peer needs.
 #[derive(Clone, Debug)]
@@ -241,7 +231,7 @@ impl Applier {
         self.begin(begin, stop).await?;
         self.report(outlet);
         loop {
-            self.ask_for_debts(outlet).await?;
+            ask_for_debts(&self.debts, outlet).await?;
             let next = tokio::select! {
                 biased;
                 () = stop.cancelled() => return Err(Error::Stopped),
@@ -362,335 +352,6 @@ impl Applier {
         Ok(())
     }
 
-    /// Applies a frame of records, and those that wait behind it while the batch has room.
-    async fn on_records(
-        &mut self,
-        records: Records,
-        work: &mut link::Receiver,
-        held: &mut usize,
-        stop: &CancellationToken,
-    ) -> Result<Option<link::Waiting>, Error> {
-        let mut batch = self.batch()?;
-        let mut tags = Arc::<Seen>::default();
-        let mut records = records;
-        loop {
-            let epoch = records.epoch;
-            for entry in BatchReader::new(records.start, records.body) {
-                let Entry::Record(record) = entry? else {
-                    continue;
-                };
-                let at = Cursor {
-                    epoch,
-                    offset: record.offset,
-                };
-                // Exactly once: the mark says what has been applied.
-                if self.mark.as_ref().is_some_and(|m| at <= m.at) {
-                    continue;
-                }
-                tags = Arc::clone(&record.seen);
-                batch.push(&record)?;
-                if batch.is_full() {
-                    let full = std::mem::replace(&mut batch, self.batch()?);
-                    self.apply(full, epoch, &tags, stop).await?;
-                }
-            }
-            // Whatever has come meanwhile joins this batch; a batch is of one epoch.
-            let next = match work.try_recv() {
-                Ok(next) => next,
-                Err(_) => break self.apply(batch, epoch, &tags, stop).await.map(|()| None),
-            };
-            match next.message {
-                Message::Records(more) if more.epoch == epoch => {
-                    *held += 1;
-                    records = more;
-                }
-                _ => {
-                    break self
-                        .apply(batch, epoch, &tags, stop)
-                        .await
-                        .map(|()| Some(next));
-                }
-            }
-        }
-    }
-
-    fn batch(&self) -> Result<Batch, Error> {
-        let writing = self.writing.as_ref().ok_or(Error::NoStream)?;
-        Ok(Batch::new(writing.target))
-    }
-
-    /// Applies a batch, whatever it takes, and deals with what failed in it.
-    async fn apply(
-        &mut self,
-        mut batch: Batch,
-        epoch: Epoch,
-        seen: &Arc<Seen>,
-        stop: &CancellationToken,
-    ) -> Result<(), Error> {
-        if batch.is_empty() {
-            return Ok(());
-        }
-        let old = self
-            .mark
-            .clone()
-            .ok_or(Error::Unexpected("records before the session began"))?;
-        let mark = Mark {
-            instance: self.config.instance,
-            batch: old.batch + 1,
-            at: Cursor {
-                epoch,
-                offset: batch.last(),
-            },
-            hlc: old.hlc.max(batch.hlc()),
-            low: seen.of(&self.config.site),
-            seen: Seen::clone(seen),
-            ..old
-        };
-        let key = crate::model::mark_key(&self.config.peer);
-        let text = mark.to_string();
-        let mut failed = Vec::new();
-        loop {
-            let reserved = self.config.reserved.clone();
-            let result = self
-                .execute(stop, |db| batch.seal(db, &key, &text, &reserved))
-                .await?;
-            match result {
-                Executed::Done { replies, head } => {
-                    let body = replies.iter().skip(head).take(batch.commands() as usize);
-                    for (number, reply) in body.enumerate() {
-                        if let Some(message) = reply.error() {
-                            failed.push((batch.touched(number), message.clone()));
-                        }
-                    }
-                    break;
-                }
-                Executed::Refused {
-                    body_command: Some(number),
-                    message,
-                } => {
-                    failed.push((batch.touched(number), message));
-                    batch = batch.without(number);
-                }
-                Executed::Refused {
-                    body_command: None,
-                    message,
-                } => {
-                    return Err(unexpected_refusal(&message));
-                }
-                // Only a transaction that watches can end so.
-                Executed::Changed => return Err(unexpected_refusal("EXEC without effect")),
-                Executed::Lost => {
-                    let done = self.mark.as_ref().is_some_and(|m| m.at >= mark.at);
-                    if done {
-                        // It was executed, but how its commands went nobody has read.
-                        let numbers = 0..batch.commands() as usize;
-                        failed.extend(numbers.map(|n| (batch.touched(n), String::new())));
-                        break;
-                    }
-                }
-            }
-        }
-        self.mark = Some(mark);
-        self.board.lock().records_applied += u64::from(batch.records());
-        self.on_failed(failed, stop).await
-    }
-
-    /// Commands that failed here, or may have: the peer's state of their keys mends them.
-    async fn on_failed(
-        &mut self,
-        failed: Vec<Failed>,
-        stop: &CancellationToken,
-    ) -> Result<(), Error> {
-        if failed.is_empty() {
-            return Ok(());
-        }
-        let mut keys = Vec::new();
-        for (what, message) in failed {
-            let Some((touched, name)) = what else {
-                continue;
-            };
-            if !message.is_empty() {
-                self.board.lock().failed_commands += 1;
-                let command = String::from_utf8_lossy(&name).into_owned();
-                warn!(peer = %self.config.peer, command, error = message, "a command of the peer failed here; asking for the state of its keys");
-            }
-            match touched {
-                Touched::Keys(found) => {
-                    keys.extend(found.into_iter().map(|(db, k)| (db, k.into())))
-                }
-                Touched::Database(_) | Touched::Everything if message.is_empty() => {}
-                Touched::Database(_) | Touched::Everything => {
-                    warn!(peer = %self.config.peer, "what it touches cannot be named: compare the sites");
-                }
-            }
-        }
-        self.owe(keys, stop).await
-    }
-
-    /// Takes note, here and in Redis, that the peer owes us the states of these keys.
-    async fn owe(&mut self, keys: Vec<Key>, stop: &CancellationToken) -> Result<(), Error> {
-        if keys.is_empty() {
-            return Ok(());
-        }
-        if self.debts.len() + keys.len() > debts::MAX_DEBTS {
-            return Err(Error::Stop(Stop {
-                reason: "too_many_debts".to_owned(),
-                detail: format!("more than {} keys wait for their state", debts::MAX_DEBTS),
-                remedy: "let clients write less here until the sites are synced".to_owned(),
-            }));
-        }
-        let after = self.progress.borrow().read;
-        let mark = self
-            .mark
-            .clone()
-            .ok_or(Error::Unexpected("states before the session began"))?;
-        let set = owed_key(&self.config.peer);
-        let add = |sealed: &mut Sealed| {
-            let members: Vec<Vec<u8>> = keys.iter().map(debts::member).collect();
-            let args = [&b"SADD"[..], set.as_bytes()]
-                .into_iter()
-                .chain(members.iter().map(|m| &m[..]));
-            sealed.command(&args.collect::<Vec<_>>());
-        };
-        self.commit(add, mark, stop).await?;
-        for key in keys {
-            self.debts.add(key, after);
-        }
-        Ok(())
-    }
-
-    /// The peer asks for states read when we have seen its history up to `after`, and has sent all
-    /// records up to there. If none of them says so, a mark must.
-    async fn reach(&mut self, after: Cursor, stop: &CancellationToken) -> Result<(), Error> {
-        let mark = self
-            .mark
-            .clone()
-            .ok_or(Error::Unexpected("a question before the session began"))?;
-        if mark.at >= after {
-            return Ok(());
-        }
-        self.commit(|_| {}, Mark { at: after, ..mark }, stop)
-            .await
-            .map(drop)
-    }
-
-    async fn ask_for_debts(&mut self, outlet: &Outlet) -> Result<(), Error> {
-        while let Some((after, keys)) = self.debts.ask(MAX_KEYS) {
-            let message = Message::Owe { after, keys };
-            outlet
-                .messages
-                .send(message)
-                .await
-                .map_err(|_| Error::Stopped)?;
-        }
-        Ok(())
-    }
-
-    /// Writes the mark and what `more` adds, until that is done.
-    async fn commit(
-        &mut self,
-        more: impl Fn(&mut Sealed),
-        mark: Mark,
-        stop: &CancellationToken,
-    ) -> Result<Vec<redis::Reply>, Error> {
-        let mark = Mark {
-            instance: self.config.instance,
-            batch: mark.batch + 1,
-            ..mark
-        };
-        let key = crate::model::mark_key(&self.config.peer);
-        let text = mark.to_string();
-        loop {
-            let sealed = |db| {
-                let mut sealed = Sealed::begin(db, &key, &text);
-                more(&mut sealed);
-                sealed.end();
-                sealed
-            };
-            match self.execute(stop, sealed).await? {
-                Executed::Done { replies, head } => {
-                    self.mark = Some(mark);
-                    return Ok(replies.into_iter().skip(head).collect());
-                }
-                Executed::Refused { message, .. } => return Err(unexpected_refusal(&message)),
-                Executed::Changed => return Err(unexpected_refusal("EXEC without effect")),
-                // Bookkeeping may be written twice.
-                Executed::Lost => {}
-            }
-        }
-    }
-
-    /// One transaction, through refusals that pass.
-    async fn execute(
-        &mut self,
-        stop: &CancellationToken,
-        seal: impl Fn(u32) -> Sealed,
-    ) -> Result<Executed, Error> {
-        let mut wait = FIRST_WAIT;
-        loop {
-            let writing = self.writing.as_mut().ok_or(Error::NoStream)?;
-            let sealed = seal(writing.db);
-            let result = tokio::select! {
-                result = writing.execute(&sealed) => result,
-                () = stop.cancelled() => {
-                    // What becomes of it, the mark will say.
-                    self.writing = None;
-                    return Err(Error::Stopped);
-                }
-            };
-            match result {
-                Ok(Outcome::Done(replies)) => {
-                    self.board.lock().waiting = None;
-                    return Ok(Executed::Done {
-                        replies,
-                        head: sealed.head,
-                    });
-                }
-                Ok(Outcome::Changed) => return Ok(Executed::Changed),
-                Ok(Outcome::Aborted { command, message }) => match classify(&message) {
-                    Class::Stop(why) => return Err(Error::Stop(why)),
-                    Class::Wait => self.board.lock().waiting = Some(message),
-                    Class::Failed => {
-                        let body_command = command.checked_sub(sealed.head);
-                        return Ok(Executed::Refused {
-                            body_command,
-                            message,
-                        });
-                    }
-                },
-                Err(error) => {
-                    warn!(peer = %self.config.peer, %error, "lost the connection while writing");
-                    self.reopen(stop).await?;
-                    return Ok(Executed::Lost);
-                }
-            }
-            pause(&mut wait, stop).await?;
-        }
-    }
-
-    /// Opens the connection again, however long it takes.
-    async fn reopen(&mut self, stop: &CancellationToken) -> Result<(), Error> {
-        let epoch = self.epoch();
-        let mut wait = FIRST_WAIT;
-        loop {
-            let opened = tokio::select! {
-                opened = self.open() => opened,
-                () = stop.cancelled() => return Err(Error::Stopped),
-            };
-            match opened {
-                // A new history: what was planned with the peer no longer holds.
-                Ok(_) if self.epoch() != epoch => return Err(Error::Stopped),
-                Ok(_) => {
-                    self.board.lock().waiting = None;
-                    return Ok(());
-                }
-                Err(error @ (Error::Stop(_) | Error::BadMark { .. })) => return Err(error),
-                Err(error) => self.board.lock().waiting = Some(error.to_string()),
-            }
-            pause(&mut wait, stop).await?;
-        }
-    }
-
     fn epoch(&self) -> Epoch {
         self.state().map_or(Epoch(0), |s| s.epoch)
     }
@@ -714,41 +375,15 @@ impl Applier {
     }
 }
 
-/// A command that failed: what it touches and its name, when it can be found; the server's words,
-/// or none when it only may have failed.
-type Failed = (Option<(Touched, bytes::Bytes)>, String);
-
-/// What became of a transaction, once passing refusals have passed.
-#[derive(Debug)]
-enum Executed {
-    Done {
-        replies: Vec<redis::Reply>,
-        head: usize,
-    },
-    /// The server does not accept this command, counted from behind the mark.
-    Refused {
-        body_command: Option<usize>,
-        message: String,
-    },
-    /// A watched key had changed.
-    Changed,
-    /// The connection broke; it was opened again, and the mark read.
-    Lost,
-}
-
-fn unexpected_refusal(message: &str) -> Error {
-    Error::Stop(Stop {
-        reason: "redis_refuses".to_owned(),
-        detail: format!("the local Redis refused our bookkeeping: {message}"),
-        remedy: "see the error, and the permissions that the README lists".to_owned(),
-    })
-}
-
-async fn pause(wait: &mut Duration, stop: &CancellationToken) -> Result<(), Error> {
-    tokio::select! {
-        () = sleep(*wait) => {}
-        () = stop.cancelled() => return Err(Error::Stopped),
+/// Asks the peer for the states that it has not been asked for.
+async fn ask_for_debts(debts: &Debts, outlet: &Outlet) -> Result<(), Error> {
+    while let Some((after, keys)) = debts.ask(MAX_KEYS) {
+        let message = Message::Owe { after, keys };
+        outlet
+            .messages
+            .send(message)
+            .await
+            .map_err(|_| Error::Stopped)?;
     }
-    *wait = (*wait * 2).min(LONGEST_WAIT);
     Ok(())
 }

@@ -98,7 +98,7 @@ mod tests {
         put_command(&mut raw, &args);
         for_each(&raw, |command| canonical(&command, 1_000_000, &mut out)).unwrap();
         for_each(&out, |command| {
-            words.extend(command.args(0).map(<[u8]>::to_vec))
+            words.extend(command.args(0).map(<[u8]>::to_vec));
         })
         .unwrap();
         let words: Vec<_> = words.iter().map(|w| String::from_utf8_lossy(w)).collect();

@@ -225,6 +225,10 @@ fn header(
 }
 
 #[cfg(test)]
+#[expect(
+    clippy::arithmetic_side_effects,
+    reason = "the numbers of tests are small"
+)]
 mod tests {
     use proptest::collection::vec;
     use proptest::prelude::*;

@@ -129,7 +129,7 @@ mod tests {
         };
         let mut names = Vec::new();
         for_each(&commands.bytes, |c| {
-            names.push(String::from_utf8_lossy(c.raw()).replace("\r\n", " "))
+            names.push(String::from_utf8_lossy(c.raw()).replace("\r\n", " "));
         })
         .unwrap();
         assert_eq!(names.len(), commands.count as usize);

@@ -369,7 +369,7 @@ impl Stream {
                     .unwrap_or(db);
             }
             named &= for_each_key(&command, db, |db, key| {
-                recent.note(table, key_hash(db, key), at)
+                recent.note(table, key_hash(db, key), at);
             });
         });
         if scanned.is_err() || !named {

@@ -249,7 +249,7 @@ impl Peer {
             board.stop = None;
             board.sessions += 1;
         }
-        let result = session::run(self, agreed, stop).await;
+        let result = Box::pin(session::run(self, agreed, stop)).await;
         self.board.lock().quiet = false;
         result
     }

@@ -219,7 +219,7 @@ fn split(frame: &Frame, at: Offset) -> Result<(Frame, Frame), RecordError> {
         part.push_record(&record);
     }
     let finish = |part: FrameBuilder, end| {
-        let last_record = part.last_record().unwrap_or(part.start());
+        let last_record = part.last_record().unwrap_or_else(|| part.start());
         let start = part.start();
         let header = journal::FrameHeader {
             start,

@@ -13,7 +13,7 @@ use super::{Agreed, Error, Incoming, Peer, selection};
 use crate::apply::{Applied, Begin, Debts, Outlet};
 use crate::fullsync::{Copier, Gate, Insert, Request};
 use crate::intake::Shared;
-use crate::link::{self, Ack, Copy, Message, Reader, Writer};
+use crate::link::{self, Ack, Copy, Flow, Hello, Message, Plan, Reader, Writer};
 use crate::model::{Cursor, Epoch, SiteId};
 use crate::progress::Progress;
 use crate::status::{CopyStatus, PeerBoard, PeerState};
@@ -62,16 +62,7 @@ pub(super) async fn run(
         plan,
         dialled,
     } = agreed;
-    let session = Session {
-        peer: peer.config.peer.clone(),
-        epoch: Epoch(ours.epoch),
-        shared: peer.shared.clone(),
-        board: peer.board.clone(),
-        debts: peer.debts.clone(),
-        gate: peer.answerer.gate(),
-        pending: Arc::new(AtomicUsize::new(0)),
-        started: Instant::now(),
-    };
+    let session = Session::new(peer, &ours);
     let outgoing = Outgoing::new(&peer.shared.journal, plan.send.start)?;
     let (queue, mut work) = link::queue();
     let (to_peer, messages) = mpsc::channel(MESSAGES);
@@ -84,49 +75,21 @@ pub(super) async fn run(
         messages: to_peer.clone(),
         pending: Arc::clone(&session.pending),
     };
-    let copier = Copier {
-        site: peer.config.site.clone(),
-        redis: peer.config.redis.clone(),
-        dir: peer.config.dir.clone(),
-        selection: selection(&peer.config.sync.databases),
-        shared: peer.shared.clone(),
-        progress: peer.progress.clone(),
-        gate: session.gate.clone(),
-        receives_from: (session.peer.clone(), plan.receive.start),
-        peer_redis: (theirs.redis.clone(), theirs.rdb_version),
-        debts: peer.debts.clone(),
-    };
+    let copier = copier(peer, &session, &plan, &theirs);
     let over = stop.child_token();
-    let rests_on_older = |base: Epoch| base != Epoch(0) && base != ours.base();
-    let begin = Begin {
-        flow: plan.receive,
-        base: theirs.base(),
-        gap: theirs.mark().is_some_and(|mark| rests_on_older(mark.base)),
-    };
+    let begin = begin(plan.receive, &ours, &theirs);
 
     let reading = read(&session, wire.reader, queue, to_peer, requests, hear);
-    let writing = write(
-        &session,
-        wire.writer,
-        outgoing,
-        plan.send.copy.is_some(),
-        Inputs {
-            messages,
-            inserted,
-            heard: heard.clone(),
-            applied: applied.clone(),
-        },
-        peer.progress.clone(),
-    );
-    let copying = copy(
-        copier,
-        plan.send.copy,
-        plan.send.start,
-        &session.debts,
-        applied,
-        heard,
-        inserts.clone(),
-    );
+    let inputs = Inputs {
+        messages,
+        inserted,
+        heard: heard.clone(),
+        applied: applied.clone(),
+        progress: peer.progress.clone(),
+    };
+    let copy_ahead = plan.send.copy.is_some();
+    let writing = write(&session, wire.writer, outgoing, copy_ahead, inputs);
+    let copying = copy(copier, plan.send, applied, heard, inserts.clone());
     let answering = async { Ok(peer.answerer.run(&mut asked, &inserts).await?) };
     let replacing = replaced(
         &mut peer.incoming,
@@ -137,7 +100,7 @@ pub(super) async fn run(
     );
     let mut progress = peer.progress.clone();
     let link = async {
-        let ended: Result<(), Error> = tokio::select! {
+        tokio::select! {
             ended = reading => ended,
             ended = writing => ended,
             ended = copying => ended,
@@ -145,17 +108,11 @@ pub(super) async fn run(
             () = new_history(&mut progress, session.epoch) => Err(Error::NewHistory),
             error = replacing => Err(error),
             () = over.cancelled() => Err(Error::Stopping),
-        };
-        // The applier finishes its transaction, or gives up waiting for Redis.
-        over.cancel();
-        ended
+        }
     };
-    let applying = async {
-        let ended = peer.applier.run(begin, &mut work, &outlet, &over).await;
-        over.cancel();
-        ended
-    };
-    let (link, applying) = tokio::join!(link, applying);
+    let applying = peer.applier.run(begin, &mut work, &outlet, &over);
+    // The applier finishes its transaction, or gives up waiting for Redis.
+    let (link, applying) = tokio::join!(then_cancel(&over, link), then_cancel(&over, applying));
     match applying {
         Ok(()) | Err(crate::apply::Error::Stopped) => {}
         Err(error) => return Err(error.into()),
@@ -164,6 +121,39 @@ pub(super) async fn run(
         Err(Error::Stopping) if stop.is_cancelled() => Err(Error::Stopping),
         Err(Error::Stopping) => Err(Error::NewHistory),
         other => other,
+    }
+}
+
+/// One half of the session; when it ends, the other is told to.
+async fn then_cancel<T>(over: &CancellationToken, half: impl Future<Output = T>) -> T {
+    let ended = half.await;
+    over.cancel();
+    ended
+}
+
+/// How the session begins for the applier.
+fn begin(flow: Flow, ours: &Hello, theirs: &Hello) -> Begin {
+    let rests_on_older = |base: Epoch| base != Epoch(0) && base != ours.base();
+    Begin {
+        flow,
+        base: theirs.base(),
+        gap: theirs.mark().is_some_and(|mark| rests_on_older(mark.base)),
+    }
+}
+
+/// What makes the copies of this session.
+fn copier(peer: &Peer, session: &Session, plan: &Plan, theirs: &Hello) -> Copier {
+    Copier {
+        site: peer.config.site.clone(),
+        redis: peer.config.redis.clone(),
+        dir: peer.config.dir.clone(),
+        selection: selection(&peer.config.sync.databases),
+        shared: peer.shared.clone(),
+        progress: peer.progress.clone(),
+        gate: session.gate.clone(),
+        receives_from: (session.peer.clone(), plan.receive.start),
+        peer_redis: (theirs.redis.clone(), theirs.rdb_version),
+        debts: peer.debts.clone(),
     }
 }
 
@@ -256,6 +246,7 @@ struct Inputs {
     inserted: mpsc::Receiver<Insert>,
     heard: watch::Receiver<Heard>,
     applied: watch::Receiver<Applied>,
+    progress: watch::Receiver<Progress>,
 }
 
 /// From the journal, and the others, to the peer.
@@ -265,7 +256,6 @@ async fn write(
     mut outgoing: Outgoing,
     mut copy_ahead: bool,
     mut inputs: Inputs,
-    progress: watch::Receiver<Progress>,
 ) -> Result<(), Error> {
     let mut heartbeat = interval(HEARTBEAT);
     heartbeat.set_missed_tick_behavior(MissedTickBehavior::Delay);
@@ -299,7 +289,7 @@ async fn write(
             },
             changed = inputs.applied.changed() => {
                 changed.map_err(|_| Error::Stopping)?;
-                writer.push(&session.ack(&inputs, &progress));
+                writer.push(&session.ack(&inputs));
             }
             changed = inputs.heard.changed() => {
                 changed.map_err(|_| Error::Stopping)?;
@@ -315,25 +305,13 @@ async fn write(
                 }
             }
             _ = heartbeat.tick() => {
-                writer.push(&session.ack(&inputs, &progress));
+                writer.push(&session.ack(&inputs));
                 let millis = u64::try_from(session.started.elapsed().as_micros()).unwrap_or(0);
                 writer.push(&Message::Ping(millis));
             }
             _ = refresh.tick() => {}
         }
-        // A question stands behind all records up to its place, so that the peer can have seen it.
-        while !outgoing.is_copying()
-            && !session.gate.is_closed()
-            && let Some(Message::Owe { after, .. }) = questions.last()
-        {
-            while !outgoing.push_up_to(*after, &mut writer)? {
-                writer.flush().await?;
-            }
-            questions
-                .pop()
-                .iter()
-                .for_each(|question| writer.push(question));
-        }
+        push_questions(&mut questions, session, &mut outgoing, &mut writer).await?;
         if writer.pending() > 0 {
             writer.flush().await?;
         }
@@ -341,17 +319,37 @@ async fn write(
     }
 }
 
+/// A question stands behind all records up to its place, so that the peer can have seen it.
+async fn push_questions(
+    questions: &mut Vec<Message>,
+    session: &Session,
+    outgoing: &mut Outgoing,
+    writer: &mut Writer,
+) -> Result<(), Error> {
+    while !outgoing.is_copying()
+        && !session.gate.is_closed()
+        && let Some(Message::Owe { after, .. }) = questions.last()
+    {
+        while !outgoing.push_up_to(*after, writer)? {
+            writer.flush().await?;
+        }
+        questions
+            .pop()
+            .iter()
+            .for_each(|question| writer.push(question));
+    }
+    Ok(())
+}
+
 /// Sends a copy when the plan says so, or when one is owed after one was received.
 async fn copy(
     mut copier: Copier,
-    planned: Option<Copy>,
-    start: Cursor,
-    debts: &Debts,
+    flow: Flow,
     mut applied: watch::Receiver<Applied>,
     mut heard: watch::Receiver<Heard>,
     inserts: mpsc::Sender<Insert>,
 ) -> Result<(), Error> {
-    let mut next = planned;
+    let mut next = flow.copy;
     loop {
         let copy = match next.take() {
             Some(copy) => copy,
@@ -359,7 +357,7 @@ async fn copy(
                 // What we still want of the peer must have come before we send what we have.
                 loop {
                     let now = *applied.borrow_and_update();
-                    if now.owes && !now.copying && debts.is_empty() {
+                    if now.owes && !now.copying && copier.debts.is_empty() {
                         break;
                     }
                     applied.changed().await.map_err(|_| Error::Stopping)?;
@@ -372,7 +370,7 @@ async fn copy(
             }
         };
         let before = heard.borrow().copied;
-        let copying = copier.begin(copy, start).await?;
+        let copying = copier.begin(copy, flow.start).await?;
         inserts
             .send(Insert::Copy(copying))
             .await
@@ -413,6 +411,19 @@ async fn replaced(
 }
 
 impl Session {
+    fn new(peer: &Peer, ours: &Hello) -> Self {
+        Self {
+            peer: peer.config.peer.clone(),
+            epoch: Epoch(ours.epoch),
+            shared: peer.shared.clone(),
+            board: peer.board.clone(),
+            debts: peer.debts.clone(),
+            gate: peer.answerer.gate(),
+            pending: Arc::new(AtomicUsize::new(0)),
+            started: Instant::now(),
+        }
+    }
+
     fn on_ack(&self, ack: Ack) {
         // What the peer has seen is told to the table by the applier, in order.
         self.shared
@@ -430,11 +441,11 @@ impl Session {
         self.board.lock().round_trip_seconds = Some(trip.as_secs_f64());
     }
 
-    fn ack(&self, inputs: &Inputs, progress: &watch::Receiver<Progress>) -> Message {
+    fn ack(&self, inputs: &Inputs) -> Message {
         Message::Ack(Ack {
             received: inputs.heard.borrow().received,
             applied: inputs.applied.borrow().at,
-            seen: self.gate.seen(&progress.borrow()),
+            seen: self.gate.seen(&inputs.progress.borrow()),
             owed: self.debts.len() as u64,
         })
     }

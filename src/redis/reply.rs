@@ -32,7 +32,7 @@ pub enum Reply {
     /// No string, or no array (EXEC whose WATCH failed).
     Nil,
     /// Several.
-    Array(Vec<Reply>),
+    Array(Vec<Self>),
 }
 
 impl Reply {

@@ -142,45 +142,6 @@ fn segments_that_are_missing_or_foreign_are_named() {
     assert!(matches!(refused(dir.path()), Error::Corrupt { .. }));
 }
 
-/// Run by hand as root:
-/// `mount -t tmpfs -o size=3m tmpfs /mnt/small && TMPDIR=/mnt/small cargo test --lib small_disk -- --ignored`.
-#[test]
-#[ignore = "needs TMPDIR on a file system of some megabytes"]
-fn a_small_disk_fills_up_and_trimming_helps() {
-    let dir = tempfile::tempdir().unwrap();
-    let limits = Limits {
-        segment: 100_000,
-        ..SMALL
-    };
-    let (mut writer, journal, _) = open(dir.path(), limits);
-    let mut frames = fill(&mut writer, 1);
-    let mut full = 0;
-    while frames.len() < 20_000 {
-        let start = frames.last().unwrap().header.end.0;
-        let header = records(1, start, start + 10);
-        let body = body(&header, frames.len() * 7 % 3_000);
-        while let Err(error) = writer.append(&header, &body) {
-            assert!(error.is_disk_full(), "{error}");
-            full += 1;
-            // The same again fails the same, and leaves nothing.
-            assert!(writer.append(&header, &body).unwrap_err().is_disk_full());
-            let read = rest(&mut journal.reader(journal.first()).unwrap());
-            assert!(frames.ends_with(&read));
-            journal.trim(at(1, start - 5_000)).unwrap();
-        }
-        let body = body.into();
-        frames.push(Frame { header, body });
-    }
-    assert!(full > 3);
-    println!("full {full} times; {} bytes", journal.bytes());
-    drop(writer);
-    let (_writer, journal, recovered) = open(dir.path(), limits);
-    assert_eq!(recovered.truncated_bytes, 0);
-    assert_eq!(recovered.end, Some(frames.last().unwrap().header));
-    let read = rest(&mut journal.reader(journal.first()).unwrap());
-    assert!(frames.ends_with(&read));
-}
-
 #[test]
 fn a_full_disk_loses_nothing_and_the_append_can_be_tried_again() {
     let dir = tempfile::tempdir().unwrap();

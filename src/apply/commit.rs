@@ -1,0 +1,161 @@
+//! One transaction at a time, through refusals that pass and connections that break.
+
+use std::time::Duration;
+
+use tokio::time::sleep;
+use tokio_util::sync::CancellationToken;
+use tracing::warn;
+
+use super::batch::Sealed;
+use super::reply::{Class, Outcome, classify};
+use super::{Applier, Error};
+use crate::model::{Mark, mark_key};
+use crate::redis;
+use crate::status::Stop;
+
+/// The waits between attempts while the local Redis refuses or is away.
+const FIRST_WAIT: Duration = Duration::from_millis(20);
+/// The longest of them.
+pub(super) const LONGEST_WAIT: Duration = Duration::from_secs(1);
+
+impl Applier {
+    /// Writes the mark and what `more` adds, until that is done.
+    pub(super) async fn commit(
+        &mut self,
+        more: impl Fn(&mut Sealed),
+        mark: Mark,
+        stop: &CancellationToken,
+    ) -> Result<Vec<redis::Reply>, Error> {
+        let mark = Mark {
+            instance: self.config.instance,
+            batch: mark.batch + 1,
+            ..mark
+        };
+        let key = mark_key(&self.config.peer);
+        let text = mark.to_string();
+        loop {
+            let sealed = |db| {
+                let mut sealed = Sealed::begin(db, &key, &text);
+                more(&mut sealed);
+                sealed.end();
+                sealed
+            };
+            match self.execute(stop, sealed).await? {
+                Executed::Done { replies, head } => {
+                    self.mark = Some(mark);
+                    return Ok(replies.into_iter().skip(head).collect());
+                }
+                Executed::Refused { message, .. } => return Err(unexpected_refusal(&message)),
+                Executed::Changed => return Err(unexpected_refusal("EXEC without effect")),
+                // Bookkeeping may be written twice.
+                Executed::Lost => {}
+            }
+        }
+    }
+
+    /// One transaction, through refusals that pass.
+    pub(super) async fn execute(
+        &mut self,
+        stop: &CancellationToken,
+        seal: impl Fn(u32) -> Sealed,
+    ) -> Result<Executed, Error> {
+        let mut wait = FIRST_WAIT;
+        loop {
+            let writing = self.writing.as_mut().ok_or(Error::NoStream)?;
+            let sealed = seal(writing.db);
+            let result = tokio::select! {
+                result = writing.execute(&sealed) => result,
+                () = stop.cancelled() => {
+                    // What becomes of it, the mark will say.
+                    self.writing = None;
+                    return Err(Error::Stopped);
+                }
+            };
+            match result {
+                Ok(Outcome::Done(replies)) => {
+                    self.board.lock().waiting = None;
+                    return Ok(Executed::Done {
+                        replies,
+                        head: sealed.head,
+                    });
+                }
+                Ok(Outcome::Changed) => return Ok(Executed::Changed),
+                Ok(Outcome::Aborted { command, message }) => match classify(&message) {
+                    Class::Stop(why) => return Err(Error::Stop(why)),
+                    Class::Wait => self.board.lock().waiting = Some(message),
+                    Class::Failed => {
+                        let body_command = command.checked_sub(sealed.head);
+                        return Ok(Executed::Refused {
+                            body_command,
+                            message,
+                        });
+                    }
+                },
+                Err(error) => {
+                    warn!(peer = %self.config.peer, %error, "lost the connection while writing");
+                    self.reopen(stop).await?;
+                    return Ok(Executed::Lost);
+                }
+            }
+            pause(&mut wait, stop).await?;
+        }
+    }
+
+    /// Opens the connection again, however long it takes.
+    pub(super) async fn reopen(&mut self, stop: &CancellationToken) -> Result<(), Error> {
+        let epoch = self.epoch();
+        let mut wait = FIRST_WAIT;
+        loop {
+            let opened = tokio::select! {
+                opened = self.open() => opened,
+                () = stop.cancelled() => return Err(Error::Stopped),
+            };
+            match opened {
+                // A new history: what was planned with the peer no longer holds.
+                Ok(_) if self.epoch() != epoch => return Err(Error::Stopped),
+                Ok(_) => {
+                    self.board.lock().waiting = None;
+                    return Ok(());
+                }
+                Err(error @ (Error::Stop(_) | Error::BadMark { .. })) => return Err(error),
+                Err(error) => self.board.lock().waiting = Some(error.to_string()),
+            }
+            pause(&mut wait, stop).await?;
+        }
+    }
+}
+
+/// What became of a transaction, once passing refusals have passed.
+#[derive(Debug)]
+pub(super) enum Executed {
+    Done {
+        replies: Vec<redis::Reply>,
+        head: usize,
+    },
+    /// The server does not accept this command, counted from behind the mark.
+    Refused {
+        body_command: Option<usize>,
+        message: String,
+    },
+    /// A watched key had changed.
+    Changed,
+    /// The connection broke; it was opened again, and the mark read.
+    Lost,
+}
+
+pub(super) fn unexpected_refusal(message: &str) -> Error {
+    Error::Stop(Stop {
+        reason: "redis_refuses".to_owned(),
+        detail: format!("the local Redis refused our bookkeeping: {message}"),
+        remedy: "see the error, and the permissions that the README lists".to_owned(),
+    })
+}
+
+pub(super) async fn pause(wait: &mut Duration, stop: &CancellationToken) -> Result<(), Error> {
+    tokio::select! {
+        () = sleep(*wait) => {}
+        () = stop.cancelled() => return Err(Error::Stopped),
+    }
+    *wait = (*wait * 2).min(LONGEST_WAIT);
+    Ok(())
+}
