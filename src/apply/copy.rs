@@ -56,11 +56,10 @@ impl Applier {
             (None, 0) => CopyProgress {
                 snapshot,
                 next: 0,
-                keep: self.keep,
+                keep: begin.keep,
             },
             (None, _) => return Err(Error::Unexpected("the middle of a copy")),
         };
-        self.keep = copy.keep;
         self.copy_seen = begin.seen.of(&self.config.site);
         {
             let mut board = self.board.lock();

@@ -271,6 +271,9 @@ impl Applier {
         if matches!(state.value, Value::Function(_)) {
             return Verdict::Take { existed: false };
         }
+        if rules.keep && here.is(state) {
+            return Verdict::Leave { kept: false };
+        }
         if rules.keep && exists {
             return Verdict::Leave { kept: true };
         }

@@ -146,9 +146,7 @@ pub struct Applier {
     base: Epoch,
     /// Whether the peer lacks writes that are here and not in our journal.
     gap: bool,
-    /// Whether keys that are here stay, in the copy that the plan foresees.
-    keep: bool,
-    /// Whether that copy is answered by one from here.
+    /// Whether the copy that the plan foresees is answered by one from here.
     owes_back: bool,
     /// What the snapshot being copied had seen of us.
     copy_seen: Cursor,
@@ -178,7 +176,6 @@ impl Applier {
             marks_removed: 0,
             base: Epoch(0),
             gap: false,
-            keep: false,
             owes_back: false,
             copy_seen: Cursor::ZERO,
         }
@@ -300,7 +297,6 @@ impl Applier {
         });
         mark.at = flow.start;
         (self.base, self.gap) = (base, gap);
-        self.keep = flow.copy.is_some_and(|c| c.keep);
         self.owes_back = flow.copy.is_some_and(|c| c.back);
         if flow.whole {
             (mark.base, mark.home) = (base, home);

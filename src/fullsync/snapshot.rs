@@ -177,6 +177,7 @@ impl Copier {
             at: snapshot.at,
             seen,
             first,
+            keep: copy.keep,
             bytes: snapshot.bytes,
         };
         info!(bytes = snapshot.bytes, from = first, at = %snapshot.at, "sending a copy");

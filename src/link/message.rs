@@ -100,6 +100,8 @@ pub struct CopyBegin {
     pub first: u64,
     /// The size of the snapshot in bytes.
     pub bytes: u64,
+    /// Whether keys that the receiver has stay as they are.
+    pub keep: bool,
 }
 
 /// Entries of a snapshot, in its order.
@@ -231,6 +233,7 @@ impl Message {
                 begin.seen.encode(out);
                 put_varint(out, begin.first);
                 put_varint(out, begin.bytes);
+                out.push(u8::from(begin.keep));
             }
             Self::CopyStates(copy) => {
                 out.push(COPY_STATES);
@@ -317,6 +320,7 @@ impl Message {
                 seen: Seen::decode(input)?,
                 first: take_varint(input)?,
                 bytes: take_varint(input)?,
+                keep: take_u8(input)? != 0,
             }),
             COPY_STATES => Self::CopyStates(CopyStates {
                 first: take_varint(input)?,
@@ -464,6 +468,7 @@ mod tests {
                 at,
                 seen: seen.clone(),
                 first: 1,
+                keep: true,
                 bytes: 2,
             }),
             Message::CopyStates(CopyStates {

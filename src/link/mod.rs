@@ -10,6 +10,6 @@ pub use self::hello::Hello;
 pub use self::message::{
     Ack, CopyBegin, CopyStates, MAX_KEYS, Message, MessageError, OwedStates, Records, State, Value,
 };
-pub use self::plan::{Copy, Flow, Plan, plan};
+pub use self::plan::{Copy, Flow, Plan, back_keeps, plan};
 pub use self::queue::{Receiver, Sender, Waiting, queue};
 pub use self::wire::{Error, Reader, Wire, Writer};

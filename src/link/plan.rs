@@ -73,8 +73,14 @@ pub fn plan(me: &Hello, peer: &Hello) -> Result<Plan, Stop> {
             let (back, there) = copy_to_empty(owed, peer, me);
             (there, back)
         }
-        (Need::Copy { owed }, Need::Resume { .. }) => (Some(copy(false, !owed, peer)), None),
-        (Need::Resume { .. }, Need::Copy { owed }) => (None, Some(copy(false, !owed, me))),
+        (Need::Copy { owed }, Need::Resume { .. }) => (
+            Some(copy(owed && back_keeps(me.existing), !owed, peer)),
+            None,
+        ),
+        (Need::Resume { .. }, Need::Copy { owed }) => (
+            None,
+            Some(copy(owed && back_keeps(peer.existing), !owed, me)),
+        ),
         (Need::Copy { owed: a }, Need::Copy { owed: b }) => merge(a, b, me, peer)?,
     };
     let none = |flow: Option<Copy>, need| flow.is_none() && matches!(need, Need::Copy { .. });
@@ -192,6 +198,14 @@ fn copy(keep: bool, back: bool, receiver: &Hello) -> Copy {
         back,
         resume: receiver.mark().and_then(|m| m.copy),
     }
+}
+
+/// Whether a copy that answers one leaves the receiver's keys as they are. What both have is equal
+/// by then; only what the receiver lacks must reach it. Not so where the sender has kept values of
+/// its own.
+#[must_use]
+pub fn back_keeps(existing: Existing) -> bool {
+    existing != Existing::Keep
 }
 
 /// Both need a copy: who sends first.
@@ -455,7 +469,7 @@ mod tests {
         assert_eq!(
             plan.receive.copy,
             Some(Copy {
-                keep: false,
+                keep: true,
                 back: false,
                 resume: None
             })

@@ -89,7 +89,15 @@ pub(super) async fn run(
     };
     let copy_ahead = plan.send.copy.is_some();
     let writing = write(&session, wire.writer, outgoing, copy_ahead, inputs);
-    let copying = copy(copier, plan.send, applied, heard, inserts.clone());
+    let back_keeps = link::back_keeps(peer.config.sync.existing);
+    let copying = copy(
+        copier,
+        plan.send,
+        back_keeps,
+        applied,
+        heard,
+        inserts.clone(),
+    );
     let answering = async { Ok(peer.answerer.run(&mut asked, &inserts).await?) };
     let replacing = replaced(
         &mut peer.incoming,
@@ -345,6 +353,7 @@ async fn push_questions(
 async fn copy(
     mut copier: Copier,
     flow: Flow,
+    back_keeps: bool,
     mut applied: watch::Receiver<Applied>,
     mut heard: watch::Receiver<Heard>,
     inserts: mpsc::Sender<Insert>,
@@ -363,7 +372,7 @@ async fn copy(
                     applied.changed().await.map_err(|_| Error::Stopping)?;
                 }
                 Copy {
-                    keep: false,
+                    keep: back_keeps,
                     back: false,
                     resume: None,
                 }

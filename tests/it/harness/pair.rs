@@ -141,19 +141,28 @@ impl Pair {
     /// Waits until both sides say `synchronizing` with the servers as they are now, and neither
     /// owes the other a state: then nothing is known at one site only.
     pub(crate) fn wait_synchronizing(&self) {
+        let mut calm = 0;
         wait_until("both sites to be synchronizing", patience(60), || {
+            // Twice in a row: the two are not asked at the same moment.
+            calm += 1;
             for site in self.sites() {
                 let status = site.sidecar.status()?;
                 let replid = site.client().info("replication", "master_replid");
                 if !status.redis.connected || replid.as_deref() != Some(&status.redis.replid) {
+                    calm = 0;
                     return Err(format!("{} says {:#?}", site.name, status.redis));
                 }
                 let peer = status.peers.first().ok_or("no peer in /status")?;
                 if peer.state != PeerState::Synchronizing || peer.states_owed > 0 {
+                    calm = 0;
                     return Err(format!("{} says {peer:#?}", site.name));
                 }
             }
-            Ok(())
+            if calm >= 2 {
+                Ok(())
+            } else {
+                Err("once is not enough".to_owned())
+            }
         });
     }
 
