@@ -18,6 +18,8 @@ pub struct Saved {
     pub at: Cursor,
     /// The database selected there.
     pub db: u32,
+    /// The life of the server process; `-` when it is not known.
+    pub run_id: String,
     /// Where the last record ends.
     pub last_record: Cursor,
     /// The number of the last self mark that had come back.
@@ -38,10 +40,11 @@ impl fmt::Display for Saved {
         } = &self.state;
         write!(
             f,
-            "{VERSION} {epoch} {replid} {began} {base} {older} {} {} {} {} {} {}",
+            "{VERSION} {epoch} {replid} {began} {base} {older} {} {} {} {} {} {} {}",
             u8::from(*empty),
             self.at,
             self.db,
+            self.run_id,
             self.last_record,
             self.self_mark,
             self.seen,
@@ -64,6 +67,7 @@ impl FromStr for Saved {
             empty,
             at,
             db,
+            run_id,
             last,
             self_mark,
             seen,
@@ -87,6 +91,7 @@ impl FromStr for Saved {
             state,
             at: at.parse().map_err(|_| ())?,
             db: db.parse().map_err(|_| ())?,
+            run_id: run_id.to_owned(),
             last_record: last.parse().map_err(|_| ())?,
             self_mark: number(self_mark)?,
             seen: seen.parse()?,
@@ -113,11 +118,17 @@ pub enum History {
 /// lacks nothing. In between, an append-only file decides: it is written before the stream is
 /// sent; without one, what survived is an old snapshot.
 #[must_use]
-pub fn judge(saved: Option<&Saved>, found: Option<&SelfMark>, aof: bool) -> History {
+pub fn judge(
+    saved: Option<&Saved>,
+    found: Option<&SelfMark>,
+    (run_id, aof): (&str, bool),
+) -> History {
     match (saved, found) {
         (None, None) => History::Fresh,
         // The journal was lost, the data was not.
         (None, Some(_)) => History::Kept,
+        // The same process: it was only away for longer than its backlog, and has forgotten nothing.
+        (Some(saved), _) if saved.run_id == run_id => History::Kept,
         (Some(saved), found) => {
             let number = found.map_or(0, |mark| mark.number);
             let covered = found.is_some_and(|mark| mark.at >= saved.last_record);
@@ -198,6 +209,7 @@ mod tests {
             state,
             at: at(99),
             db: 2,
+            run_id: "this".to_owned(),
             last_record: at(90),
             self_mark,
             seen: Seen::default(),
@@ -230,16 +242,17 @@ mod tests {
             (Some(&saved), Some(mark(8, 90)), false, History::Kept),
         ] {
             assert_eq!(
-                judge(saved, found.as_ref(), aof),
+                judge(saved, found.as_ref(), ("other", aof)),
                 expected,
                 "{found:?} aof={aof}"
             );
         }
+        assert_eq!(judge(Some(&saved), None, ("this", false)), History::Kept);
         let none = Saved {
             self_mark: 0,
             last_record: Cursor::ZERO,
             ..saved
         };
-        assert_eq!(judge(Some(&none), None, false), History::Kept);
+        assert_eq!(judge(Some(&none), None, ("other", false)), History::Kept);
     }
 }

@@ -164,17 +164,19 @@ pub(super) async fn attach(
     let name = connection_name(&config.site, "replica");
     let position = stream.position();
     let (mut replica, reply) = Replica::attach(&config.redis, &name, position.as_ref()).await?;
+    let saved = stream.saved();
     match reply {
         PsyncReply::Continue(replid) => {
             shared.board.redis().resyncs_partial += 1;
+            stream.set_run_id(&facts.info.run_id);
             stream.continues(replid)?;
             info!(at = %stream.read(), "going on in the replication stream");
         }
         PsyncReply::FullResync(replid, offset) => {
             shared.board.redis().resyncs_full += 1;
             let found = facts.self_mark.as_ref();
-            let saved = stream.saved();
-            let history = history::judge(saved.as_ref(), found, facts.info.aof);
+            let history =
+                history::judge(saved.as_ref(), found, (&facts.info.run_id, facts.info.aof));
             let previous = saved.as_ref().map(|s| &s.state);
             let epoch = next_epoch(previous, found);
             let at = Cursor { epoch, offset };
@@ -186,6 +188,9 @@ pub(super) async fn attach(
             if empty || history == History::Older {
                 snapshot.remove();
             }
+            // Only now: were it known before the snapshot was taken whole, the next attempt would
+            // take a server that came back older for one that was never away.
+            stream.set_run_id(&facts.info.run_id);
             stream.begins(state, facts.seen)?;
         }
     }

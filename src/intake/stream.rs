@@ -57,6 +57,8 @@ pub(super) struct Stream {
     recent: Recent,
     state: Option<Arc<EpochState>>,
     seen: Arc<Seen>,
+    /// The life of the server process.
+    run_id: String,
     last_record: Cursor,
     self_mark: u64,
     /// Since when, in our stream, an origin's marks must be our own: the first fence of its
@@ -102,6 +104,9 @@ impl Stream {
             recent,
             state: saved.as_ref().map(|s| Arc::new(s.state.clone())),
             seen: Arc::new(saved.as_ref().map(|s| s.seen.clone()).unwrap_or_default()),
+            run_id: saved
+                .as_ref()
+                .map_or_else(|| "-".to_owned(), |s| s.run_id.clone()),
             last_record: saved.as_ref().map_or(Cursor::ZERO, |s| s.last_record),
             self_mark: saved.as_ref().map_or(0, |s| s.self_mark),
             own_since: BTreeMap::new(),
@@ -148,10 +153,20 @@ impl Stream {
                 offset,
             },
             db,
+            run_id: self.run_id.clone(),
             last_record: self.last_record,
             self_mark: self.self_mark,
             seen: Seen::clone(&self.seen),
         })
+    }
+
+    /// The server process that is attached to.
+    pub(super) fn set_run_id(&mut self, run_id: &str) {
+        // An empty word would be lost in the text.
+        run_id.clone_into(&mut self.run_id);
+        if self.run_id.is_empty() {
+            self.run_id.push('-');
+        }
     }
 
     /// The stream goes on, perhaps under a new id.

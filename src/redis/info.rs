@@ -55,6 +55,8 @@ pub struct Info {
     pub product: String,
     /// `master` or `slave`.
     pub role: String,
+    /// The id of this life of the server process.
+    pub run_id: String,
     /// The replication id.
     pub replid: String,
     /// The replication offset.
@@ -104,6 +106,7 @@ impl Info {
                     name = "Redict";
                     value.clone_into(&mut own);
                 }
+                "run_id" => value.clone_into(&mut info.run_id),
                 "role" => value.clone_into(&mut info.role),
                 "master_replid" => value.clone_into(&mut info.replid),
                 "master_repl_offset" => info.offset = value.parse().unwrap_or(0),
