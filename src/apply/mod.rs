@@ -319,13 +319,7 @@ impl Applier {
             )
         };
         if let Some((_, instance)) = foreign {
-            return Err(Error::Stop(Stop {
-                reason: "second_sidecar".to_owned(),
-                detail: format!(
-                    "another sidecar ({instance}) writes into this Redis for this site"
-                ),
-                remedy: "stop one of the two, then restart the other".to_owned(),
-            }));
+            return Err(Error::Stop(second_sidecar(instance)));
         }
         if removed == self.marks_removed {
             return Ok(());
@@ -382,4 +376,14 @@ async fn ask_for_debts(debts: &Debts, outlet: &Outlet) -> Result<(), Error> {
             .map_err(|_| Error::Stopped)?;
     }
     Ok(())
+}
+
+/// The named stop for a site that two sidecars serve.
+#[must_use]
+pub fn second_sidecar(instance: InstanceId) -> Stop {
+    Stop {
+        reason: "second_sidecar".to_owned(),
+        detail: format!("another sidecar ({instance}) writes into this Redis for this site"),
+        remedy: "stop one of the two, then restart the other".to_owned(),
+    }
 }

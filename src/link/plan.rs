@@ -257,8 +257,9 @@ fn sender_at_first_meeting(me: &Hello, peer: &Hello) -> Result<Option<bool>, Sto
                 "{} and {} both hold data and have never been synced",
                 me.site, peer.site
             ),
-            "empty one of them, or set [sync] existing at both to overwrite (the sender's value \
-             of a key that both have wins) or to keep (the receiver's stays)",
+            "set [sync] existing at both to overwrite (the sender's value of a key that both have \
+             wins) or to keep (the receiver's stays); or stop one sidecar, empty its Redis, \
+             delete its journal directory and start it",
         ));
     }
     if me.existing != peer.existing {

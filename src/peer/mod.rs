@@ -104,13 +104,18 @@ impl Error {
                 detail: self.to_string(),
                 remedy: "delete that key; the two sites are then synced anew".to_owned(),
             }),
-            Self::Copy(fullsync::Error::KeepInterrupted | fullsync::Error::Incompatible { .. }) => {
-                Some(Stop {
-                    reason: "copy_impossible".to_owned(),
-                    detail: self.to_string(),
-                    remedy: "see the detail".to_owned(),
-                })
-            }
+            Self::Copy(fullsync::Error::KeepInterrupted) => Some(Stop {
+                reason: "copy_impossible".to_owned(),
+                detail: self.to_string(),
+                remedy: "set existing = \"overwrite\" at both sites, or empty the receiver"
+                    .to_owned(),
+            }),
+            Self::Copy(fullsync::Error::Incompatible { .. }) => Some(Stop {
+                reason: "copy_impossible".to_owned(),
+                detail: self.to_string(),
+                remedy: "run a newer server at the peer, or remove that value here".to_owned(),
+            }),
+            Self::Redis(error) | Self::Apply(apply::Error::Redis(error)) => refusal(error),
             Self::Link(link::Error::Version { .. }) => Some(Stop {
                 reason: "protocol_version".to_owned(),
                 detail: self.to_string(),
@@ -119,6 +124,26 @@ impl Error {
             _ => None,
         }
     }
+}
+
+/// The named stop for a local Redis that refuses us; none for what passes by itself.
+fn refusal(error: &redis::Error) -> Option<Stop> {
+    let (reason, remedy) = match error.code() {
+        "NOPERM" => (
+            "redis_permission",
+            "give the user of [redis] the permissions that the README lists",
+        ),
+        "NOAUTH" | "WRONGPASS" => (
+            "redis_login",
+            "correct the username and password in [redis]",
+        ),
+        _ => return None,
+    };
+    Some(Stop {
+        reason: reason.to_owned(),
+        detail: error.to_string(),
+        remedy: remedy.to_owned(),
+    })
 }
 
 /// One peer.
@@ -260,6 +285,9 @@ impl Peer {
             .wait_for(|p| p.attached > 0)
             .await
             .map_err(|_| Error::Stopping)?;
+        if let Some((_, instance)) = self.progress.borrow().foreign.clone() {
+            return Err(Error::Stop(apply::second_sidecar(instance)));
+        }
         while let Ok(newer) = self.incoming.try_recv() {
             self.next = Some(newer);
         }

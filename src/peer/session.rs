@@ -10,7 +10,7 @@ use tokio_util::sync::CancellationToken;
 
 use super::outgoing::{Next, Outgoing};
 use super::{Agreed, Error, Incoming, Peer, selection};
-use crate::apply::{Applied, Begin, Debts, Outlet};
+use crate::apply::{self, Applied, Begin, Debts, Outlet};
 use crate::fullsync::{Copier, Gate, Insert, Request};
 use crate::intake::Shared;
 use crate::link::{self, Ack, Copy, Flow, Hello, Message, Plan, Reader, Writer};
@@ -121,8 +121,17 @@ pub(super) async fn run(
     let applying = peer.applier.run(begin, &mut work, &outlet, &over);
     // The applier finishes its transaction, or gives up waiting for Redis.
     let (link, applying) = tokio::join!(then_cancel(&over, link), then_cancel(&over, applying));
+    ended(link, applying, stop)
+}
+
+/// Why the session ended, when its two halves ended so.
+fn ended(
+    link: Result<(), Error>,
+    applying: Result<(), apply::Error>,
+    stop: &CancellationToken,
+) -> Result<(), Error> {
     match applying {
-        Ok(()) | Err(crate::apply::Error::Stopped) => {}
+        Ok(()) | Err(apply::Error::Stopped) => {}
         Err(error) => return Err(error.into()),
     }
     match link {
