@@ -483,7 +483,7 @@ impl Session {
         if let Some(sending) = &mut self.board.lock().sending {
             sending.keys_done = states.first + states.states.len() as u64;
             sending.bytes_done = states.bytes_done;
-            sending.percent = crate::apply::percent(states.bytes_done, sending.bytes_total);
+            sending.percent = apply::percent(states.bytes_done, sending.bytes_total);
         }
     }
 
