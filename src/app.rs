@@ -217,8 +217,8 @@ impl App {
         if result.is_ok() {
             drain(&board).await;
         }
-        // The peers first: their transactions must come back in the stream that is still read, and
-        // Redis must hear of everything that was read.
+        // A transaction that is under way is given up: the mark will say what became of it. The
+        // intake's last act is to tell Redis of everything that was read.
         work.cancel();
         reading.cancel();
         tasks.close();

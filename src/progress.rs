@@ -32,7 +32,7 @@ pub struct FenceSeen {
     /// Its number.
     pub number: u64,
     /// Where it ends in our stream.
-    pub offset: Offset,
+    pub at: Cursor,
     /// What of each peer had come back before it: exactly what a state read there holds.
     pub seen: Arc<Seen>,
 }

@@ -70,7 +70,6 @@ impl Batch {
         if self.db != record.db {
             self.select(record.db);
         }
-        let mut db = record.db;
         let target = self.target;
         let Self {
             body,
@@ -78,13 +77,11 @@ impl Batch {
             removes_marks,
             ..
         } = self;
-        scanner::for_each(&record.commands, |command| {
-            if command.is(b"SELECT") {
-                db = number(command.arg(1)).unwrap_or(db);
-            } else if let Some(strays) = commands::removes_marks(&command, db) {
+        let db = commands::for_each_in(&record.commands, record.db, |command, db| {
+            if let Some(strays) = commands::removes_marks(command, db) {
                 *removes_marks = Some(strays);
             }
-            *commands += put_for(target, &command, body);
+            *commands += put_for(target, command, body);
         })?;
         self.db = db;
         self.records += 1;
@@ -159,16 +156,11 @@ impl Batch {
     /// What the command of this number touches; commands are counted from the begin of the body.
     #[must_use]
     pub(super) fn touched(&self, number: usize) -> Option<(Touched, Bytes)> {
-        let (mut at, mut db, mut found) = (0, 0, None);
-        let scanned = scanner::for_each(&self.body, |command| {
+        let (mut at, mut found) = (0, None);
+        let scanned = commands::for_each_in(&self.body, 0, |command, db| {
             if at == number {
-                found = Some((
-                    commands::touched(&command, db),
-                    Bytes::copy_from_slice(command.arg(0)),
-                ));
-            }
-            if command.is(b"SELECT") {
-                db = self::number(command.arg(1)).unwrap_or(db);
+                let name = Bytes::copy_from_slice(command.arg(0));
+                found = Some((commands::touched(command, db), name));
             }
             at += 1;
         });
@@ -259,10 +251,6 @@ impl Sealed {
     pub(super) fn end(&mut self) {
         put_command(&mut self.bytes, &[b"EXEC"]);
     }
-}
-
-fn number(text: &[u8]) -> Option<u32> {
-    std::str::from_utf8(text).ok()?.parse().ok()
 }
 
 /// Writes a command in a form that the target knows; how many commands that took.

@@ -61,44 +61,70 @@ impl Applier {
     ) -> Result<Executed, Error> {
         let mut wait = FIRST_WAIT;
         loop {
-            let writing = self.writing.as_mut().ok_or(Error::NoStream)?;
-            let sealed = seal(writing.db);
-            let result = tokio::select! {
-                result = writing.execute(&sealed) => result,
-                () = stop.cancelled() => {
-                    // What becomes of it, the mark will say.
-                    self.writing = None;
-                    return Err(Error::Stopped);
-                }
-            };
-            match result {
-                Ok(Outcome::Done(replies)) => {
-                    self.board.lock().waiting = None;
-                    return Ok(Executed::Done {
-                        replies,
-                        head: sealed.head,
-                    });
-                }
-                Ok(Outcome::Changed) => return Ok(Executed::Changed),
-                Ok(Outcome::Aborted { command, message }) => match classify(&message) {
-                    Class::Stop(why) => return Err(Error::Stop(why)),
-                    Class::Wait => self.board.lock().waiting = Some(message),
-                    Class::Failed => {
-                        let body_command = command.checked_sub(sealed.head);
-                        return Ok(Executed::Refused {
-                            body_command,
-                            message,
-                        });
-                    }
-                },
-                Err(error) => {
-                    warn!(peer = %self.config.peer, %error, "lost the connection while writing");
-                    self.reopen(stop).await?;
-                    return Ok(Executed::Lost);
-                }
+            match self.attempt(stop, &seal).await? {
+                Some(executed) => return Ok(executed),
+                None => pause(&mut wait, stop).await?,
             }
-            pause(&mut wait, stop).await?;
         }
+    }
+
+    /// One transaction that watches keys. When the server refuses it for a while, nothing is
+    /// watched any more: that counts as a change, after a wait.
+    pub(super) async fn execute_once(
+        &mut self,
+        stop: &CancellationToken,
+        seal: impl Fn(u32) -> Sealed,
+    ) -> Result<Executed, Error> {
+        match self.attempt(stop, &seal).await? {
+            Some(executed) => Ok(executed),
+            None => {
+                let mut wait = LONGEST_WAIT;
+                pause(&mut wait, stop).await?;
+                Ok(Executed::Changed)
+            }
+        }
+    }
+
+    /// One transaction, once; none when the server refuses it for a while.
+    async fn attempt(
+        &mut self,
+        stop: &CancellationToken,
+        seal: &impl Fn(u32) -> Sealed,
+    ) -> Result<Option<Executed>, Error> {
+        let writing = self.writing.as_mut().ok_or(Error::NoStream)?;
+        let sealed = seal(writing.db);
+        let result = tokio::select! {
+            result = writing.execute(&sealed) => result,
+            () = stop.cancelled() => {
+                // What becomes of it, the mark will say.
+                self.writing = None;
+                return Err(Error::Stopped);
+            }
+        };
+        Ok(Some(match result {
+            Ok(Outcome::Done(replies)) => {
+                self.board.lock().waiting = None;
+                let head = sealed.head;
+                Executed::Done { replies, head }
+            }
+            Ok(Outcome::Changed) => Executed::Changed,
+            Ok(Outcome::Aborted { command, message }) => match classify(&message) {
+                Class::Stop(why) => return Err(Error::Stop(why)),
+                Class::Wait => {
+                    self.board.lock().waiting = Some(message);
+                    return Ok(None);
+                }
+                Class::Failed => Executed::Refused {
+                    body_command: command.checked_sub(sealed.head),
+                    message,
+                },
+            },
+            Err(error) => {
+                warn!(peer = %self.config.peer, %error, "lost the connection while writing");
+                self.reopen(stop).await?;
+                Executed::Lost
+            }
+        }))
     }
 
     /// Opens the connection again, however long it takes.

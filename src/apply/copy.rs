@@ -60,6 +60,10 @@ impl Applier {
             },
             (None, _) => return Err(Error::Unexpected("the middle of a copy")),
         };
+        // Behind records that it does not hold, it would undo them.
+        if snapshot < mark.at {
+            return Err(Error::Unexpected("a copy"));
+        }
         self.copy_seen = begin.seen.of(&self.config.site);
         {
             let mut board = self.board.lock();
@@ -167,9 +171,13 @@ impl Applier {
             rebase: true,
         };
         let mark = self.marked()?;
-        // Every record up to there has come before it.
+        // Behind records that they do not hold, they would undo them.
+        if owed.at < mark.at {
+            return Err(Error::Unexpected("states"));
+        }
+        // Every record up to there has come before them.
         let mark = Mark {
-            at: mark.at.max(owed.at),
+            at: owed.at,
             ..mark
         };
         self.take_states(&owed.states, rules, &mark, stop).await

@@ -70,6 +70,7 @@ impl Debts {
     /// A key is owed; the peer must have seen our history up to `after` when it reads it.
     pub fn add(&self, key: Key, after: Cursor) {
         let mut inner = self.lock();
+        inner.dropped.retain(|k| *k != key);
         inner.wanted.insert(key.clone(), after);
         inner.unasked.push(key);
     }
@@ -79,14 +80,18 @@ impl Debts {
         self.lock().wanted.remove(key);
     }
 
-    /// Forgets what was asked in an earlier session: everything is asked for again.
+    /// Forgets what was asked in an earlier session: everything is asked for again, and must have
+    /// seen what is here now. The local Redis may have begun a new history since, with writes that
+    /// an earlier place says nothing of.
     pub fn begin(&self, stored: impl IntoIterator<Item = Key>, after: Cursor) {
         let mut inner = self.lock();
+        inner.wanted.values_mut().for_each(|a| *a = after);
         for key in stored {
-            inner.wanted.entry(key).or_insert(after);
+            if !inner.dropped.contains(&key) {
+                inner.wanted.insert(key, after);
+            }
         }
         inner.unasked = inner.wanted.keys().cloned().collect();
-        inner.dropped.clear();
     }
 
     /// What to ask for now: at most `most` keys, and the place that satisfies all of them.
@@ -125,10 +130,15 @@ impl Debts {
         asked
     }
 
-    /// Debts given up since the last call, to be removed from Redis too.
+    /// Debts given up and still in the set in Redis.
     #[must_use]
-    pub fn take_dropped(&self) -> Vec<Key> {
-        std::mem::take(&mut self.lock().dropped)
+    pub fn dropped(&self) -> Vec<Key> {
+        self.lock().dropped.clone()
+    }
+
+    /// These are no longer in the set in Redis.
+    pub fn forget_dropped(&self, keys: &[Key]) {
+        self.lock().dropped.retain(|k| !keys.contains(k));
     }
 }
 
@@ -185,8 +195,8 @@ mod tests {
         assert_eq!(debts.ask(10), Some((at(20), vec![key("x")])));
         debts.remove(&key("x"));
         assert!(debts.wants(&key("y")) && !debts.wants(&key("x")));
-        debts.begin([key("z")], at(0));
-        assert_eq!(debts.ask(10).unwrap().1.len(), 2);
+        debts.begin([key("z")], at(30));
+        assert_eq!(debts.ask(10), Some((at(30), vec![key("y"), key("z")])));
     }
 
     #[test]
@@ -199,7 +209,11 @@ mod tests {
             vec![key("x"), key("y")]
         );
         assert!(a.is_empty());
-        assert_eq!(a.take_dropped(), vec![key("x")]);
+        assert_eq!(a.dropped(), vec![key("x")]);
+        a.begin([key("x"), key("z")], at(3));
+        assert!(!a.wants(&key("x")) && a.wants(&key("z")));
+        a.forget_dropped(&[key("x")]);
+        assert!(a.dropped().is_empty());
         assert_eq!(b.answerable(vec![key("x"), key("y")]), vec![key("y")]);
         assert!(b.wants(&key("x")));
     }

@@ -5,8 +5,11 @@
 //! marked transaction; had one changed since WATCH, EXEC does nothing and we ask again. So a state
 //! never destroys a write that it has not seen.
 
+use std::fmt;
+use std::sync::Arc;
+
 use tokio_util::sync::CancellationToken;
-use tracing::warn;
+use tracing::{debug, warn};
 
 use super::batch::Sealed;
 use super::commit::{Executed, LONGEST_WAIT, pause, unexpected_refusal};
@@ -18,8 +21,8 @@ use super::{Applier, Error};
 use crate::intake::commands::key_hash;
 use crate::intake::wall_ms;
 use crate::link::{State, Value};
-use crate::model::{Cursor, Mark, Offset, is_reserved, owed_key};
-use crate::redis::put_command;
+use crate::model::{Cursor, Mark, is_reserved, owed_key};
+use crate::redis::{Reply, put_command};
 use crate::status::Stop;
 
 /// How often a transaction is tried whose keys keep changing, before its keys count as refused.
@@ -44,6 +47,24 @@ enum Verdict {
     Refuse,
 }
 
+impl fmt::Display for Verdict {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Take { .. } => f.write_str("taken"),
+            Self::Rebase(replay) => write!(f, "taken, and {} commands on top", replay.count),
+            Self::Leave { .. } => f.write_str("left alone"),
+            Self::Refuse => f.write_str("refused"),
+        }
+    }
+}
+
+impl Verdict {
+    /// Whether it holds whatever is written meanwhile: nothing will be replaced.
+    const fn is_final(&self) -> bool {
+        matches!(self, Self::Leave { .. } | Self::Refuse)
+    }
+}
+
 /// What this site has of a key.
 struct Here<'a> {
     /// As DUMP gives it, without version and checksum.
@@ -59,12 +80,9 @@ const TTL_SLACK_MS: u64 = 20;
 
 impl<'a> Here<'a> {
     /// From the replies to DUMP and PTTL.
-    fn of(replies: &'a [crate::redis::Reply], now_ms: u64) -> Self {
-        let dump = replies.first().and_then(|r| r.bytes());
-        let left = replies
-            .get(1)
-            .and_then(|r| r.integer())
-            .and_then(|t| u64::try_from(t).ok());
+    fn of([dump, ttl]: &'a [Reply; 2], now_ms: u64) -> Self {
+        let dump = dump.bytes();
+        let left = ttl.integer().and_then(|t| u64::try_from(t).ok());
         Self {
             value: dump.map(|d| without_footer(d)),
             expire_at_ms: left.map_or(0, |l| now_ms + l),
@@ -110,8 +128,19 @@ impl Applier {
         mark: &Mark,
         stop: &CancellationToken,
     ) -> Result<(), Error> {
+        let table = Arc::clone(&self.table);
+        let mut verdicts: Vec<Option<Verdict>> = vec![None; states.len()];
         for attempt in 1.. {
-            let Some(verdicts) = self.judge(states, rules, attempt, stop).await? else {
+            // What the table says must hold until EXEC.
+            let _taking = table.taking().await;
+            // A key that keeps changing: a newer state will be asked for.
+            if attempt > ATTEMPTS {
+                verdicts
+                    .iter_mut()
+                    .for_each(|v| *v = v.take().or(Some(Verdict::Refuse)));
+            }
+            self.judge(states, &mut verdicts, rules, stop).await?;
+            let Some(decided) = verdicts.iter().cloned().collect::<Option<Vec<_>>>() else {
                 continue;
             };
             let marked = Mark {
@@ -119,36 +148,76 @@ impl Applier {
                 batch: mark.batch + 1,
                 ..mark.clone()
             };
-            match self.carry_out(states, &verdicts, &marked, stop).await? {
+            match self.carry_out(states, &decided, &marked, stop).await? {
                 Executed::Done { replies, head } => {
                     self.mark = Some(marked);
-                    self.settle(states, &verdicts);
+                    self.settle(states, &decided);
                     // A command written again may fail here as it will there.
                     let mut errors = replies.iter().skip(head).filter_map(|r| r.error());
                     let failed =
                         errors.find(|m| m.contains("DUMP payload") || m.contains("Bad data"));
                     return failed.map_or(Ok(()), |message| Err(incompatible(message)));
                 }
-                Executed::Changed => {}
                 Executed::Lost if self.mark.as_ref().is_some_and(|m| m.batch >= marked.batch) => {
-                    self.settle(states, &verdicts);
+                    self.settle(states, &decided);
                     return Ok(());
                 }
-                Executed::Lost => {}
+                // Nothing was executed, and no key is watched any more.
+                Executed::Changed | Executed::Lost => {
+                    verdicts
+                        .iter_mut()
+                        .for_each(|v| *v = v.take().filter(Verdict::is_final));
+                }
                 Executed::Refused { message, .. } => return Err(unexpected_refusal(&message)),
             }
         }
         Ok(())
     }
 
-    /// WATCH, fence, look; none when the connection had to be opened anew.
+    /// WATCH, fence, look, decide: about the states of which nothing is decided yet. They stay
+    /// undecided when the connection had to be opened anew.
     async fn judge(
         &mut self,
         states: &[State],
+        verdicts: &mut [Option<Verdict>],
         rules: Rules,
-        attempt: u32,
         stop: &CancellationToken,
-    ) -> Result<Option<Vec<Verdict>>, Error> {
+    ) -> Result<(), Error> {
+        let open: Vec<usize> = (0..states.len())
+            .filter(|&i| verdicts.get(i).is_some_and(Option::is_none))
+            .collect();
+        if open.is_empty() {
+            return Ok(());
+        }
+        let looking: Vec<&State> = open.iter().filter_map(|&i| states.get(i)).collect();
+        let Some((looks, fence)) = self.look(&looking, stop).await? else {
+            return Ok(());
+        };
+        let now = wall_ms();
+        let here = looks.iter().map(|replies| Here::of(replies, now));
+        let mut found: Vec<Verdict> = looking
+            .iter()
+            .zip(here)
+            .map(|(state, here)| self.verdict(state, &here, rules))
+            .collect();
+        if rules.rebase {
+            self.rebase(&looking, &mut found, rules.seen, fence)?;
+        }
+        for (i, verdict) in open.into_iter().zip(found) {
+            if let Some(place) = verdicts.get_mut(i) {
+                *place = Some(verdict);
+            }
+        }
+        Ok(())
+    }
+
+    /// WATCH, DUMP and PTTL of each, and a fence that has come back: the two replies of each, and
+    /// the place of the fence. None when the connection had to be opened anew.
+    async fn look(
+        &mut self,
+        states: &[&State],
+        stop: &CancellationToken,
+    ) -> Result<Option<(Vec<[Reply; 2]>, Cursor)>, Error> {
         self.fence += 1;
         let fence_of = (self.fence, self.progress.borrow().attached);
         let (mut out, mut count) = (Vec::new(), 0);
@@ -156,22 +225,19 @@ impl Applier {
         let mut put = |args: &[&[u8]]| {
             put_command(&mut out, args);
             count += 1;
+            count
         };
         put(&[b"UNWATCH"]);
         let mut db = writing.db;
         let mut places = Vec::with_capacity(states.len());
-        let mut at = 1;
         for state in states {
             if db != state.db {
                 put(&[b"SELECT", state.db.to_string().as_bytes()]);
                 db = state.db;
-                at += 1;
             }
             put(&[b"WATCH", &state.key]);
-            put(&[b"DUMP", &state.key]);
+            places.push(put(&[b"DUMP", &state.key]) - 1);
             put(&[b"PTTL", &state.key]);
-            places.push(at + 1);
-            at += 3;
         }
         if db != 0 {
             put(&[b"SELECT", b"0"]);
@@ -185,7 +251,7 @@ impl Applier {
                 return Err(Error::Stopped);
             }
         };
-        let replies = match replies {
+        let mut replies = match replies {
             Ok(replies) => replies,
             Err(error) => {
                 warn!(peer = %self.config.peer, %error, "lost the connection while writing");
@@ -194,41 +260,30 @@ impl Applier {
             }
         };
         if let Some(message) = replies.iter().find_map(|r| r.error()) {
-            return self.on_refused_look(message, stop).await;
+            self.on_refused_look(message, stop).await?;
+            return Ok(None);
         }
         writing.db = 0;
         let Ok(fence) = await_fence(&self.config, &mut self.progress, fence_of).await else {
             self.reopen(stop).await?;
             return Ok(None);
         };
-        let now = wall_ms();
-        let here = |place: usize| Here::of(replies.get(place..place + 2).unwrap_or_default(), now);
-        let mut verdicts: Vec<Verdict> = states
-            .iter()
-            .zip(places)
-            .map(|(state, place)| match attempt {
-                ..=ATTEMPTS => self.verdict(state, &here(place), rules),
-                _ => Verdict::Refuse,
-            })
-            .collect();
-        if rules.rebase && attempt <= ATTEMPTS {
-            self.rebase(states, &mut verdicts, rules.seen, fence.offset)?;
-        }
-        Ok(Some(verdicts))
+        let mut take = |i: usize| {
+            let reply = replies.get_mut(i);
+            reply.map_or(Reply::Nil, |r| std::mem::replace(r, Reply::Nil))
+        };
+        let looks = places.into_iter().map(|i| [take(i), take(i + 1)]).collect();
+        Ok(Some((looks, fence.at)))
     }
 
     /// Turns refusals into rebases where only writes of the very key are unseen.
     fn rebase(
         &self,
-        states: &[State],
+        states: &[&State],
         verdicts: &mut [Verdict],
         seen: Cursor,
-        fence: Offset,
+        upto: Cursor,
     ) -> Result<(), Error> {
-        let upto = Cursor {
-            epoch: self.epoch(),
-            offset: fence,
-        };
         let may = |state: &State| {
             let hash = key_hash(state.db, &state.key);
             (!self.gap || theirs_wins(&self.config)) && !self.table.sent_unseen(hash, seen)
@@ -251,7 +306,7 @@ impl Applier {
         &mut self,
         message: &str,
         stop: &CancellationToken,
-    ) -> Result<Option<Vec<Verdict>>, Error> {
+    ) -> Result<(), Error> {
         match classify(message) {
             Class::Stop(why) => return Err(Error::Stop(why)),
             Class::Wait => self.board.lock().waiting = Some(message.to_owned()),
@@ -259,8 +314,7 @@ impl Applier {
         }
         let mut wait = LONGEST_WAIT;
         pause(&mut wait, stop).await?;
-        self.reopen(stop).await?;
-        Ok(None)
+        self.reopen(stop).await
     }
 
     fn verdict(&self, state: &State, here: &Here<'_>, rules: Rules) -> Verdict {
@@ -299,7 +353,7 @@ impl Applier {
         let key = crate::model::mark_key(&self.config.peer);
         let (text, set) = (mark.to_string(), owed_key(&self.config.peer));
         let now = wall_ms();
-        let dropped = self.debts.take_dropped();
+        let dropped = self.debts.dropped();
         let debts = self.debts.clone();
         let seal = |db: u32| {
             let mut sealed = Sealed::begin(db, &key, &text);
@@ -334,7 +388,11 @@ impl Applier {
             sealed.end();
             sealed
         };
-        self.execute(stop, seal).await
+        let executed = self.execute_once(stop, seal).await?;
+        if matches!(executed, Executed::Done { .. }) {
+            self.debts.forget_dropped(&dropped);
+        }
+        Ok(executed)
     }
 
     /// The counts and the debts after states were taken or refused.
@@ -343,6 +401,7 @@ impl Applier {
         let mut counts = self.board.lock().copied.clone();
         for (state, verdict) in states.iter().zip(verdicts) {
             let name: Key = (state.db, state.key.clone());
+            debug!(peer = %self.config.peer, db = state.db, key = %state.key.escape_ascii(), %verdict, "a state");
             match verdict {
                 Verdict::Refuse => {
                     counts.refused += 1;

@@ -19,6 +19,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 
 use tokio::sync::{mpsc, watch};
+use tokio::time::timeout;
 use tokio_util::sync::CancellationToken;
 use tracing::info;
 
@@ -26,12 +27,14 @@ use self::batch::Sealed;
 pub(crate) use self::copy::percent;
 pub use self::debts::{Debts, Key};
 pub use self::self_mark::keep_self_mark;
-use self::target::{Writing, await_fence, put_fence};
+use self::target::{FENCE_TIMEOUT, Writing, await_fence, put_fence};
 use crate::converge::Table;
 use crate::intake::Shared;
 use crate::journal::{self, Journal};
 use crate::link::{self, Flow, MAX_KEYS, Message};
-use crate::model::{Cursor, Epoch, Hlc, InstanceId, Mark, MarkError, RecordError, Seen, SiteId};
+use crate::model::{
+    Cursor, Epoch, Hlc, InstanceId, Mark, MarkError, RecordError, Seen, SiteId, mark_key,
+};
 use crate::progress::{Deliveries, EpochState, Progress};
 use crate::redis::{self, Info, Settings};
 use crate::status::{PeerBoard, Stop};
@@ -196,12 +199,38 @@ impl Applier {
         writing.connection.accepted("SET", reply)?;
         await_fence(&self.config, &mut self.progress, fence_of).await?;
         let kept = writing.kept(&self.config.peer).await?;
+        if let Some(found) = &kept.mark {
+            self.see(&mut writing, found).await?;
+        }
         self.mark = self.reconcile(kept.mark);
         let read = self.progress.borrow().read;
         self.debts.begin(kept.debts, read);
         let info = writing.info.clone();
         self.writing = Some(writing);
         Ok((self.mark.clone(), info))
+    }
+
+    /// The stream has been read up to the fence, and so the mark should have come back. It has not
+    /// when it was written while nobody read, before a new history began. Then it is written again:
+    /// what we say we have seen must be exactly what the data holds, for a peer writes what we
+    /// have not seen on top of our states.
+    async fn see(&mut self, writing: &mut Writing, found: &Mark) -> Result<(), Error> {
+        let peer = self.config.peer.clone();
+        let has_come = |p: &Progress| p.seen.of(&peer) >= found.at;
+        if has_come(&self.progress.borrow()) {
+            return Ok(());
+        }
+        let mark = Mark {
+            instance: self.config.instance,
+            ..found.clone()
+        };
+        let (key, text) = (mark_key(&peer), mark.to_string());
+        let set = [&b"SET"[..], key.as_bytes(), text.as_bytes()];
+        writing.connection.ask(&set).await?;
+        match timeout(FENCE_TIMEOUT, self.progress.wait_for(has_come)).await {
+            Ok(Ok(_)) => Ok(()),
+            Ok(Err(_)) | Err(_) => Err(Error::NoStream),
+        }
     }
 
     /// The mark in Redis is the position. Where it was removed while its history went on, what we

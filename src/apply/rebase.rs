@@ -8,7 +8,6 @@
 use std::collections::HashMap;
 
 use crate::intake::commands::{self, Touched};
-use crate::intake::scanner;
 use crate::journal::{self, Journal};
 use crate::model::{BatchReader, Cursor, Entry, Record};
 
@@ -69,40 +68,35 @@ pub(super) fn replays(
 }
 
 fn add(found: &mut HashMap<Key, Option<Replay>>, record: &Record) {
-    let mut db = record.db;
-    let scanned = scanner::for_each(&record.commands, |command| {
-        if command.is(b"SELECT") {
-            db = std::str::from_utf8(command.arg(1))
-                .ok()
-                .and_then(|t| t.parse().ok())
-                .unwrap_or(db);
-            return;
-        }
-        match commands::touched(&command, db) {
-            Touched::Keys(keys) => {
-                let alone = keys.len() == 1;
-                for (db, key) in keys {
-                    let Some(replay) = found.get_mut(&(db, key.into())) else {
-                        continue;
-                    };
-                    match replay {
-                        Some(replay) if alone => {
-                            replay.bytes.extend_from_slice(command.raw());
-                            replay.count += 1;
+    let scanned =
+        commands::for_each_in(
+            &record.commands,
+            record.db,
+            |command, db| match commands::touched(command, db) {
+                Touched::Keys(keys) => {
+                    let alone = keys.len() == 1;
+                    for (db, key) in keys {
+                        let Some(replay) = found.get_mut(&(db, key.into())) else {
+                            continue;
+                        };
+                        match replay {
+                            Some(replay) if alone => {
+                                replay.bytes.extend_from_slice(command.raw());
+                                replay.count += 1;
+                            }
+                            _ => *replay = None,
                         }
-                        _ => *replay = None,
                     }
                 }
-            }
-            Touched::Database(which) => {
-                found
-                    .iter_mut()
-                    .filter(|((db, _), _)| *db == which)
-                    .for_each(|(_, r)| *r = None);
-            }
-            Touched::Everything => found.values_mut().for_each(|replay| *replay = None),
-        }
-    });
+                Touched::Database(which) => {
+                    found
+                        .iter_mut()
+                        .filter(|((db, _), _)| *db == which)
+                        .for_each(|(_, r)| *r = None);
+                }
+                Touched::Everything => found.values_mut().for_each(|replay| *replay = None),
+            },
+        );
     if scanned.is_err() {
         found.values_mut().for_each(|replay| *replay = None);
     }

@@ -16,7 +16,7 @@ use crate::redis::{Connection, Info, Reply, put_command};
 
 /// How long our own write may take to come back in our own stream. It takes a millisecond when all
 /// is well; when the stream is away the intake says why, and we try again.
-const FENCE_TIMEOUT: Duration = Duration::from_secs(10);
+pub(super) const FENCE_TIMEOUT: Duration = Duration::from_secs(10);
 
 /// A connection that is the only one of its name.
 #[derive(Debug)]

@@ -11,6 +11,7 @@ use std::hash::{BuildHasherDefault, Hasher};
 use std::sync::{Arc, PoisonError, RwLock};
 
 use dashmap::DashMap;
+use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 
 use crate::model::{Cursor, Epoch, Offset};
 
@@ -18,7 +19,7 @@ use crate::model::{Cursor, Epoch, Offset};
 /// there are 10,000.
 const MAX_KEYS: usize = 1 << 20;
 
-/// The place of a read that is under way.
+/// The place of a read that is under way: later than anything that a peer can have seen.
 const READING: Cursor = Cursor {
     epoch: Epoch(u64::MAX),
     offset: Offset(u64::MAX),
@@ -56,11 +57,26 @@ impl Hasher for PassThrough {
 pub struct Table {
     /// Key hash → the last local write of the key.
     writes: DashMap<u128, Cursor, BuildHasherDefault<PassThrough>>,
-    /// Key hash → where its state was last read to be sent; [`READING`] while it is being read.
-    /// A peer's state that has not seen ours must not replace what we sent: the two would swap.
-    reads: DashMap<u128, Cursor, BuildHasherDefault<PassThrough>>,
+    /// Key hash → where its state was read to be sent. A peer's state that has not seen ours must
+    /// not replace what we sent: the two would swap.
+    reads: DashMap<u128, Read, BuildHasherDefault<PassThrough>>,
     /// What holds for every key.
     all: RwLock<All>,
+    /// Between asking about a peer's state and taking it, nobody may begin to send that key: who
+    /// takes holds one permit, who enters a read waits for all of them.
+    taking: Turns,
+}
+
+/// The permits of [`Table::taking`]; more than there are peers.
+const TAKERS: u32 = 1024;
+
+#[derive(Debug)]
+struct Turns(Arc<Semaphore>);
+
+impl Default for Turns {
+    fn default() -> Self {
+        Self(Arc::new(Semaphore::new(TAKERS as usize)))
+    }
 }
 
 /// What holds for every key.
@@ -68,8 +84,37 @@ pub struct Table {
 struct All {
     /// It may have been written up to here.
     written: Cursor,
-    /// Its state was last read here, by a snapshot, to be sent.
-    copied: Cursor,
+    /// Its state was read here, by a snapshot, to be sent.
+    copied: Read,
+}
+
+/// Where a state was read to be sent.
+#[derive(Clone, Copy, Debug, Default)]
+struct Read {
+    /// The last time.
+    last: Cursor,
+    /// How many reads are under way.
+    under_way: u32,
+}
+
+impl Read {
+    const fn at(&self) -> Cursor {
+        if self.under_way > 0 {
+            READING
+        } else {
+            self.last
+        }
+    }
+
+    const fn begin(&mut self) {
+        self.under_way += 1;
+    }
+
+    /// It was read here; none when it was not, or will not be sent.
+    fn end(&mut self, at: Option<Cursor>) {
+        self.under_way = self.under_way.saturating_sub(1);
+        self.last = self.last.max(at.unwrap_or_default());
+    }
 }
 
 /// The writing side, owned by the intake: the order in which entries may be forgotten.
@@ -88,10 +133,10 @@ pub struct Reading {
 
 impl Reading {
     /// These keys are being read.
-    #[must_use]
-    pub fn keys(table: &Arc<Table>, keys: Vec<u128>) -> Self {
+    pub async fn keys(table: &Arc<Table>, keys: Vec<u128>) -> Self {
+        let _nobody_takes = table.taking.0.acquire_many(TAKERS).await;
         for hash in &keys {
-            table.reads.insert(*hash, READING);
+            table.reads.entry(*hash).or_default().begin();
         }
         Self {
             table: Arc::clone(table),
@@ -101,9 +146,9 @@ impl Reading {
     }
 
     /// A snapshot is being taken.
-    #[must_use]
-    pub fn snapshot(table: &Arc<Table>) -> Self {
-        table.update(|all| all.copied = READING);
+    pub async fn snapshot(table: &Arc<Table>) -> Self {
+        let _nobody_takes = table.taking.0.acquire_many(TAKERS).await;
+        table.update(|all| all.copied.begin());
         Self {
             table: Arc::clone(table),
             keys: Vec::new(),
@@ -113,12 +158,21 @@ impl Reading {
 
     /// They were read here, and will be sent.
     pub fn finish(mut self, at: Cursor) -> Vec<u128> {
+        self.end(Some(at))
+    }
+
+    fn end(&mut self, at: Option<Cursor>) -> Vec<u128> {
         if std::mem::take(&mut self.all) {
-            self.table.update(|all| all.copied = at);
+            self.table.update(|all| all.copied.end(at));
         }
         let keys = std::mem::take(&mut self.keys);
         for hash in &keys {
-            self.table.reads.insert(*hash, at);
+            if let Some(mut read) = self.table.reads.get_mut(hash) {
+                read.end(at);
+            }
+            self.table
+                .reads
+                .remove_if(hash, |_, r| r.at() == Cursor::ZERO);
         }
         keys
     }
@@ -126,27 +180,23 @@ impl Reading {
 
 impl Drop for Reading {
     fn drop(&mut self) {
-        for hash in &self.keys {
-            self.table.forget_read(*hash, READING);
-        }
-        if self.all {
-            self.table.update(|all| all.copied = Cursor::ZERO);
-        }
+        self.end(None);
     }
 }
 
 impl Table {
+    /// While this lives, no read of ours is entered: what is asked here about a state still holds
+    /// when the state is taken. (The semaphore is never closed: it is always a permit.)
+    pub async fn taking(&self) -> Option<OwnedSemaphorePermit> {
+        Arc::clone(&self.taking.0).acquire_owned().await.ok()
+    }
+
     /// Where the key was last written, or read to be sent, if a peer that had seen our history up
     /// to `seen` had not seen that.
     #[must_use]
     pub fn unseen(&self, hash: u128, seen: Cursor) -> Option<Cursor> {
-        let of =
-            |map: &DashMap<u128, Cursor, _>| map.get(&hash).map_or(Cursor::ZERO, |e| *e.value());
-        let all = *self.all.read().unwrap_or_else(PoisonError::into_inner);
-        let last = of(&self.writes)
-            .max(of(&self.reads))
-            .max(all.written)
-            .max(all.copied);
+        let written = self.writes.get(&hash).map_or(Cursor::ZERO, |e| *e.value());
+        let last = written.max(self.sent(hash));
         (last > seen).then_some(last)
     }
 
@@ -154,14 +204,25 @@ impl Table {
     /// have been written.
     #[must_use]
     pub fn sent_unseen(&self, hash: u128, seen: Cursor) -> bool {
-        let read = self.reads.get(&hash).map_or(Cursor::ZERO, |e| *e.value());
+        self.sent(hash) > seen
+    }
+
+    /// Where its state was last sent, or any key may have been written.
+    fn sent(&self, hash: u128) -> Cursor {
+        let read = self.reads.get(&hash).map_or(Cursor::ZERO, |e| e.at());
         let all = *self.all.read().unwrap_or_else(PoisonError::into_inner);
-        read.max(all.written).max(all.copied) > seen
+        read.max(all.written).max(all.copied.at())
+    }
+
+    /// Any key may have been read here to be sent: what is conservative when single reads are too
+    /// many to be remembered.
+    pub fn note_all_read(&self, at: Cursor) {
+        self.update(|all| all.copied.last = all.copied.last.max(at));
     }
 
     /// Every peer that was sent this state has seen it.
     pub fn forget_read(&self, hash: u128, at: Cursor) {
-        self.reads.remove_if(&hash, |_, last| *last == at);
+        self.reads.remove_if(&hash, |_, read| read.at() == at);
     }
 
     /// How many keys are remembered.
@@ -260,19 +321,50 @@ mod tests {
         assert_eq!(table.unseen(0, at(99)), Some(at(100)));
     }
 
-    #[test]
-    fn what_is_read_to_be_sent_counts_as_written() {
+    #[tokio::test]
+    async fn what_is_read_to_be_sent_counts_as_written() {
         let table = Arc::new(Table::default());
-        let reading = Reading::keys(&table, vec![77]);
+        let reading = Reading::keys(&table, vec![77]).await;
         assert_eq!(table.unseen(77, at(1 << 40)), Some(READING));
         let keys = reading.finish(at(1 << 41));
         assert_eq!(table.unseen(77, at(1 << 40)), Some(at(1 << 41)));
+        drop(Reading::keys(&table, vec![77]).await);
+        assert_eq!(
+            table.unseen(77, at(1 << 40)),
+            Some(at(1 << 41)),
+            "what was sent before a read that was given up is not forgotten"
+        );
         table.forget_read(keys[0], at(1 << 41));
-        drop(Reading::keys(&table, vec![77]));
+        drop(Reading::keys(&table, vec![77]).await);
         assert_eq!(table.unseen(77, at(1 << 40)), None);
-        drop(Reading::snapshot(&table));
+        assert!(table.reads.is_empty());
+        drop(Reading::snapshot(&table).await);
         assert_eq!(table.unseen(1, at(5)), None);
-        Reading::snapshot(&table).finish(at(6));
+        Reading::snapshot(&table).await.finish(at(6));
+        drop(Reading::snapshot(&table).await);
         assert_eq!(table.unseen(1, at(5)), Some(at(6)));
+    }
+
+    #[tokio::test]
+    async fn nobody_begins_to_send_what_is_being_taken() {
+        let table = Arc::new(Table::default());
+        let taking = table.taking().await;
+        let reading = Reading::keys(&table, vec![1]);
+        tokio::pin!(reading);
+        assert!(futures_are_pending(reading.as_mut()).await);
+        assert_eq!(table.unseen(1, at(5)), None);
+        drop(taking);
+        let reading = reading.await;
+        assert_eq!(table.unseen(1, at(5)), Some(READING));
+        drop(reading);
+    }
+
+    /// Whether a future is not ready when it is polled once.
+    async fn futures_are_pending<F: Future + Unpin>(future: F) -> bool {
+        tokio::select! {
+            biased;
+            _ = future => false,
+            () = std::future::ready(()) => true,
+        }
     }
 }

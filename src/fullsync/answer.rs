@@ -20,7 +20,7 @@ use crate::redis::{Connection, Error, Reply, Settings, put_command};
 const KEYS_AT_ONCE: usize = 16;
 /// How long our own fence may take to come back.
 const FENCE_TIMEOUT: Duration = Duration::from_secs(10);
-/// Keys remembered as read; beyond, the oldest is forgotten when the peer has surely seen it.
+/// Keys remembered as read; beyond, every key counts as read where the oldest one was.
 const READS: usize = 1 << 16;
 
 /// What a peer asks for.
@@ -111,6 +111,8 @@ impl Answerer {
             };
             for keys in request.keys.chunks(KEYS_AT_ONCE) {
                 let keys = self.debts.answerable(keys.to_vec());
+                // Until the state is in the queue: states are sent in the order of their places.
+                let _turn = self.gate.turn().await;
                 let Some(insert) = self.read(connection, keys).await? else {
                     continue;
                 };
@@ -133,9 +135,9 @@ impl Answerer {
         if keys.is_empty() {
             return Ok(None);
         }
-        let (hold, _) = self.gate.close(&self.progress.borrow().clone());
+        let hold = self.gate.close(self.gate.seen(&self.progress.borrow()));
         let hashes = keys.iter().map(|(db, key)| key_hash(*db, key)).collect();
-        let reading = Reading::keys(&self.shared.table, hashes);
+        let reading = Reading::keys(&self.shared.table, hashes).await;
         self.number += 1;
         let replies = self.ask(connection, &keys).await?;
         let Some((at, seen)) = self.fence().await else {
@@ -201,16 +203,8 @@ impl Answerer {
         let ours = |p: &Progress| p.fences.get(&name).filter(|f| f.number == number).cloned();
         let seen = timeout(FENCE_TIMEOUT, self.progress.wait_for(|p| ours(p).is_some()));
         let progress = seen.await.ok()?.ok()?;
-        let epoch = progress.state.as_ref()?.epoch;
-        let fence = ours(&progress)?;
         // Exactly what the states hold: the peer writes again on top of them what they lack.
-        Some((
-            Cursor {
-                epoch,
-                offset: fence.offset,
-            },
-            Seen::clone(&fence.seen),
-        ))
+        ours(&progress).map(|fence| (fence.at, Seen::clone(&fence.seen)))
     }
 
     /// Forgets reads that every peer has seen.
@@ -219,6 +213,9 @@ impl Answerer {
         while let Some(&(hash, at)) = self.reads.front()
             && (at <= seen || self.reads.len() > READS)
         {
+            if at > seen {
+                self.shared.table.note_all_read(at);
+            }
             self.shared.table.forget_read(hash, at);
             self.reads.pop_front();
         }

@@ -10,14 +10,14 @@ mod snapshot;
 
 use std::sync::{Arc, Mutex, PoisonError};
 
-use tokio::sync::mpsc;
+use tokio::sync::{OwnedSemaphorePermit, Semaphore, mpsc};
 
 use crate::link::{CopyBegin, CopyStates, OwedStates};
-use crate::model::{Cursor, Seen, SiteId};
+use crate::model::{Cursor, SiteId};
 use crate::progress::Progress;
 
 pub use self::answer::{Answerer, Request};
-pub use self::snapshot::{Copier, Copying, Error};
+pub use self::snapshot::{Copier, Copying, Error, Prepared};
 
 /// Something that goes into the stream of records at one place.
 #[derive(Debug)]
@@ -63,6 +63,7 @@ pub type Parts = mpsc::Receiver<Result<Part, Error>>;
 pub struct Gate {
     peer: SiteId,
     holds: Arc<Mutex<Vec<Cursor>>>,
+    turn: Arc<Semaphore>,
 }
 
 impl Gate {
@@ -72,7 +73,16 @@ impl Gate {
         Self {
             peer,
             holds: Arc::default(),
+            turn: Arc::new(Semaphore::new(1)),
         }
+    }
+
+    /// The right to read states, kept until they are in the queue to the writer. Were two reads
+    /// under way at once, the later state could be queued first, with all records up to its place:
+    /// the earlier one would then come behind records that it does not hold, and undo them. (The
+    /// semaphore is never closed: it is always a permit.)
+    pub async fn turn(&self) -> Option<OwnedSemaphorePermit> {
+        Arc::clone(&self.turn).acquire_owned().await.ok()
     }
 
     /// Whether records must wait.
@@ -93,23 +103,17 @@ impl Gate {
         holds.iter().copied().fold(seen, Cursor::min)
     }
 
-    /// Closes it, at what has been seen by now: that is what a state read from now on may claim at
-    /// least.
+    /// Closes it: what we say we have seen stays at `at`, or before.
     #[must_use]
-    pub fn close(&self, progress: &Progress) -> (Hold, Seen) {
-        let seen = Seen::clone(&progress.seen);
-        let at = seen.of(&self.peer);
+    pub fn close(&self, at: Cursor) -> Hold {
         self.holds
             .lock()
             .unwrap_or_else(PoisonError::into_inner)
             .push(at);
-        (
-            Hold {
-                at,
-                holds: Arc::clone(&self.holds),
-            },
-            seen,
-        )
+        Hold {
+            at,
+            holds: Arc::clone(&self.holds),
+        }
     }
 }
 
@@ -132,15 +136,18 @@ impl Drop for Hold {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::model::{Epoch, Offset};
+    use crate::model::{Epoch, Offset, Seen};
+
+    fn at(offset: u64) -> Cursor {
+        Cursor {
+            epoch: Epoch(1),
+            offset: Offset(offset),
+        }
+    }
 
     fn progress(offset: u64) -> Progress {
         let mut seen = Seen::default();
-        let at = Cursor {
-            epoch: Epoch(1),
-            offset: Offset(offset),
-        };
-        seen.advance(&SiteId::try_new("b").unwrap(), at);
+        seen.advance(&SiteId::try_new("b").unwrap(), at(offset));
         Progress {
             seen: Arc::new(seen),
             ..Progress::default()
@@ -150,14 +157,13 @@ mod tests {
     #[test]
     fn a_gate_opens_when_the_last_state_under_way_has_passed() {
         let gate = Gate::new(SiteId::try_new("b").unwrap());
-        let (first, _) = gate.close(&progress(5));
-        let (second, _) = gate.close(&progress(7));
-        assert_eq!(gate.seen(&progress(9)).offset, Offset(5));
+        let (first, second) = (gate.close(at(5)), gate.close(at(7)));
+        assert_eq!(gate.seen(&progress(9)), at(5));
         drop(first);
-        assert_eq!(gate.seen(&progress(9)).offset, Offset(7));
+        assert_eq!(gate.seen(&progress(9)), at(7));
         assert!(gate.is_closed());
         drop(second);
         assert!(!gate.is_closed());
-        assert_eq!(gate.seen(&progress(9)).offset, Offset(9));
+        assert_eq!(gate.seen(&progress(9)), at(9));
     }
 }

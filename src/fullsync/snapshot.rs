@@ -14,7 +14,7 @@ use crate::converge::Reading;
 use crate::intake::select::Selection;
 use crate::intake::{Shared, connection_name};
 use crate::link::{Copy, CopyBegin, CopyStates, State, Value};
-use crate::model::{CopyProgress, Cursor, Seen, SiteId, is_reserved};
+use crate::model::{CopyProgress, Cursor, Epoch, Seen, SiteId, is_reserved};
 use crate::progress::Progress;
 use crate::rdb;
 use crate::redis::Settings;
@@ -140,36 +140,63 @@ pub struct Copier {
     pub debts: Debts,
 }
 
+/// A copy that is going to be made. The gate is closed.
+#[derive(Debug)]
+pub struct Prepared {
+    copy: Copy,
+    hold: Hold,
+    /// What the copy holds of others, at least.
+    seen: Seen,
+    /// The snapshot of an interrupted copy that goes on.
+    resumed: Option<(Snapshot, u64)>,
+    /// A new snapshot must not be from before this place: records up to here may have been sent.
+    since: Cursor,
+}
+
 impl Copier {
-    /// A copy at or after `start`, beginning where an interrupted one stopped if that is possible.
+    /// Closes the gate for a copy, and looks whether an interrupted one can go on. Where the session
+    /// begins with a copy, call it before the peer hears what we have seen: hearing it, the peer
+    /// forgets which of its writes a resumed snapshot does not hold.
+    #[must_use]
+    pub fn prepare(&self, copy: Copy, start: Cursor) -> Prepared {
+        let progress = self.progress.borrow().clone();
+        let (peer, from) = &self.receives_from;
+        let (resumed, seen) = match copy.resume.and_then(|c| Some((c, self.find(c, start)?))) {
+            Some((progress, (snapshot, seen))) => (Some((snapshot, progress.next)), seen),
+            None => {
+                let mut seen = Seen::clone(&progress.seen);
+                seen.advance(peer, *from);
+                (None, seen)
+            }
+        };
+        let hold = self.gate.close(seen.of(peer).min(progress.seen.of(peer)));
+        Prepared {
+            copy,
+            hold,
+            seen,
+            resumed,
+            since: self.progress.borrow().read,
+        }
+    }
+
+    /// Makes the copy.
     ///
     /// # Errors
     /// See [`Error`].
-    pub async fn begin(&mut self, copy: Copy, start: Cursor) -> Result<Copying, Error> {
-        let progress = self.progress.borrow().clone();
-        let reading = Reading::snapshot(&self.shared.table);
-        let (hold, mut seen) = self.gate.close(&progress);
-        let resumed = copy.resume.and_then(|c| self.find(c, start));
-        let (snapshot, first) = match (resumed, copy.resume) {
-            (Some((snapshot, stored)), Some(progress)) => {
-                seen = stored;
-                (snapshot, progress.next)
-            }
-            (
-                None,
-                Some(CopyProgress {
-                    next: 1..,
-                    keep: true,
-                    ..
-                }),
-            ) => {
-                return Err(Error::KeepInterrupted);
-            }
-            _ => {
-                let (peer, from) = &self.receives_from;
-                seen.advance(peer, *from);
-                (self.take(&progress, &seen).await?, 0)
-            }
+    pub async fn begin(&mut self, prepared: Prepared) -> Result<Copying, Error> {
+        let Prepared {
+            copy,
+            hold,
+            seen,
+            resumed,
+            since,
+        } = prepared;
+        let reading = Reading::snapshot(&self.shared.table).await;
+        let interrupted = copy.resume.is_some_and(|c| c.keep && c.next > 0);
+        let (snapshot, first) = match resumed {
+            Some(resumed) => resumed,
+            None if interrupted => return Err(Error::KeepInterrupted),
+            None => (self.take_since(since, &seen).await?, 0),
         };
         self.reach(snapshot.at).await?;
         reading.finish(snapshot.at);
@@ -190,6 +217,19 @@ impl Copier {
         })
     }
 
+    /// A snapshot from `since` or later. The server may hand us one that it had begun for another
+    /// replica before; the next attempt then begins a new one.
+    async fn take_since(&self, since: Cursor, seen: &Seen) -> Result<Snapshot, Error> {
+        loop {
+            let snapshot = self.take(since.epoch, seen).await?;
+            if snapshot.at >= since {
+                return Ok(snapshot);
+            }
+            info!(at = %snapshot.at, %since, "the snapshot was begun before for another replica; taking a new one");
+            snapshot.remove();
+        }
+    }
+
     /// The snapshot of an interrupted copy, and what it had seen.
     fn find(&self, copy: CopyProgress, start: Cursor) -> Option<(Snapshot, Seen)> {
         let usable = copy.snapshot >= start && self.shared.journal.first() <= copy.snapshot;
@@ -202,8 +242,7 @@ impl Copier {
     }
 
     /// Takes a new one, over a replica connection of its own.
-    async fn take(&self, progress: &Progress, seen: &Seen) -> Result<Snapshot, Error> {
-        let state = progress.state.as_ref().ok_or(Error::History)?;
+    async fn take(&self, epoch: Epoch, seen: &Seen) -> Result<Snapshot, Error> {
         let name = connection_name(&self.site, "snapshot");
         let (mut replica, reply) = Replica::attach(&self.redis, &name, None).await?;
         let PsyncReply::FullResync(replid, offset) = reply else {
@@ -215,16 +254,13 @@ impl Copier {
             .state
             .as_ref()
             .map(|s| (s.epoch, s.replid));
-        if current != Some((state.epoch, replid)) {
+        if current != Some((epoch, replid)) {
             return Err(Error::History);
         }
         for old in Snapshot::find(&self.dir).unwrap_or_default() {
             old.remove();
         }
-        let at = Cursor {
-            epoch: state.epoch,
-            offset,
-        };
+        let at = Cursor { epoch, offset };
         let snapshot = replica::spool(&mut replica, at, &self.dir).await?;
         let path = snapshot.path.with_extension("seen");
         std::fs::write(&path, seen.to_string()).map_err(|source| Error::File {

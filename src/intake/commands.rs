@@ -8,7 +8,7 @@ use std::sync::LazyLock;
 
 use xxhash_rust::xxh3::xxh3_128_with_seed;
 
-use super::scanner::Command;
+use super::scanner::{self, Command, ScanError};
 
 /// The longest name in the table, in bytes.
 const MAX_NAME: usize = 24;
@@ -190,6 +190,25 @@ pub fn touched(command: &Command<'_>, db: u32) -> Touched {
         Some(Keys::Database) => Touched::Database(db),
         _ => Touched::Everything,
     }
+}
+
+/// Calls `each` with every command and the database that is selected for it, beginning with `db`;
+/// the database selected at the end.
+///
+/// # Errors
+/// The bytes are no commands.
+pub fn for_each_in(
+    commands: &[u8],
+    mut db: u32,
+    mut each: impl FnMut(&Command<'_>, u32),
+) -> Result<u32, ScanError> {
+    scanner::for_each(commands, |command| {
+        if command.is(b"SELECT") {
+            db = number(command.arg(1)).unwrap_or(db);
+        }
+        each(&command, db);
+    })?;
+    Ok(db)
 }
 
 /// Whether the command can remove our marks from database 0, seen from database `db`. With the

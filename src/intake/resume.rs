@@ -7,8 +7,7 @@ use tracing::{info, warn};
 use super::history::{self, History, Saved};
 use super::stream::Stream;
 use super::{Config, Error, Shared, announce, connection_name, wall_ms};
-use crate::intake::commands::{for_each_key, key_hash};
-use crate::intake::scanner;
+use crate::intake::commands::{for_each_in, for_each_key, key_hash};
 use crate::journal::{Frame, FrameKind, Journal, Recovered};
 use crate::model::{
     BatchReader, Cursor, Entry, Epoch, Hlc, Mark, Record, SELF_KEY, Seen, SelfMark, is_reserved,
@@ -113,16 +112,9 @@ impl Resume {
 
     /// Notes the keys of a record; false when it may have written any key.
     fn note(&mut self, record: &Record, at: Cursor) -> bool {
-        let (mut db, mut named) = (record.db, true);
-        let writes = &mut self.writes;
-        let scanned = scanner::for_each(&record.commands, |command| {
-            if command.is(b"SELECT") {
-                db = std::str::from_utf8(command.arg(1))
-                    .ok()
-                    .and_then(|t| t.parse().ok())
-                    .unwrap_or(db);
-            }
-            named &= for_each_key(&command, db, |db, key| writes.push((key_hash(db, key), at)));
+        let (writes, mut named) = (&mut self.writes, true);
+        let scanned = for_each_in(&record.commands, record.db, |command, db| {
+            named &= for_each_key(command, db, |db, key| writes.push((key_hash(db, key), at)));
         });
         scanned.is_ok() && named
     }

@@ -9,11 +9,10 @@ use tokio::time::{MissedTickBehavior, interval, sleep};
 use tokio_util::sync::CancellationToken;
 use tracing::{error, info, warn};
 
-use super::commands::{for_each_key, key_hash};
+use super::commands::{for_each_in, for_each_key, key_hash};
 use super::decoder::{Decoder, Event, Write};
 use super::history::Saved;
 use super::resume::Resume;
-use super::scanner;
 use super::select::Selection;
 use super::{Config, Error, Shared, wall_ms};
 use crate::converge::Recent;
@@ -330,10 +329,14 @@ impl Stream {
                 if instance == self.instance {
                     self.own_since.entry(name.clone()).or_insert(offset);
                     let seen = Arc::clone(&self.seen);
+                    let at = Cursor {
+                        epoch: self.progress.read.epoch,
+                        offset,
+                    };
                     let seen = FenceSeen {
                         instance,
                         number,
-                        offset,
+                        at,
                         seen,
                     };
                     Arc::make_mut(&mut self.progress.fences).insert(name, seen);
@@ -358,7 +361,7 @@ impl Stream {
     fn on_write(&mut self, write: Write, now_ms: u64) {
         let Write {
             offset,
-            mut db,
+            db,
             count,
             commands,
         } = write;
@@ -376,14 +379,8 @@ impl Stream {
         };
         let (recent, table) = (&mut self.recent, &self.shared.table);
         let mut named = true;
-        let scanned = scanner::for_each(&record.commands, |command| {
-            if command.is(b"SELECT") {
-                db = std::str::from_utf8(command.arg(1))
-                    .ok()
-                    .and_then(|t| t.parse().ok())
-                    .unwrap_or(db);
-            }
-            named &= for_each_key(&command, db, |db, key| {
+        let scanned = for_each_in(&record.commands, db, |command, db| {
+            named &= for_each_key(command, db, |db, key| {
                 recent.note(table, key_hash(db, key), at);
             });
         });

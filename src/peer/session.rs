@@ -11,7 +11,7 @@ use tokio_util::sync::CancellationToken;
 use super::outgoing::{Next, Outgoing};
 use super::{Agreed, Error, Incoming, Peer, selection};
 use crate::apply::{self, Applied, Begin, Debts, Outlet};
-use crate::fullsync::{Copier, Gate, Insert, Request};
+use crate::fullsync::{Copier, Gate, Insert, Prepared, Request};
 use crate::intake::Shared;
 use crate::link::{self, Ack, Copy, Flow, Hello, Message, Plan, Reader, Writer};
 use crate::model::{Cursor, Epoch, SiteId};
@@ -76,6 +76,8 @@ pub(super) async fn run(
         pending: Arc::clone(&session.pending),
     };
     let copier = copier(peer, &session, &plan, &theirs);
+    // Before the peer hears what we have seen.
+    let prepared = plan.send.copy.map(|c| copier.prepare(c, plan.send.start));
     let over = stop.child_token();
     let begin = begin(plan.receive, &ours, &theirs);
 
@@ -92,7 +94,7 @@ pub(super) async fn run(
     let back_keeps = link::back_keeps(peer.config.sync.existing);
     let copying = copy(
         copier,
-        plan.send,
+        (prepared, plan.send.start),
         back_keeps,
         applied,
         heard,
@@ -302,6 +304,11 @@ async fn write(
             }
             message = inputs.messages.recv() => match message.ok_or(Error::Stopping)? {
                 question @ Message::Owe { .. } => questions.push(question),
+                Message::Copied => {
+                    // What was refused in the copy is known before it counts as complete.
+                    writer.push(&session.ack(&inputs));
+                    writer.push(&Message::Copied);
+                }
                 other => writer.push(&other),
             },
             changed = inputs.applied.changed() => {
@@ -361,16 +368,15 @@ async fn push_questions(
 /// Sends a copy when the plan says so, or when one is owed after one was received.
 async fn copy(
     mut copier: Copier,
-    flow: Flow,
+    (mut next, start): (Option<Prepared>, Cursor),
     back_keeps: bool,
     mut applied: watch::Receiver<Applied>,
     mut heard: watch::Receiver<Heard>,
     inserts: mpsc::Sender<Insert>,
 ) -> Result<(), Error> {
-    let mut next = flow.copy;
     loop {
-        let copy = match next.take() {
-            Some(copy) => copy,
+        let prepared = match next.take() {
+            Some(prepared) => prepared,
             None => {
                 // What we still want of the peer must have come before we send what we have.
                 loop {
@@ -380,19 +386,24 @@ async fn copy(
                     }
                     applied.changed().await.map_err(|_| Error::Stopping)?;
                 }
-                Copy {
+                let copy = Copy {
                     keep: back_keeps,
                     back: false,
                     resume: None,
-                }
+                };
+                copier.prepare(copy, start)
             }
         };
         let before = heard.borrow().copied;
-        let copying = copier.begin(copy, flow.start).await?;
-        inserts
-            .send(Insert::Copy(copying))
-            .await
-            .map_err(|_| Error::Stopping)?;
+        {
+            // Until the copy is in the queue: states are sent in the order of their places.
+            let _turn = copier.gate.turn().await;
+            let copying = copier.begin(prepared).await?;
+            inserts
+                .send(Insert::Copy(copying))
+                .await
+                .map_err(|_| Error::Stopping)?;
+        }
         heard
             .wait_for(|h| h.copied > before)
             .await
@@ -491,14 +502,17 @@ impl Session {
         let (applied, heard) = (*inputs.applied.borrow(), *inputs.heard.borrow());
         let whole = applied.whole && !applied.owes && !copy_ahead;
         let idle = self.pending.load(Ordering::Acquire) == 0;
+        let paid = self.debts.is_empty() && heard.ack.owed == 0;
         let mut board = self.board.lock();
-        board.state = if whole {
+        // A copy is not over before the states that were refused in it have come anew.
+        let had_all = board.state == PeerState::Synchronizing;
+        board.state = if whole && (had_all || paid) {
             PeerState::Synchronizing
         } else {
             PeerState::FullSync
         };
         board.epoch = self.epoch.0;
-        board.quiet = whole && idle && self.debts.is_empty() && heard.ack.owed == 0;
+        board.quiet = whole && idle && paid;
         board.sent_offset = outgoing.sent.offset.0;
         board.records_sent = outgoing.records_sent;
         // What follows the last record in the journal is notes, which do not travel.

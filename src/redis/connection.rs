@@ -114,12 +114,17 @@ impl Connection {
     /// The server cannot be reached, or refuses the credentials.
     pub async fn open(settings: &Settings, name: &str) -> Result<Self, Error> {
         let mut connection = Self::connect(settings).await?;
-        connection.authenticate(settings).await?;
-        // Without permission for CLIENT a connection is only harder to find; nothing else is lost.
-        let _: Reply = connection
-            .call(&[b"CLIENT", b"SETNAME", name.as_bytes()])
-            .await?;
-        Ok(connection)
+        let setup = async {
+            connection.authenticate(settings).await?;
+            // Without permission for CLIENT a connection is only harder to find; nothing else is
+            // lost.
+            let name = [&b"CLIENT"[..], b"SETNAME", name.as_bytes()];
+            connection.call(&name).await.map(drop)
+        };
+        match timeout(SETUP_TIMEOUT, setup).await {
+            Ok(done) => done.map(|()| connection),
+            Err(_) => Err(connection.broken(io::ErrorKind::TimedOut.into())),
+        }
     }
 
     /// Connects and no more.
@@ -168,9 +173,7 @@ impl Connection {
             Some(user) => vec![b"AUTH", user.as_bytes(), secret],
             None => vec![b"AUTH", secret],
         };
-        let reply = timeout(SETUP_TIMEOUT, self.call(&args))
-            .await
-            .unwrap_or_else(|_| Err(self.broken(io::ErrorKind::TimedOut.into())))?;
+        let reply = self.call(&args).await?;
         self.accepted("AUTH", reply).map(drop)
     }
 

@@ -1,6 +1,7 @@
 //! What a server says of itself.
 
 use super::connection::{Connection, Error};
+use super::reply::Reply;
 
 /// The oldest server that Tandem works with: RESTORE knows ABSTTL since 5.0.
 pub const OLDEST: Version = Version {
@@ -63,8 +64,10 @@ pub struct Info {
     pub offset: u64,
     /// Whether it is a member of a Redis Cluster.
     pub cluster: bool,
-    /// Whether it writes an append-only file.
+    /// Whether it writes an append-only file. Not to be believed while it is loading.
     pub aof: bool,
+    /// Whether it is loading its data.
+    pub loading: bool,
     /// `maxmemory_policy`.
     pub eviction: String,
     /// Keys over all databases.
@@ -72,13 +75,20 @@ pub struct Info {
 }
 
 impl Info {
-    /// Asks the server.
+    /// Asks the server. One that is loading its data answers INFO, but not with what will hold when
+    /// it has loaded: Redis switches its append-only file off as long, and says `aof_enabled:0`
+    /// (7.0.15).
     ///
     /// # Errors
-    /// The connection broke or INFO is not permitted.
+    /// The connection broke, INFO is not permitted, or the server is loading.
     pub async fn fetch(connection: &mut Connection) -> Result<Self, Error> {
         let reply = connection.ask(&[b"INFO"]).await?;
-        Ok(Self::parse(&reply.text()))
+        let info = Self::parse(&reply.text());
+        if info.loading {
+            let words = "LOADING Redis is loading the dataset in memory";
+            connection.accepted("INFO", Reply::Error(words.into()))?;
+        }
+        Ok(info)
     }
 
     /// Reads the text of INFO.
@@ -112,6 +122,7 @@ impl Info {
                 "master_repl_offset" => info.offset = value.parse().unwrap_or(0),
                 "cluster_enabled" => info.cluster = value == "1",
                 "aof_enabled" => info.aof = value == "1",
+                "loading" => info.loading = value == "1",
                 "maxmemory_policy" => value.clone_into(&mut info.eviction),
                 _ if key.starts_with("db") => info.keys += keys_of_database(value),
                 _ => {}

@@ -1,7 +1,8 @@
 //! Whatever dies, and whenever: nothing acknowledged is lost, nothing is applied twice.
 
 use std::env;
-use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::time::Duration;
 
 use rand::Rng;
@@ -150,6 +151,49 @@ fn kills() {
         }
     }
     judged(&pair, load, false);
+}
+
+/// What a Redis says of itself while it loads an append-only file: that it has none.
+const LOADING: &str = "redis_version:7.0.15\r\nrole:master\r\nloading:1\r\naof_enabled:0\r\n";
+
+#[test]
+fn a_server_is_not_judged_by_what_it_says_while_it_loads() {
+    let mut pair = Pair::prepare(&durable());
+    let answers = Arc::new(AtomicU64::new(0));
+    let left = Arc::clone(&answers);
+    let man = Interposer::to(pair.a.server.port(), move |args| {
+        let is_loading = |n: u64| n.checked_sub(1);
+        let asks = args[0] == b"INFO";
+        if asks
+            && left
+                .fetch_update(Ordering::SeqCst, Ordering::SeqCst, is_loading)
+                .is_ok()
+        {
+            Verdict::Reply(format!("${}\r\n{LOADING}\r\n", LOADING.len()).into())
+        } else {
+            Verdict::Forward
+        }
+    });
+    pair.a.sidecar.config.redis_port = man.port();
+    pair.start_sidecars();
+    pair.wait_synchronizing();
+    let (mut a, mut b) = pair.clients();
+    a.run("INCR n");
+    b.run("INCR n");
+    pair.settle();
+    // Acknowledged to the client and on the disk, but nobody has read it.
+    pair.a.sidecar.signal("STOP");
+    for _ in 0..50 {
+        a.run("INCR n");
+    }
+    pair.a.server.kill();
+    answers.store(6, Ordering::SeqCst);
+    pair.a.sidecar.signal("CONT");
+    pair.a.server.restart();
+    pair.wait_synchronizing();
+    pair.settle();
+    compare(&pair);
+    assert_eq!(b.ask::<u64>("GET n"), 52);
 }
 
 #[test]
@@ -315,6 +359,42 @@ fn a_sidecar_away_for_longer_than_the_backlog_loses_nothing() {
     let redis = pair.a.sidecar.status().unwrap().redis;
     assert!(redis.resyncs_full >= 1, "it is counted: {redis:#?}");
     pair.no_echo();
+}
+
+#[test]
+fn what_was_applied_while_the_stream_was_away_is_not_applied_again() {
+    let mut pair = Pair::prepare(&Options {
+        servers: &["repl-backlog-size 16kb"],
+        ..Options::default()
+    });
+    let is_away = Arc::new(AtomicBool::new(false));
+    let refuses = Arc::clone(&is_away);
+    let man = Interposer::to(pair.a.server.port(), move |args| {
+        if args[0] == b"PSYNC" && refuses.load(Ordering::SeqCst) {
+            Verdict::ReplyAndClose(b"-ERR not now\r\n".to_vec())
+        } else {
+            Verdict::Forward
+        }
+    });
+    pair.a.sidecar.config.redis_port = man.port();
+    pair.start_sidecars();
+    pair.wait_synchronizing();
+    let load = load_on(&pair, 1);
+    for _ in 0..3 {
+        let_pass(Duration::from_millis(300));
+        is_away.store(true, Ordering::SeqCst);
+        pair.a.client().run("CLIENT KILL TYPE replica");
+        // The applier goes on; the stream grows beyond the backlog.
+        let_pass(Duration::from_millis(300));
+        pair.a
+            .client()
+            .run(&format!("SET filler {}", "x".repeat(40_000)));
+        is_away.store(false, Ordering::SeqCst);
+        pair.wait_synchronizing();
+    }
+    judged(&pair, load, true);
+    let redis = pair.a.sidecar.status().unwrap().redis;
+    assert!(redis.resyncs_full >= 3, "{redis:#?}");
 }
 
 #[test]

@@ -186,7 +186,11 @@ pub(crate) fn check(tallies: &[Tally], client: &mut Client) {
         let value = value.unwrap_or(0);
         assert!(
             (sure..=sure + unsure).contains(&value),
-            "{counter} is {value}; {sure} were acknowledged and {unsure} not answered"
+            "{counter} is {value}; {sure} were acknowledged and {unsure} not answered; by site {:?}",
+            tallies
+                .iter()
+                .map(|t| (&t.site, t.sums.get(counter)))
+                .collect::<Vec<_>>()
         );
     }
     let whole: (Option<u64>, Option<u64>) = client.ask("MGET whole:x whole:y");

@@ -4,6 +4,7 @@ use std::env;
 use std::fs;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, ExitStatus, Stdio};
+use std::thread;
 use std::time::{Duration, Instant};
 
 use tempfile::TempDir;
@@ -116,7 +117,10 @@ impl Server {
             let args = words(option).into_iter();
             command.args(args.map(|arg| String::from_utf8(arg).expect("text")));
         }
-        let mut child = command.spawn().expect("the server's binary runs");
+        // Owned before anything can fail: what we start, we end.
+        let child = self
+            .child
+            .insert(command.spawn().expect("the server's binary runs"));
         let answered = wait_until("a server to answer or to end", patience(30), || {
             if child.try_wait().expect("wait").is_some() {
                 return Ok(false);
@@ -134,11 +138,8 @@ impl Server {
                 .expect("a process id");
             Ok(pid == child.id())
         });
-        if answered {
-            self.child = Some(child);
-        } else {
-            drop(child.kill());
-            child.wait().expect("wait");
+        if !answered {
+            self.kill();
         }
         answered
     }
@@ -147,6 +148,15 @@ impl Server {
 impl Drop for Server {
     fn drop(&mut self) {
         self.kill();
+        keep_after_failure(&mut self.dir, "a server");
+    }
+}
+
+/// With `TANDEM_KEEP` set, a failed test leaves its directories, so that they can be looked at.
+pub(crate) fn keep_after_failure(dir: &mut TempDir, of: &str) {
+    if thread::panicking() && env::var_os("TANDEM_KEEP").is_some() {
+        dir.disable_cleanup(true);
+        println!("--- the directory of {of}: {}", dir.path().display());
     }
 }
 

@@ -13,7 +13,7 @@ use tandem::status::{PeerStatus, Status};
 use tempfile::TempDir;
 
 use super::ports::free_port;
-use super::server::{signal, tail, wait_exit};
+use super::server::{keep_after_failure, signal, tail, wait_exit};
 use super::wait::patience;
 
 /// The binary that cargo built for these tests.
@@ -258,6 +258,7 @@ impl Drop for Sidecar {
             let site = &self.config.site;
             println!("--- {site}: {status:#?}\n--- {site}, end of the log:");
             println!("{}", self.log_tail());
+            keep_after_failure(&mut self.dir, &self.config.site);
             return;
         }
         let errors = self.unexpected_errors();
