@@ -21,6 +21,8 @@ pub(super) struct Writer<'a> {
     /// Fields of the open command that expire, by the instant: arguments and their number.
     expiring: BTreeMap<u64, (Vec<u8>, usize)>,
     expiring_bytes: usize,
+    /// Whether the piece ends here, whatever room there is.
+    ended: bool,
 }
 
 /// A command whose last elements are at the end of the bytes, and whose beginning is missing: only
@@ -42,6 +44,7 @@ impl<'a> Writer<'a> {
             open: None,
             expiring: BTreeMap::new(),
             expiring_bytes: 0,
+            ended: false,
         }
     }
 
@@ -61,12 +64,19 @@ impl<'a> Writer<'a> {
         let open = usize::from(self.open.is_some()).saturating_add(self.expiring.len());
         let commands = self.commands.saturating_add(open);
         let room = self.limits.commands.saturating_sub(commands);
-        bytes >= self.limits.bytes || (commands > 0 && room < STEP_COMMANDS)
+        // Whatever the limits: a piece without commands would be the end.
+        self.ended || (commands > 0 && (bytes >= self.limits.bytes || room < STEP_COMMANDS))
+    }
+
+    /// Ends the piece with what is written.
+    pub(super) const fn end(&mut self) {
+        self.ended = true;
     }
 
     /// Ends the piece and gives it; none when nothing was written.
     pub(super) fn take(&mut self) -> Option<Piece> {
         self.close();
+        self.ended = false;
         let piece = Piece {
             commands: mem::take(&mut self.commands),
             bytes: mem::take(&mut self.bytes),

@@ -18,6 +18,8 @@ mod error;
 mod items;
 mod packed;
 mod stream;
+#[cfg(test)]
+pub(super) mod tests;
 mod text;
 
 use crc_fast::{CrcAlgorithm, checksum};
