@@ -315,6 +315,20 @@ fn counts_that_lie_are_refused_at_once() {
     );
 }
 
+#[test]
+fn entries_of_the_greatest_size_end_where_each_server_says() {
+    // Of 16,383 bytes with what stands before the text: as most servers end it, and as Valkey 9.1.
+    let text = vec![b'x'; 16_378];
+    let head = [&[0xf0], &16_378_u32.to_le_bytes()[..]].concat();
+    for back in [&[0x00, 0xff, 0xff][..], &[0x7f, 0xff]] {
+        let body = [&head[..], &text, back, &[0x07, 0x01, 0xff]].concat();
+        let size = u32::try_from(body.len() + 6).unwrap().to_le_bytes();
+        let packed = [&size[..], &[2, 0], &body].concat();
+        let expected = Whole::Set(vec![b"7".to_vec(), text.clone()]);
+        assert_eq!(of(20, &string(&packed)).unwrap(), expected);
+    }
+}
+
 fn texts() -> impl Strategy<Value = Vec<Vec<u8>>> {
     let text = prop_oneof![
         any::<i64>().prop_map(|n| n.to_string().into_bytes()),

@@ -142,8 +142,13 @@ pub(in crate::rdb) fn listpack<T: AsRef<[u8]>>(items: &[T]) -> Vec<u8> {
             16_383..2_097_151 => 3,
             _ => 4,
         };
+        let size = entry.len();
         body.extend(entry);
-        body.extend(vec![0; back]);
+        let shifts = (0..back).rev().map(|at| size >> (7 * at) & 0x7f);
+        let bytes = shifts.map(|bits| u8::try_from(bits).unwrap() | 0x80);
+        body.extend(bytes);
+        let first = body.len() - back;
+        body[first] &= 0x7f;
     }
     let size = u32::try_from(body.len() + 7).unwrap().to_le_bytes();
     let count = u16::try_from(items.len()).unwrap_or(u16::MAX).to_le_bytes();
