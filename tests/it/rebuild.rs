@@ -7,6 +7,7 @@ use rand::RngCore;
 use redis::{FromRedisValue, Value};
 use tandem::intake::scanner;
 use tandem::rdb::commands::{Abilities, Limits, Losses, Rebuild};
+use tandem::rdb::decode::has_disputed_entry;
 use tandem::redis::Info;
 
 use crate::harness::server::versions;
@@ -91,6 +92,9 @@ fn abilities(client: &mut Client) -> Abilities {
 /// Has a server execute the pieces of another's value.
 fn rebuild(from: &mut Client, to: &mut Client, key: &[u8]) -> Losses {
     let dump = Vec::<u8>::from_redis_value(from.send(&[b"DUMP", key])).expect("a payload");
+    if key == b"stream:edges" {
+        assert!(has_disputed_entry(&dump).expect("a sound value"));
+    }
     let mut pieces = Rebuild::try_new(&dump, BUILT, abilities(to), LIMITS).expect("decodable");
     for piece in pieces.by_ref() {
         let piece = piece.expect("a sound value");
@@ -157,6 +161,11 @@ fn fill(client: &mut Client) {
         ]);
         client.send(&[&b"HSET"[..], b"hash:edges", &noise(length), &long]);
     }
+    fill_collections(client);
+    fill_streams(client);
+}
+
+fn fill_collections(client: &mut Client) {
     let many = |f: &dyn Fn(i64) -> Vec<String>| (0..700).flat_map(f).collect::<Vec<_>>();
     let mut all = |name: &str, args: Vec<String>| {
         let mut line: Vec<&[u8]> = name.split(' ').map(str::as_bytes).collect();
@@ -215,7 +224,6 @@ fn fill(client: &mut Client) {
         let at = (FAR + after).to_string();
         drop(client.try_run(&format!("HPEXPIREAT {key} {at} FIELDS 1 '{field}'")));
     }
-    fill_streams(client);
 }
 
 fn fill_streams(client: &mut Client) {

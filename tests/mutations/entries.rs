@@ -5,7 +5,7 @@ use tandem::rdb::commands::{Abilities, Limits, Rebuild};
 use tandem::rdb::{Entry, Reader};
 
 /// A snapshot: all of it is read, and every value in it rebuilt.
-pub fn snapshot(bytes: &[u8]) {
+pub(crate) fn snapshot(bytes: &[u8]) {
     let Ok(mut reader) = Reader::try_new(bytes) else {
         return;
     };
@@ -17,7 +17,7 @@ pub fn snapshot(bytes: &[u8]) {
 }
 
 /// What DUMP gives, without its last eight bytes: a checksum would stop all that is damaged.
-pub fn value(bytes: &[u8]) {
+pub(crate) fn value(bytes: &[u8]) {
     rebuild(&[bytes, &[0; 8]].concat());
 }
 
@@ -49,7 +49,7 @@ fn rebuild(payload: &[u8]) {
 }
 
 /// A replication stream: the same commands whether it comes at once or byte by byte.
-pub fn stream(bytes: &[u8]) {
+pub(crate) fn stream(bytes: &[u8]) {
     let mut whole = Vec::new();
     let end = scanner::for_each(bytes, |command| whole.push(command.raw().to_vec()));
     let mut scanner = Scanner::default();

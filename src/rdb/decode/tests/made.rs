@@ -326,7 +326,21 @@ fn entries_of_the_greatest_size_end_where_each_server_says() {
         let packed = [&size[..], &[2, 0], &body].concat();
         let expected = Whole::Set(vec![b"7".to_vec(), text.clone()]);
         assert_eq!(of(20, &string(&packed)).unwrap(), expected);
+        let packed = string(&packed);
+        let node = [&[1, 2], &packed[..]].concat();
+        let expiring = [&[0; 8], &packed[..]].concat();
+        let stream = [&[1, 0], &packed[..]].concat();
+        for (type_byte, body) in [(16, &packed), (18, &node), (25, &expiring), (21, &stream)] {
+            assert!(has_disputed_entry(&payload(type_byte, body, 12)).unwrap());
+        }
     }
+    for length in [16_377, 16_379] {
+        let packed = string(&listpack(&[vec![b'x'; length]]));
+        assert!(!has_disputed_entry(&payload(20, &packed, 12)).unwrap());
+        let plain = [&[1, 1], &string(&vec![b'x'; length])[..]].concat();
+        assert!(!has_disputed_entry(&payload(18, &plain, 12)).unwrap());
+    }
+    assert!(!has_disputed_entry(&payload(0, b"\x01a", 12)).unwrap());
 }
 
 fn texts() -> impl Strategy<Value = Vec<Vec<u8>>> {

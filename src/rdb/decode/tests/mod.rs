@@ -188,7 +188,7 @@ pub(in crate::rdb) fn ziplist<T: AsRef<[u8]>>(items: &[T]) -> Vec<u8> {
                 match size {
                     0..64 => body.push(u8::try_from(size).unwrap()),
                     64..16_384 => {
-                        body.extend((u16::try_from(size).unwrap() | 0x4000).to_be_bytes())
+                        body.extend((u16::try_from(size).unwrap() | 0x4000).to_be_bytes());
                     }
                     _ => body.extend([&[0x80], &size.to_be_bytes()[..]].concat()),
                 }

@@ -81,40 +81,45 @@ fn entries_are_decoded() {
     assert_eq!(ids, ["5-1", "6-0", "8-8"]);
 }
 
-#[test]
-fn groups_and_producers_are_decoded() {
+/// Two groups, the first with two entries pending and two consumers, as a type has them.
+fn groups_of(type_byte: u8) -> Vec<u8> {
     let pending = [&id(3, 0)[..], &7_u64.to_le_bytes(), b"\x02"].concat();
     let more = [&id(4, 0)[..], &8_u64.to_le_bytes(), b"\x01"].concat();
+    let since = |first: u8, bytes: &'static [u8]| if type_byte >= first { bytes } else { b"" };
+    [
+        b"\x00\x09\x01",
+        since(19, b"\x00\x00\x05\x02\x0a"),
+        b"\x02\x01g\x04\x00",
+        since(19, b"\x81\xff\xff\xff\xff\xff\xff\xff\xff"),
+        b"\x02",
+        &pending,
+        &more,
+        b"\x02\x01c",
+        &[1; 8],
+        since(21, &[2; 8]),
+        b"\x01",
+        &id(3, 0),
+        b"\x01d",
+        &[1; 8],
+        since(21, &[2; 8]),
+        b"\x00",
+        since(27, b"\x01\0\0\0\0\0\0\0\x04\0\0\0\0\0\0\0\0"),
+        b"\x01h\x00\x00",
+        since(19, b"\x05"),
+        b"\x00\x00",
+        since(27, b"\x00"),
+        since(
+            26,
+            b"\x40\x64\x07\x01\x01p\x02\x01t\x01\x00\x01u\x02\x00\x02\x00",
+        ),
+    ]
+    .concat()
+}
+
+#[test]
+fn groups_and_producers_are_decoded() {
     for type_byte in [15, 19, 21, 26, 27] {
-        let since = |first: u8, bytes: &'static [u8]| if type_byte >= first { bytes } else { b"" };
-        let tail = [
-            b"\x00\x09\x01",
-            since(19, b"\x00\x00\x05\x02\x0a"),
-            b"\x02\x01g\x04\x00",
-            since(19, b"\x81\xff\xff\xff\xff\xff\xff\xff\xff"),
-            b"\x02",
-            &pending,
-            &more,
-            b"\x02\x01c",
-            &[1; 8],
-            since(21, &[2; 8]),
-            b"\x01",
-            &id(3, 0),
-            b"\x01d",
-            &[1; 8],
-            since(21, &[2; 8]),
-            b"\x00",
-            since(27, b"\x01\0\0\0\0\0\0\0\x04\0\0\0\0\0\0\0\0"),
-            b"\x01h\x00\x00",
-            since(19, b"\x05"),
-            b"\x00\x00",
-            since(27, b"\x00"),
-            since(
-                26,
-                b"\x40\x64\x07\x01\x01p\x02\x01t\x01\x00\x01u\x02\x00\x02\x00",
-            ),
-        ]
-        .concat();
+        let tail = groups_of(type_byte);
         let given = |ms, delivered_at_ms, deliveries| Pending {
             id: Id { ms, seq: 0 },
             delivered_at_ms,
