@@ -8,6 +8,8 @@ use super::{Limits, Piece};
 /// How many elements one command has at most: enough that the command costs nothing beside them,
 /// few enough that it does not hold up the server.
 const ELEMENTS_MAX: usize = 1024;
+/// What a command that has fields expire takes beside the key and the fields, at most.
+const EXPIRY_HEAD: usize = 100;
 /// How many commands one step may add: a field and its expiry.
 const STEP_COMMANDS: usize = 2;
 
@@ -129,9 +131,14 @@ impl<'a> Writer<'a> {
     pub(super) fn expire(&mut self, field: &[u8], at_ms: u64) {
         let (args, count) = self.expiring.entry(at_ms).or_default();
         let before = args.len();
+        let head = match *count {
+            0 => self.key.len().saturating_add(EXPIRY_HEAD),
+            _ => 0,
+        };
         put_arg(args, field);
         *count = count.saturating_add(1);
         let more = args.len().saturating_sub(before);
+        let more = more.saturating_add(head);
         self.expiring_bytes = self.expiring_bytes.saturating_add(more);
     }
 

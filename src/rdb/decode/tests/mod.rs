@@ -171,16 +171,16 @@ pub(in crate::rdb) fn ziplist<T: AsRef<[u8]>>(items: &[T]) -> Vec<u8> {
         match as_number(item) {
             Some(n @ 0..=12) => body.push(0xf1 + u8::try_from(n).unwrap()),
             Some(n) if i8::try_from(n).is_ok() => {
-                body.extend([&[0xfe], &n.to_le_bytes()[..1]].concat())
+                body.extend([&[0xfe], &n.to_le_bytes()[..1]].concat());
             }
             Some(n) if i16::try_from(n).is_ok() => {
-                body.extend([&[0xc0], &n.to_le_bytes()[..2]].concat())
+                body.extend([&[0xc0], &n.to_le_bytes()[..2]].concat());
             }
             Some(n @ -0x80_0000..=0x7f_ffff) => {
-                body.extend([&[0xf0], &n.to_le_bytes()[..3]].concat())
+                body.extend([&[0xf0], &n.to_le_bytes()[..3]].concat());
             }
             Some(n) if i32::try_from(n).is_ok() => {
-                body.extend([&[0xd0], &n.to_le_bytes()[..4]].concat())
+                body.extend([&[0xd0], &n.to_le_bytes()[..4]].concat());
             }
             Some(n) => body.extend([&[0xe0], &n.to_le_bytes()[..]].concat()),
             None => {
