@@ -1,7 +1,7 @@
 //! Reads a snapshot: an RDB file as a stream of entries, each value in the form that RESTORE takes.
 //!
-//! Values are not decoded. Their bodies are the same bytes in a snapshot and in the answer to
-//! DUMP, so the reader only finds out where each one ends. It holds one value at a time and
+//! The reader does not decode values. Their bodies are the same bytes in a snapshot and in the
+//! answer to DUMP, so it only finds out where each one ends. It holds one value at a time and
 //! allocates as bytes arrive, never because a length says so.
 //!
 //! ```text
@@ -10,6 +10,8 @@
 //!                     └─ value: where a body ends, by type
 //!                          └─ Reader: opcodes ──► Entry
 //! ```
+//!
+//! What a target cannot RESTORE is taken apart ([`decode`]) and rebuilt there ([`commands`]).
 //!
 //! Redis and Valkey use the same numbers for different things since they parted (type 22, opcode
 //! 243), so everything depends on the flavour that the first bytes name.

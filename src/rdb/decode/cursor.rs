@@ -1,7 +1,7 @@
 //! A place in a payload: lengths and strings, borrowed from the bytes where they stand plain.
 //!
-//! The forms are those that [`Input`](crate::rdb::Reader) reads from a stream of bytes. Here all
-//! bytes are at hand, so a length is held against what is left before anything is done with it.
+//! The forms are those of a snapshot, where they are read as the bytes arrive. Here all bytes are
+//! at hand, so a length is held against what is left before anything is done with it.
 
 use std::borrow::Cow;
 
