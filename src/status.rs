@@ -54,6 +54,9 @@ pub struct RedisStatus {
     pub resyncs_full: u64,
     /// Partial resyncs since the start.
     pub resyncs_partial: u64,
+    /// Writes that touched selected keys and others, could not be divided, and did not travel.
+    #[serde(default)]
+    pub writes_not_selected: u64,
     /// What is wrong and what to do, when something is.
     pub error: Option<String>,
 }
@@ -175,6 +178,9 @@ pub struct PeerStatus {
     pub sessions: u64,
     /// Commands of it that failed here since the start; the state of their keys was asked for.
     pub failed_commands: u64,
+    /// Commands of it, and values, that the Redis here has nothing to hold; left out.
+    #[serde(default)]
+    pub unheld: u64,
     /// Why applying waits, when it does (`OOM`, `LOADING`, …).
     pub waiting: Option<String>,
     /// True when all that this site has read is applied there and nothing is under way.

@@ -18,7 +18,7 @@ use super::rebase::{Replay, replays};
 use super::reply::{Class, classify};
 use super::target::{await_fence, put_fence};
 use super::{Applier, Error};
-use crate::intake::commands::key_hash;
+use crate::command::key_hash;
 use crate::intake::wall_ms;
 use crate::link::{State, Value};
 use crate::model::{Cursor, Mark, is_reserved, owed_key};
@@ -293,7 +293,7 @@ impl Applier {
             .zip(verdicts.iter())
             .filter(|(s, v)| **v == Verdict::Refuse && may(s));
         let keys = refused.map(|(state, _)| (state.db, state.key.clone()));
-        let mut found = replays(&self.journal, keys, seen, upto)?;
+        let mut found = replays((&self.journal, &self.catalog), keys, seen, upto)?;
         for (state, verdict) in states.iter().zip(verdicts) {
             if let Some(Some(replay)) = found.remove(&(state.db, state.key.clone())) {
                 *verdict = Verdict::Rebase(replay);

@@ -5,13 +5,13 @@ use std::sync::Arc;
 use tokio_util::sync::CancellationToken;
 use tracing::warn;
 
-use super::batch::{Batch, Sealed};
+use super::batch::{Batch, Sealed, Target};
 use super::commit::{Executed, unexpected_refusal};
 use super::debts::{self, Key};
 use super::{Applier, Error};
-use crate::intake::commands::Touched;
+use crate::command::{Access, Touched};
 use crate::link::{self, Message, Records};
-use crate::model::{BatchReader, Cursor, Entry, Epoch, Mark, Seen, mark_key, owed_key};
+use crate::model::{BatchReader, Cursor, Entry, Epoch, Mark, Seen, SiteId, mark_key, owed_key};
 use crate::status::Stop;
 
 impl Applier {
@@ -39,6 +39,10 @@ impl Applier {
                 // Exactly once: the mark says what has been applied.
                 if self.mark.as_ref().is_some_and(|m| at <= m.at) {
                     continue;
+                }
+                if batch.stops_at(&record) {
+                    self.apply(batch, epoch, &tags, stop).await?;
+                    return Err(Error::Stop(flushed(&self.config.peer)));
                 }
                 tags = Arc::clone(&record.seen);
                 batch.push(&record)?;
@@ -68,7 +72,12 @@ impl Applier {
 
     fn batch(&self) -> Result<Batch, Error> {
         let writing = self.writing.as_ref().ok_or(Error::NoStream)?;
-        Ok(Batch::new(writing.target))
+        Ok(Batch::new(Target {
+            dialect: writing.dialect,
+            catalog: self.catalog.clone(),
+            flush: self.config.flush,
+            publish: self.config.publish,
+        }))
     }
 
     /// Applies a batch, whatever it takes, and deals with what failed in it.
@@ -98,22 +107,20 @@ impl Applier {
             seen: Seen::clone(seen),
             ..old
         };
-        let key = mark_key(&self.config.peer);
+        self.room_for_debts(batch.owed().len())?;
+        let (key, owed) = (mark_key(&self.config.peer), owed_key(&self.config.peer));
         let text = mark.to_string();
         let mut failed = Vec::new();
         loop {
             let reserved = self.config.reserved.clone();
             let result = self
-                .execute(stop, |db| batch.seal(db, &key, &text, &reserved))
+                .execute(stop, |db| batch.seal(db, (&key, &owed), &text, &reserved))
                 .await?;
             match result {
                 Executed::Done { replies, head } => {
                     let body = replies.iter().skip(head).take(batch.commands() as usize);
-                    for (number, reply) in body.enumerate() {
-                        if let Some(message) = reply.error() {
-                            failed.push((batch.touched(number), message.clone()));
-                        }
-                    }
+                    let errors = body.enumerate().filter_map(|(n, r)| Some((n, r.error()?)));
+                    failed.extend(errors.map(|(n, error)| (batch.touched(n), error.clone())));
                     break;
                 }
                 Executed::Refused {
@@ -123,12 +130,7 @@ impl Applier {
                     failed.push((batch.touched(number), message));
                     batch = batch.without(number);
                 }
-                Executed::Refused {
-                    body_command: None,
-                    message,
-                } => {
-                    return Err(unexpected_refusal(&message));
-                }
+                Executed::Refused { message, .. } => return Err(unexpected_refusal(&message)),
                 // Only a transaction that watches can end so.
                 Executed::Changed => return Err(unexpected_refusal("EXEC without effect")),
                 Executed::Lost => {
@@ -144,7 +146,38 @@ impl Applier {
         }
         self.mark = Some(mark);
         self.board.lock().records_applied += u64::from(batch.records());
+        let read = self.progress.borrow().read;
+        for key in batch.owed() {
+            self.debts.add(key.clone(), read);
+        }
+        self.on_unheld(batch.unheld());
         self.on_failed(failed, stop).await
+    }
+
+    /// Commands that were left out because the server here has nothing that could hold what they
+    /// wrote, such as functions before 7.0.
+    fn on_unheld(&self, commands: u32) {
+        if commands == 0 {
+            return;
+        }
+        let mut board = self.board.lock();
+        let before = board.unheld;
+        board.unheld += u64::from(commands);
+        if before.checked_ilog2() != board.unheld.checked_ilog2() {
+            let (peer, count) = (&self.config.peer, board.unheld);
+            warn!(%peer, count, "the Redis here is too old to hold some of what the peer writes (functions, expiries of hash fields, sharded messages): left out");
+        }
+    }
+
+    fn room_for_debts(&self, more: usize) -> Result<(), Error> {
+        if self.debts.len() + more <= debts::MAX_DEBTS {
+            return Ok(());
+        }
+        Err(Error::Stop(Stop {
+            reason: "too_many_debts".to_owned(),
+            detail: format!("more than {} keys wait for their state", debts::MAX_DEBTS),
+            remedy: "let clients write less here until the sites are synced".to_owned(),
+        }))
     }
 
     /// Commands that failed here, or may have: the peer's state of their keys mends them.
@@ -168,7 +201,8 @@ impl Applier {
             }
             match touched {
                 Touched::Keys(found) => {
-                    keys.extend(found.into_iter().map(|(db, k)| (db, k.into())));
+                    let written = found.into_iter().filter(|k| k.access == Access::Write);
+                    keys.extend(written.map(|k| (k.db, k.name.into())));
                 }
                 Touched::Database(_) | Touched::Everything if message.is_empty() => {}
                 Touched::Database(_) | Touched::Everything => {
@@ -203,13 +237,7 @@ impl Applier {
         if keys.is_empty() {
             return Ok(());
         }
-        if self.debts.len() + keys.len() > debts::MAX_DEBTS {
-            return Err(Error::Stop(Stop {
-                reason: "too_many_debts".to_owned(),
-                detail: format!("more than {} keys wait for their state", debts::MAX_DEBTS),
-                remedy: "let clients write less here until the sites are synced".to_owned(),
-            }));
-        }
+        self.room_for_debts(keys.len())?;
         let after = self.progress.borrow().read;
         let mark = self
             .mark
@@ -234,3 +262,13 @@ impl Applier {
 /// A command that failed: what it touches and its name, when it can be found; the server's words,
 /// or none when it only may have failed.
 type Failed = (Option<(Touched, bytes::Bytes)>, String);
+
+/// The named stop for a peer that has flushed, where `[sync] flush` is `stop`.
+fn flushed(peer: &SiteId) -> Stop {
+    Stop {
+        reason: "peer_flushed".to_owned(),
+        detail: format!("{peer} has executed FLUSHALL or FLUSHDB; nothing after it is taken here"),
+        remedy: "set [sync] flush to forward, to flush here too, or to ignore, and restart"
+            .to_owned(),
+    }
+}

@@ -11,13 +11,13 @@ use tracing::info;
 use super::{Gate, Hold, Part, Parts};
 use crate::apply::Debts;
 use crate::converge::Reading;
-use crate::intake::select::Selection;
+use crate::intake::filter::Filter;
 use crate::intake::{Shared, connection_name};
 use crate::link::{Copy, CopyBegin, CopyStates, State, Value};
 use crate::model::{CopyProgress, Cursor, Epoch, Seen, SiteId, is_reserved};
 use crate::progress::Progress;
 use crate::rdb;
-use crate::redis::Settings;
+use crate::redis::{Info, Settings};
 use crate::replica::{self, PsyncReply, Replica, Snapshot, SnapshotError};
 
 /// The most keys in one part: the receiver watches them all at once.
@@ -98,12 +98,7 @@ pub(super) struct Taker {
 impl Taker {
     fn check(&self, value: &rdb::Value) -> Result<(), Error> {
         let version = value.min_rdb_version;
-        // Valkey 9 (80) refuses what only Redis writes (12 to 79).
-        let known = if self.rdb_version == 80 {
-            version <= 11 || version == 80
-        } else {
-            version <= self.rdb_version
-        };
+        let known = Info::takes_rdb(self.rdb_version, version);
         if known && !(value.module && self.exits_on_modules) {
             return Ok(());
         }
@@ -124,8 +119,8 @@ pub struct Copier {
     pub redis: Settings,
     /// Where snapshots are.
     pub dir: PathBuf,
-    /// Which databases travel.
-    pub selection: Selection,
+    /// What travels.
+    pub filter: Filter,
     /// Journal, table.
     pub shared: Shared,
     /// What has been read.
@@ -297,9 +292,9 @@ impl Copier {
             rdb_version,
             exits_on_modules,
         };
-        let (selection, debts) = (self.selection.clone(), self.debts.clone());
+        let (filter, debts) = (self.filter.clone(), self.debts.clone());
         tokio::task::spawn_blocking(move || {
-            if let Err(error) = read_parts(file, first, (&selection, &debts), &taker, &send) {
+            if let Err(error) = read_parts(file, first, (&filter, &debts), &taker, &send) {
                 // Nobody listens any more when the session is over.
                 drop(send.blocking_send(Err(error)));
             }
@@ -311,7 +306,7 @@ impl Copier {
 fn read_parts(
     file: File,
     skip: u64,
-    (selection, debts): (&Selection, &Debts),
+    (filter, debts): (&Filter, &Debts),
     taker: &Taker,
     send: &mpsc::Sender<Result<Part, Error>>,
 ) -> Result<(), Error> {
@@ -319,7 +314,9 @@ fn read_parts(
     let (mut number, mut bytes, mut states) = (0_u64, 0, Vec::new());
     while let Some(entry) = reader.next_entry()? {
         let state = match entry {
-            rdb::Entry::Value(value) if is_reserved(&value.key) || !selection.has(value.db) => {
+            rdb::Entry::Value(value)
+                if is_reserved(&value.key) || !filter.has(value.db, &value.key) =>
+            {
                 continue;
             }
             rdb::Entry::Value(value) => {

@@ -43,8 +43,8 @@ pub struct Hello {
     pub initial: Initial,
     /// `[sync] existing`.
     pub existing: Existing,
-    /// `[sync] databases`, as text; must be equal.
-    pub databases: String,
+    /// `[sync] databases` and `keys`, as text; must be equal.
+    pub selection: String,
 }
 
 impl Hello {
@@ -141,7 +141,7 @@ pub(super) mod tests {
             mark: None,
             initial: Initial::Auto,
             existing: Existing::Refuse,
-            databases: "all".to_owned(),
+            selection: "all".to_owned(),
         }
     }
 

@@ -3,6 +3,7 @@
 mod outgoing;
 mod session;
 
+use std::collections::BTreeSet;
 use std::path::PathBuf;
 use std::time::Duration;
 
@@ -14,7 +15,7 @@ use tracing::{info, warn};
 use crate::apply::{self, Applier, Debts};
 use crate::config::{Databases, Sync};
 use crate::fullsync::{self, Answerer};
-use crate::intake::select::Selection;
+use crate::intake::filter::Filter;
 use crate::intake::{Shared, wall_ms};
 use crate::link::{self, Hello, Plan, Wire, plan};
 use crate::model::{Cursor, InstanceId, Mark, SiteId};
@@ -179,6 +180,8 @@ impl Peer {
             peer: config.peer.clone(),
             redis: config.redis.clone(),
             reserved,
+            flush: config.sync.flush,
+            publish: config.sync.publish,
         };
         let applier = Applier::new(
             applying,
@@ -397,7 +400,7 @@ impl Peer {
             mark: mark.map(ToString::to_string),
             initial: self.config.sync.initial,
             existing: self.config.sync.existing,
-            databases: databases(&self.config.sync.databases),
+            selection: selection(&self.config.sync),
         }
     }
 }
@@ -418,20 +421,34 @@ fn peer_is_preferred(config: &Config) -> bool {
     config.peer < config.site
 }
 
-/// The selection as text, equal where it means the same.
-fn databases(databases: &Databases) -> String {
-    match databases {
+/// What is selected, as text, equal where it means the same.
+fn selection(sync: &Sync) -> String {
+    let mut text = match &sync.databases {
         Databases::All => "all".to_owned(),
         Databases::Only(set) => format!("{set:?}"),
+    };
+    for (word, patterns) in [
+        ("keys", &sync.keys.include),
+        ("without", &sync.keys.exclude),
+    ] {
+        if !patterns.is_empty() {
+            let sorted: BTreeSet<String> = patterns.iter().map(ToString::to_string).collect();
+            text.push_str(&format!(", {word} {sorted:?}"));
+        }
     }
+    text
 }
 
-/// The selection as the intake applies it.
+/// What travels.
 #[must_use]
-pub fn selection(databases: &Databases) -> Selection {
-    match databases {
-        Databases::All => Selection::All,
-        Databases::Only(set) => Selection::Only(set.clone()),
+pub fn filter(sync: &Sync) -> Filter {
+    Filter {
+        databases: match &sync.databases {
+            Databases::All => None,
+            Databases::Only(set) => Some(set.clone()),
+        },
+        include: sync.keys.include.clone(),
+        exclude: sync.keys.exclude.clone(),
     }
 }
 

@@ -9,7 +9,7 @@ use tokio::time::{Duration, Instant, MissedTickBehavior, interval};
 use tokio_util::sync::CancellationToken;
 
 use super::outgoing::{Next, Outgoing};
-use super::{Agreed, Error, Incoming, Peer, selection};
+use super::{Agreed, Error, Incoming, Peer, filter};
 use crate::apply::{self, Applied, Begin, Debts, Outlet};
 use crate::fullsync::{Copier, Gate, Insert, Prepared, Request};
 use crate::intake::Shared;
@@ -166,7 +166,7 @@ fn copier(peer: &Peer, session: &Session, plan: &Plan, theirs: &Hello) -> Copier
         site: peer.config.site.clone(),
         redis: peer.config.redis.clone(),
         dir: peer.config.dir.clone(),
-        selection: selection(&peer.config.sync.databases),
+        filter: filter(&peer.config.sync),
         shared: peer.shared.clone(),
         progress: peer.progress.clone(),
         gate: session.gate.clone(),
