@@ -21,6 +21,8 @@ use std::mem;
 
 use bytes::Bytes;
 
+pub mod commands;
+pub mod decode;
 mod error;
 mod input;
 mod payload;
