@@ -39,8 +39,8 @@ const MAY_IMPORT: &[(&str, &[&str])] = &[
     (
         "apply",
         &[
-            "model", "redis", "status", "progress", "config", "command", "converge", "journal",
-            "intake", "link",
+            "model", "redis", "status", "progress", "config", "rdb", "command", "converge",
+            "journal", "intake", "link",
         ],
     ),
     // What the applier is owed, the answering side must not give away: it shares its debts.

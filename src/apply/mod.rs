@@ -14,6 +14,7 @@ mod records;
 mod reply;
 mod self_mark;
 mod target;
+mod value;
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
@@ -24,7 +25,6 @@ use tokio_util::sync::CancellationToken;
 use tracing::info;
 
 use self::batch::Sealed;
-pub(crate) use self::copy::percent;
 pub use self::debts::{Debts, Key};
 pub use self::self_mark::keep_self_mark;
 use self::target::{FENCE_TIMEOUT, Writing, await_fence, put_fence};

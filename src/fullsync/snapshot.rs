@@ -17,7 +17,7 @@ use crate::link::{Copy, CopyBegin, CopyStates, State, Value};
 use crate::model::{CopyProgress, Cursor, Epoch, Seen, SiteId, is_reserved};
 use crate::progress::Progress;
 use crate::rdb;
-use crate::redis::{Info, Settings};
+use crate::redis::Settings;
 use crate::replica::{self, PsyncReply, Replica, Snapshot, SnapshotError};
 
 /// The most keys in one part: the receiver watches them all at once.
@@ -59,18 +59,6 @@ pub enum Error {
          \"overwrite\" at both sites, or empty the receiver"
     )]
     KeepInterrupted,
-    /// The peer's server cannot take a value.
-    #[error(
-        "the peer's {redis} cannot take the value of a key in database {db} (RDB version {version}); run a newer server there or remove it"
-    )]
-    Incompatible {
-        /// What the peer runs.
-        redis: String,
-        /// The database.
-        db: u32,
-        /// What the value needs.
-        version: u16,
-    },
 }
 
 /// A copy that is under way to the peer.
@@ -84,30 +72,6 @@ pub struct Copying {
     pub hold: Hold,
     /// The file, removed when the peer has all of it.
     pub snapshot: Snapshot,
-}
-
-/// What the peer's Redis can take.
-#[derive(Clone, Debug)]
-pub(super) struct Taker {
-    redis: String,
-    rdb_version: u16,
-    /// Redis 5.0 and 6.0 exit when they get a module's value that they do not know.
-    exits_on_modules: bool,
-}
-
-impl Taker {
-    fn check(&self, value: &rdb::Value) -> Result<(), Error> {
-        let version = value.min_rdb_version;
-        let known = Info::takes_rdb(self.rdb_version, version);
-        if known && !(value.module && self.exits_on_modules) {
-            return Ok(());
-        }
-        Err(Error::Incompatible {
-            redis: self.redis.clone(),
-            db: value.db,
-            version,
-        })
-    }
 }
 
 /// Makes copies of the local Redis for a peer.
@@ -129,8 +93,6 @@ pub struct Copier {
     pub gate: Gate,
     /// What of the peer's history counts as seen in any case: where its records begin.
     pub receives_from: (SiteId, Cursor),
-    /// What the peer runs, and the RDB version that it takes.
-    pub peer_redis: (String, u16),
     /// Keys whose state we want of the peer: ours is not the one to be sent.
     pub debts: Debts,
 }
@@ -285,16 +247,9 @@ impl Copier {
             source,
         })?;
         let (send, parts) = mpsc::channel(PARTS_AHEAD);
-        let (redis, rdb_version) = self.peer_redis.clone();
-        let exits_on_modules = rdb_version <= 9 && !redis.contains(" 6.2");
-        let taker = Taker {
-            redis,
-            rdb_version,
-            exits_on_modules,
-        };
         let (filter, debts) = (self.filter.clone(), self.debts.clone());
         tokio::task::spawn_blocking(move || {
-            if let Err(error) = read_parts(file, first, (&filter, &debts), &taker, &send) {
+            if let Err(error) = read_parts(file, first, (&filter, &debts), &send) {
                 // Nobody listens any more when the session is over.
                 drop(send.blocking_send(Err(error)));
             }
@@ -307,7 +262,6 @@ fn read_parts(
     file: File,
     skip: u64,
     (filter, debts): (&Filter, &Debts),
-    taker: &Taker,
     send: &mpsc::Sender<Result<Part, Error>>,
 ) -> Result<(), Error> {
     let mut reader = rdb::Reader::try_new(file)?;
@@ -321,9 +275,6 @@ fn read_parts(
             }
             rdb::Entry::Value(value) => {
                 let wanted = debts.wants(&(value.db, value.key.clone()));
-                if !wanted {
-                    taker.check(&value)?;
-                }
                 State {
                     db: value.db,
                     key: value.key,

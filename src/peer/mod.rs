@@ -111,11 +111,6 @@ impl Error {
                 remedy: "set existing = \"overwrite\" at both sites, or empty the receiver"
                     .to_owned(),
             }),
-            Self::Copy(fullsync::Error::Incompatible { .. }) => Some(Stop {
-                reason: "copy_impossible".to_owned(),
-                detail: self.to_string(),
-                remedy: "run a newer server at the peer, or remove that value here".to_owned(),
-            }),
             Self::Redis(error) | Self::Apply(apply::Error::Redis(error)) => refusal(error),
             Self::Link(link::Error::Version { .. }) => Some(Stop {
                 reason: "protocol_version".to_owned(),
@@ -389,7 +384,6 @@ impl Peer {
             instance: self.config.instance.as_u64(),
             version: env!("CARGO_PKG_VERSION").to_owned(),
             redis: info.product.clone(),
-            rdb_version: info.rdb_version(),
             replid: state.map_or_else(String::new, |s| s.replid.to_string()),
             epoch: state.map_or(0, |s| s.epoch.0),
             base: state.map_or(0, |s| s.base.0),

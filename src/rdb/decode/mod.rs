@@ -29,7 +29,7 @@ use self::items::{FieldForm, ScoreForm};
 use self::packed::Form;
 pub use self::stream::{Consumer, Entry, Group, Id, Pending, Producers, Stream};
 pub use self::text::Text;
-use super::payload::FOOTER_SIZE;
+use super::payload::{FOOTER_SIZE, VALKEY_FIRST};
 use super::{KEY_META_CLASS, opcode};
 
 /// A value, ready to give its elements.
@@ -58,8 +58,6 @@ pub enum Value<'a> {
     Stream(Box<Stream<'a>>),
 }
 
-/// The first RDB version of Valkey's own; below, the numbers are those of Redis.
-const VALKEY_FIRST: u16 = 80;
 /// What stands for the type where there is none.
 const NO_TYPE: u8 = 255;
 
