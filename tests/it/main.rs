@@ -33,3 +33,5 @@ mod bad_peer;
 mod scale;
 #[cfg(test)]
 mod versions;
+#[cfg(test)]
+mod conformance;

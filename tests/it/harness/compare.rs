@@ -1,6 +1,7 @@
 //! The full compare: every database, every key, its type, its value and its TTL.
 
 use std::collections::BTreeSet;
+use std::fmt;
 
 use redis::{FromRedisValue, Value};
 
@@ -20,17 +21,51 @@ const RESERVED: &[u8] = b"tandem:";
 pub(crate) fn compare(pair: &Pair) -> usize {
     let (mut a, mut b) = pair.clients();
     let (keys, differences) = differences(&mut a, &mut b);
+    let shown = differences.iter().take(SHOWN);
+    let shown: Vec<String> = shown.map(ToString::to_string).collect();
     assert!(
         differences.is_empty(),
         "{} differences:\n{}",
         differences.len(),
-        differences[..differences.len().min(SHOWN)].join("\n")
+        shown.join("\n")
     );
     keys
 }
 
-/// How many keys there are, and every difference as a line.
-pub(crate) fn differences(a: &mut Client, b: &mut Client) -> (usize, Vec<String>) {
+/// A key that is not the same at both.
+#[derive(Debug)]
+pub(crate) struct Difference {
+    pub(crate) db: usize,
+    pub(crate) key: Vec<u8>,
+    pub(crate) kind: Kind,
+    /// Both values, or what else differs.
+    pub(crate) detail: String,
+}
+
+/// What differs.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Kind {
+    /// Only the second has the key.
+    NotAtFirst,
+    /// Only the first has it.
+    NotAtSecond,
+    Type,
+    Value,
+    /// Only the second has a TTL.
+    NoTtlAtFirst,
+    /// Only the first has one.
+    NoTtlAtSecond,
+    Ttl,
+}
+
+impl fmt::Display for Difference {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "db {} {}: {}", self.db, show(&self.key), self.detail)
+    }
+}
+
+/// How many keys there are, and every difference.
+pub(crate) fn differences(a: &mut Client, b: &mut Client) -> (usize, Vec<Difference>) {
     let databases: Vec<String> = a.ask("CONFIG GET databases");
     let databases: usize = databases[1].parse().expect("a number of databases");
     let details = stream_fields(a.version().min(b.version()));
@@ -43,8 +78,14 @@ pub(crate) fn differences(a: &mut Client, b: &mut Client) -> (usize, Vec<String>
         for chunk in both.chunks(CHUNK) {
             let (left, right) = (read(a, chunk, details), read(b, chunk, details));
             for ((key, left), right) in chunk.iter().zip(left).zip(right) {
-                if let Some(difference) = Entry::difference(&left, &right) {
-                    found.push(format!("db {db} {}: {difference}", show(key)));
+                if let Some((kind, detail)) = Entry::difference(&left, &right) {
+                    let key = key.to_vec();
+                    found.push(Difference {
+                        db,
+                        key,
+                        kind,
+                        detail,
+                    });
                 }
             }
         }
@@ -79,7 +120,7 @@ struct Entry {
 }
 
 impl Entry {
-    fn difference(left: &Self, right: &Self) -> Option<String> {
+    fn difference(left: &Self, right: &Self) -> Option<(Kind, String)> {
         let far = (left.ttl - right.ttl).abs() > TTL_TOLERANCE_MS;
         let volatile = |ttl: i64| ttl >= 0;
         // Between the two reads a key may have expired.
@@ -87,13 +128,23 @@ impl Entry {
         if dying(left) && dying(right) {
             return None;
         }
-        if left.kind != right.kind {
-            return Some(format!("{} / {}", left.brief(), right.brief()));
-        }
-        if far || volatile(left.ttl) != volatile(right.ttl) {
-            return Some(format!("TTL {} ms / {} ms", left.ttl, right.ttl));
-        }
-        (left.value != right.value).then(|| format!("{} / {}", left.brief(), right.brief()))
+        let kind = match (volatile(left.ttl), volatile(right.ttl)) {
+            _ if left.kind == "none" && right.kind != "none" => Kind::NotAtFirst,
+            _ if right.kind == "none" && left.kind != "none" => Kind::NotAtSecond,
+            _ if left.kind != right.kind => Kind::Type,
+            (false, true) => Kind::NoTtlAtFirst,
+            (true, false) => Kind::NoTtlAtSecond,
+            _ if far => Kind::Ttl,
+            _ if left.value != right.value => Kind::Value,
+            _ => return None,
+        };
+        let detail = match kind {
+            Kind::NoTtlAtFirst | Kind::NoTtlAtSecond | Kind::Ttl => {
+                format!("TTL {} ms / {} ms", left.ttl, right.ttl)
+            }
+            _ => format!("{} / {}", left.brief(), right.brief()),
+        };
+        Some((kind, detail))
     }
 
     fn brief(&self) -> String {
@@ -127,6 +178,7 @@ fn read(client: &mut Client, keys: &[&[u8]], details: &[&str]) -> Vec<Entry> {
             let value = match kind.as_str() {
                 "stream" => Value::Array(vec![value, stream_details(client, key, details)]),
                 "set" => sorted(value, 1),
+                "zset" => with_numbers(value),
                 "hash" => sorted(value, 2),
                 _ => value,
             };
@@ -208,6 +260,19 @@ fn without_idle_times(rows: Value) -> Value {
         other => other,
     };
     Value::Array(rows.into_iter().map(strip).collect())
+}
+
+/// Members with their scores as numbers: versions write the same number in different ways.
+fn with_numbers(value: Value) -> Value {
+    let Value::Array(mut flat) = value else {
+        return value;
+    };
+    for score in flat.iter_mut().skip(1).step_by(2) {
+        if let Ok(number) = text(score).parse() {
+            *score = Value::Double(number);
+        }
+    }
+    Value::Array(flat)
 }
 
 /// Rows of so many values, in the order of their bytes.
