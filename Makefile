@@ -6,7 +6,7 @@
 #   make docs          the documentation of the code; broken links are errors
 #   make test-matrix   the integration tests against ten versions of Redis and Valkey
 #
-# make demo and make test install redis-server (and a C linker) with apt-get when there is none.
+# make demo and make test install what is missing with apt-get: gcc, certificates, redis-server.
 
 DEMO_SECONDS ?= 20
 DEMO_PROFILE ?= release
