@@ -7,7 +7,7 @@ use crate::harness::Client;
 /// A command in one of its forms.
 ///
 /// A line is a command. `@` stands for the prefix of the case, so that no case touches another's
-/// keys; `{db}` and `{db2}` for databases of its own; `{s+100}`, `{ms+100}`, `{s-100}`, `{ms-100}`
+/// keys; `{site}` for the site that writes; `{db}` and `{db2}` for databases of its own; `{s+100}`, `{ms+100}`, `{s-100}`, `{ms-100}`
 /// for a moment so many seconds from now; `{port}` for the port of a third server; `{reply}` for the
 /// reply to the line before. A line may begin with
 ///
@@ -28,8 +28,8 @@ pub(crate) struct Case {
     pub(crate) answers: &'static [(&'static str, &'static str)],
     /// It touches more than its own keys, so it runs when nothing else does.
     pub(crate) alone: bool,
-    /// What is to be known of this form, shown in the documentation.
-    pub(crate) note: &'static str,
+    /// Why the sites may differ: what of it no server tells its replicas.
+    pub(crate) unsaid: Option<&'static str>,
 }
 
 /// A case with the usual expectations.
@@ -41,7 +41,7 @@ pub(crate) const fn case(name: &'static str, since: Since, lines: &'static [&'st
         lines,
         answers: &[],
         alone: false,
-        note: "",
+        unsaid: None,
     }
 }
 
@@ -67,9 +67,12 @@ impl Case {
         }
     }
 
-    /// With a remark for the documentation.
-    pub(crate) const fn note(self, note: &'static str) -> Self {
-        Self { note, ..self }
+    /// A server does not tell its replicas all of it.
+    pub(crate) const fn unsaid(self, reason: &'static str) -> Self {
+        Self {
+            unsaid: Some(reason),
+            ..self
+        }
     }
 
     /// What a key of this case begins with when `site` writes it.
@@ -103,6 +106,7 @@ impl Case {
 /// What stands for the placeholders of a line.
 #[derive(Clone, Debug)]
 pub(crate) struct Names {
+    pub(crate) site: &'static str,
     pub(crate) prefix: String,
     pub(crate) databases: [usize; 2],
     /// The port of a third server.
@@ -117,6 +121,7 @@ impl Names {
             .expect("a clock");
         let span = Duration::from_secs(100);
         line.replace('@', &self.prefix)
+            .replace("{site}", self.site)
             .replace("{db}", &self.databases[0].to_string())
             .replace("{db2}", &self.databases[1].to_string())
             .replace("{port}", &self.port.to_string())

@@ -9,27 +9,77 @@ mod coverage;
 mod listener;
 mod outcome;
 mod perform;
+mod report;
 mod run;
 
 use std::collections::BTreeSet;
+use std::env;
+use std::fs;
 
+use self::outcome::PairReport;
 use crate::harness::Server;
 use crate::harness::server::versions;
 
 #[test]
 fn the_installed_server_syncs_every_command() {
-    let report = run::run(["", ""]);
-    println!("{:?} {:?}", report.counts(0), report.counts(1));
-    for (site, command, error) in &report.mended {
-        println!("mended at {site}: {command}: {error}");
+    judge(&[run::run(["", ""])]);
+}
+
+/// Every pair of the versions in `TANDEM_SERVERS`, in both directions, when `TANDEM_MATRIX` names
+/// the document to write. `TANDEM_PAIRS=6.2:valkey,8.6:8.6` chooses pairs by parts of their names,
+/// and writes nothing.
+#[test]
+fn every_pair_of_versions_syncs_every_command() {
+    let document = env::var("TANDEM_MATRIX").ok();
+    let choice = env::var("TANDEM_PAIRS").ok();
+    if document.is_none() && choice.is_none() {
+        println!("TANDEM_MATRIX is not set");
+        return;
     }
-    let failures = report.failures();
-    assert!(
-        failures.is_empty(),
-        "{} failures:\n{}",
-        failures.len(),
-        failures.join("\n")
-    );
+    let names = versions();
+    let mut reports = Vec::new();
+    for (number, first) in names.iter().enumerate() {
+        for second in &names[number..] {
+            let is_chosen = choice.as_ref().is_none_or(|pairs| {
+                pairs.split(',').any(|pair| {
+                    let (left, right) = pair.split_once(':').expect("two names");
+                    first.contains(left) && second.contains(right)
+                        || first.contains(right) && second.contains(left)
+                })
+            });
+            if is_chosen {
+                println!("{first} and {second}");
+                reports.push(run::run([first, second]));
+                show(reports.last().expect("a report"));
+            }
+        }
+    }
+    if let (Some(path), None) = (document, choice) {
+        fs::write(path, report::document(&reports)).expect("write the document");
+    }
+    judge(&reports);
+}
+
+/// What a person wants to see while it runs.
+fn show(report: &PairReport) {
+    for from in [0, 1] {
+        let [pass, fail, not] = report.counts(from);
+        let direction = report.direction(from);
+        println!("{direction}: {pass} pass, {fail} fail, {not} do not apply");
+    }
+    for (site, command, error) in &report.mended {
+        let direction = report.direction(1 - site);
+        println!("{direction}: mended by state: {command}: {error}");
+    }
+    for line in report.failures() {
+        println!("FAIL {line}");
+    }
+}
+
+fn judge(reports: &[PairReport]) {
+    let failures: Vec<String> = reports.iter().flat_map(PairReport::failures).collect();
+    let count = failures.len();
+    assert!(count == 0, "{count} failures:\n{}", failures.join("\n"));
 }
 
 #[test]

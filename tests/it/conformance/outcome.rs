@@ -27,6 +27,8 @@ impl Item {
 pub(crate) enum Verdict {
     Pass,
     Fail(Vec<Failure>),
+    /// The sites differ as a server and its replica do.
+    Unsaid(&'static str),
     /// The server that should write does not know the command.
     TooOld,
     /// The other server has no such values.
@@ -97,7 +99,7 @@ impl PairReport {
             counts[match outcome.verdict {
                 Verdict::Pass => 0,
                 Verdict::Fail(_) => 1,
-                Verdict::TooOld | Verdict::CannotHold(_) => 2,
+                Verdict::Unsaid(_) | Verdict::TooOld | Verdict::CannotHold(_) => 2,
             }] += 1;
         }
         counts

@@ -5,6 +5,8 @@ use std::env;
 use std::thread;
 use std::time::{Duration, Instant};
 
+use redis::Value;
+
 use super::case::{Names, Product};
 use super::cases;
 use super::listener::Listener;
@@ -103,7 +105,7 @@ impl Run {
                 self.troubles.extend(stage.troubles());
                 for item in items {
                     let failures = stage.found.remove(&key(item)).unwrap_or_default();
-                    self.verdicts.insert(key(item), verdict(failures));
+                    self.verdicts.insert(key(item), verdict(item, failures));
                 }
                 return;
             }
@@ -112,7 +114,7 @@ impl Run {
         if let [item] = items {
             let mut failures = stage.found.remove(&key(item)).unwrap_or_default();
             failures.push(stuck.failure);
-            self.verdicts.insert(key(item), verdict(failures));
+            self.verdicts.insert(key(item), verdict(item, failures));
             return;
         }
         drop(stage);
@@ -142,11 +144,13 @@ impl Run {
     }
 }
 
-fn verdict(failures: Vec<Failure>) -> Verdict {
+fn verdict(item: &Item, failures: Vec<Failure>) -> Verdict {
     if failures.is_empty() {
-        Verdict::Pass
-    } else {
-        Verdict::Fail(failures)
+        return Verdict::Pass;
+    }
+    match item.case.unsaid {
+        Some(reason) => Verdict::Unsaid(reason),
+        None => Verdict::Fail(failures),
     }
 }
 
@@ -241,7 +245,10 @@ impl Stage {
 
     /// First those that do not disturb each other, then the others one by one.
     fn run(&mut self, items: &[Item]) -> Result<(), Stuck> {
-        let (alone, together): (Vec<Item>, Vec<Item>) = items.iter().partition(|i| i.case.alone);
+        let (mut alone, together): (Vec<Item>, Vec<Item>) =
+            items.iter().partition(|i| i.case.alone);
+        // After FLUSHALL there is less to compare.
+        alone.sort_by_key(|item| item.group != "server");
         self.perform(&together);
         self.rest(&together)?;
         self.judge(&together);
@@ -294,6 +301,7 @@ impl Stage {
     fn names(&self, item: &Item) -> Names {
         let elsewhere = self.elsewhere.as_ref();
         Names {
+            site: ["a", "b"][item.from],
             prefix: item.prefix(),
             databases: self.databases.get(&key(item)).copied().unwrap_or_default(),
             port: elsewhere.map_or(0, |servers| servers[item.from].port()),
@@ -380,7 +388,15 @@ impl Stage {
     }
 
     fn judge_functions(&mut self, item: &Item, clients: [&mut Client; 2]) {
-        let lists = clients.map(|c| format!("{:?}", c.try_run("FUNCTION LIST WITHCODE")));
+        let lists = clients.map(|client| match client.try_run("FUNCTION LIST WITHCODE") {
+            Ok(Value::Array(libraries)) => {
+                let mut libraries: Vec<String> =
+                    libraries.iter().map(|l| format!("{l:?}")).collect();
+                libraries.sort();
+                libraries.join(" ")
+            }
+            other => format!("{other:?}"),
+        });
         if lists[0] != lists[1] {
             let failure = Failure::new("other functions", lists.join(" / "));
             self.found.entry(key(item)).or_default().push(failure);
@@ -402,12 +418,13 @@ impl Stage {
         let Some(taps) = &self.taps else {
             return;
         };
-        for item in items.iter().filter(|i| self.found.contains_key(&key(i))) {
+        let streams = taps.each_ref().map(Tap::content);
+        let fails = |item: &&Item| self.found.get(&key(item)).is_some_and(|f| !f.is_empty());
+        for item in items.iter().filter(fails) {
             println!("{} of site {}:", item.case.name, ["a", "b"][item.from]);
-            for (site, tap) in ["a", "b"].iter().zip(taps) {
-                let commands = tap.content();
+            for (site, commands) in ["a", "b"].iter().zip(&streams) {
                 for command in commands.iter().filter(|c| c.contains(&item.prefix())) {
-                    println!("  {site}: {}", command.escape_debug());
+                    println!("  {site}: {:.300}", command.escape_debug().to_string());
                 }
             }
         }
@@ -439,8 +456,8 @@ impl Stage {
                     let value = line.split_once(name)?.1;
                     Some(value.trim_start_matches(['=', '"']))
                 };
-                let command = field("command").and_then(|v| v.split(['"', ' ']).next());
-                let error = field("error").map(|v| v.split(" command=").next().unwrap_or(v));
+                let command = field(" command=").and_then(|v| v.split(['"', ' ']).next());
+                let error = field(" error=").map(|v| v.split(" command=").next().unwrap_or(v));
                 let (command, error) = (command.unwrap_or_default(), error.unwrap_or_default());
                 let error: String = error.chars().take(80).collect();
                 found.insert((number, command.to_uppercase(), error));

@@ -2,13 +2,14 @@
 
 use std::collections::BTreeSet;
 use std::fmt;
+use std::iter;
 
 use redis::{FromRedisValue, Value};
 
 use super::client::Client;
 use super::pair::Pair;
 
-/// TTLs may differ by so much: the two are not read at the same moment.
+/// Moments of expiry may differ by so much: servers before 7.0 stream spans of time.
 const TTL_TOLERANCE_MS: i64 = 1500;
 /// Keys read in one pipeline.
 const CHUNK: usize = 256;
@@ -66,12 +67,11 @@ impl fmt::Display for Difference {
 
 /// How many keys there are, and every difference.
 pub(crate) fn differences(a: &mut Client, b: &mut Client) -> (usize, Vec<Difference>) {
-    let databases: Vec<String> = a.ask("CONFIG GET databases");
-    let databases: usize = databases[1].parse().expect("a number of databases");
+    let databases: BTreeSet<usize> = [&mut *a, &mut *b].into_iter().flat_map(databases).collect();
     let details = stream_fields(a.version().min(b.version()));
     let mut found = Vec::new();
     let mut keys = 0;
-    for db in 0..databases {
+    for db in databases {
         let (here, there) = (all_keys(a, db), all_keys(b, db));
         keys += here.union(&there).count();
         let both: Vec<&[u8]> = here.union(&there).map(Vec::as_slice).collect();
@@ -95,6 +95,16 @@ pub(crate) fn differences(a: &mut Client, b: &mut Client) -> (usize, Vec<Differe
     (keys, found)
 }
 
+/// The databases that have keys.
+fn databases(client: &mut Client) -> Vec<usize> {
+    let text: String = client.ask("INFO keyspace");
+    let numbers = text.lines().filter_map(|line| {
+        let (number, _) = line.strip_prefix("db")?.split_once(':')?;
+        number.parse().ok()
+    });
+    numbers.collect()
+}
+
 /// All keys of a database but the reserved ones; leaves the database selected.
 pub(crate) fn all_keys(client: &mut Client, db: usize) -> BTreeSet<Vec<u8>> {
     client.run(&format!("SELECT {db}"));
@@ -116,15 +126,20 @@ struct Entry {
     kind: String,
     /// Milliseconds; -1 without, -2 without key.
     ttl: i64,
+    /// The server's clock when the TTL was read: the two sites are not read at the same moment.
+    read_at: i64,
     value: Value,
 }
 
 impl Entry {
     fn difference(left: &Self, right: &Self) -> Option<(Kind, String)> {
-        let far = (left.ttl - right.ttl).abs() > TTL_TOLERANCE_MS;
+        let end = |e: &Self| e.read_at + e.ttl;
+        let far = left.ttl >= 0 && (end(left) - end(right)).abs() > TTL_TOLERANCE_MS;
         let volatile = |ttl: i64| ttl >= 0;
         // Between the two reads a key may have expired.
-        let dying = |e: &Self| e.kind == "none" || volatile(e.ttl) && e.ttl <= TTL_TOLERANCE_MS;
+        let latest = left.read_at.max(right.read_at);
+        let dying =
+            |e: &Self| e.kind == "none" || volatile(e.ttl) && end(e) <= latest + TTL_TOLERANCE_MS;
         if dying(left) && dying(right) {
             return None;
         }
@@ -149,19 +164,21 @@ impl Entry {
 
     fn brief(&self) -> String {
         let value = format!("{:?}", self.value);
-        let end = value.char_indices().nth(300).map_or(value.len(), |c| c.0);
+        let end = value.char_indices().nth(1500).map_or(value.len(), |c| c.0);
         let (start, _) = value.split_at(end);
         format!("{} {start} (TTL {})", self.kind, self.ttl)
     }
 }
 
 fn read(client: &mut Client, keys: &[&[u8]], details: &[&str]) -> Vec<Entry> {
-    let commands: Vec<Vec<&[u8]>> = keys
+    let heads = keys
         .iter()
-        .flat_map(|key| [vec![b"TYPE" as &[u8], key], vec![b"PTTL", key]])
-        .collect();
+        .flat_map(|key| [vec![b"TYPE" as &[u8], key], vec![b"PTTL", key]]);
+    let commands: Vec<Vec<&[u8]>> = iter::once(vec![b"TIME" as &[u8]]).chain(heads).collect();
     let replies = client.pipeline(&commands);
-    let heads: Vec<(String, i64)> = replies
+    let clock: Vec<i64> = FromRedisValue::from_redis_value_ref(&replies[0]).expect("a time");
+    let read_at = clock[0] * 1000 + clock[1] / 1000;
+    let heads: Vec<(String, i64)> = replies[1..]
         .chunks(2)
         .map(|pair| (text(&pair[0]), number(&pair[1])))
         .collect();
@@ -182,7 +199,12 @@ fn read(client: &mut Client, keys: &[&[u8]], details: &[&str]) -> Vec<Entry> {
                 "hash" => sorted(value, 2),
                 _ => value,
             };
-            Entry { kind, ttl, value }
+            Entry {
+                kind,
+                ttl,
+                read_at,
+                value,
+            }
         })
         .collect()
 }

@@ -296,7 +296,7 @@ pub(super) const EXPIRY: &[Case] = &[
             "RPUSH @2 a",
             "PEXPIRE @2 60",
             "SET @3 v PX 60",
-            "~250",
+            "~700",
             "INCR @1",
             "RPUSH @2 b",
             "SET @3 w",
@@ -307,11 +307,10 @@ pub(super) const EXPIRY: &[Case] = &[
         "a key that is renewed before it expires",
         R50,
         &[
-            "SET @1 v PX 150",
+            "SET @1 v PX 5000",
             "PEXPIRE @1 100000",
-            "SET @2 v PX 150",
+            "SET @2 v PX 5000",
             "PERSIST @2",
-            "~250",
         ],
     )
     .answers(&[("EXISTS @1 @2", "2")]),

@@ -244,19 +244,19 @@ pub(super) const SCRIPTS: &[Case] = &[
 ];
 
 pub(super) const FUNCTIONS: &[Case] = &[
-    case("FUNCTION LOAD", R70, &["FUNCTION LOAD '#!lua name=l1\\nredis.register_function(\"f1\", function(keys, args) return redis.call(\"INCR\", keys[1]) end)'"]).needs(NEEDED).alone(),
+    case("FUNCTION LOAD", R70, &["FUNCTION LOAD '#!lua name={site}l1\\nredis.register_function(\"{site}f1\", function(keys, args) return redis.call(\"INCR\", keys[1]) end)'"]).needs(NEEDED).alone(),
     case("FUNCTION LOAD REPLACE", R70, &[
-        "FUNCTION LOAD '#!lua name=l2\\nredis.register_function(\"f2\", function(keys, args) return 1 end)'",
-        "FUNCTION LOAD REPLACE '#!lua name=l2\\nredis.register_function(\"f2\", function(keys, args) return redis.call(\"SET\", keys[1], args[1]) end)'",
+        "FUNCTION LOAD '#!lua name={site}l2\\nredis.register_function(\"{site}f2\", function(keys, args) return 1 end)'",
+        "FUNCTION LOAD REPLACE '#!lua name={site}l2\\nredis.register_function(\"{site}f2\", function(keys, args) return redis.call(\"SET\", keys[1], args[1]) end)'",
     ]).needs(NEEDED).alone(),
-    case("FUNCTION DELETE", R70, &["FUNCTION LOAD '#!lua name=l3\\nredis.register_function(\"f3\", function(keys, args) return 1 end)'", "FUNCTION DELETE l3"]).needs(NEEDED).alone(),
+    case("FUNCTION DELETE", R70, &["FUNCTION LOAD '#!lua name={site}l3\\nredis.register_function(\"{site}f3\", function(keys, args) return 1 end)'", "FUNCTION DELETE {site}l3"]).needs(NEEDED).alone(),
     case("FUNCTION RESTORE", R70, &[
-        "FUNCTION LOAD '#!lua name=l4\\nredis.register_function(\"f4\", function(keys, args) return 1 end)'", "FUNCTION DUMP", "FUNCTION RESTORE {reply} REPLACE",
+        "FUNCTION LOAD '#!lua name={site}l4\\nredis.register_function(\"{site}f4\", function(keys, args) return 1 end)'", "FUNCTION DUMP", "FUNCTION RESTORE {reply} REPLACE",
         "FUNCTION DUMP", "FUNCTION RESTORE {reply} FLUSH",
     ]).needs(NEEDED).alone(),
-    case("FUNCTION FLUSH", R70, &["FUNCTION LOAD '#!lua name=l5\\nredis.register_function(\"f5\", function(keys, args) return 1 end)'", "FUNCTION FLUSH"]).needs(NEEDED).alone(),
+    case("FUNCTION FLUSH", R70, &["FUNCTION LOAD '#!lua name={site}l5\\nredis.register_function(\"{site}f5\", function(keys, args) return 1 end)'", "FUNCTION FLUSH"]).needs(NEEDED).alone(),
     case("FCALL", R70, &[
-        "FUNCTION LOAD '#!lua name=l6\\nredis.register_function(\"f6\", function(keys, args) redis.call(\"INCR\", keys[1]) return redis.call(\"INCR\", keys[1]) end)'",
-        "FCALL f6 1 @1", "MULTI", "FCALL f6 1 @1", "INCR @1", "EXEC", "FUNCTION DELETE l6",
+        "FUNCTION LOAD '#!lua name={site}l6\\nredis.register_function(\"{site}f6\", function(keys, args) redis.call(\"INCR\", keys[1]) return redis.call(\"INCR\", keys[1]) end)'",
+        "FCALL {site}f6 1 @1", "MULTI", "FCALL {site}f6 1 @1", "INCR @1", "EXEC", "FUNCTION DELETE {site}l6",
     ]).needs(NEEDED).alone().answers(&[("GET @1", "5")]),
 ];

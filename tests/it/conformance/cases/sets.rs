@@ -160,8 +160,7 @@ pub(super) const VECTOR_SETS: &[Case] = &[
             "VADD @3 VALUES 2 1 0 e BIN CAS",
         ],
     )
-    .needs(NEEDED)
-    .note("REDUCE projects by a random matrix, which is a part of the value"),
+    .needs(NEEDED),
     case(
         "VREM",
         R80,
