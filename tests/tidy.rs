@@ -25,7 +25,7 @@ const MAY_IMPORT: &[(&str, &[&str])] = &[
     // journal, which is all that intake knows of what follows it.
     ("replica", &["model", "redis"]),
     ("rdb", &["model"]),
-    ("command", &["redis"]),
+    ("command", &["redis", "rdb"]),
     ("journal", &["model"]),
     ("converge", &["model"]),
     (

@@ -8,6 +8,7 @@
 
 use super::scanner::Command;
 use super::table::{Form, row};
+use crate::rdb::decode::libraries;
 use crate::redis::put_command;
 
 /// Writes the command to `out` in canonical form; how many commands that are. None at all for an
@@ -54,6 +55,7 @@ fn rewrite(form: Form, command: &Command<'_>, now_ms: u64, out: &mut Vec<u8>) ->
         }
         Form::HashExpireAt(unit) => hash_expire(command, absolute(command.arg(2), unit, 0)?, out),
         Form::XAdd => xadd(command, out),
+        Form::XTrim => without_limit(command, 2..command.len(), out),
         Form::Function => function(command, out),
     }
 }
@@ -197,7 +199,7 @@ fn hash_expire(command: &Command<'_>, at: Vec<u8>, out: &mut Vec<u8>) -> Option<
 /// others have their id.
 fn xadd(command: &Command<'_>, out: &mut Vec<u8>) -> Option<u32> {
     let mut at = 2;
-    let mut idempotent = None;
+    let mut without = 0..0;
     loop {
         let word = command.arg(at);
         let is = |name: &[u8]| word.eq_ignore_ascii_case(name);
@@ -205,7 +207,7 @@ fn xadd(command: &Command<'_>, out: &mut Vec<u8>) -> Option<u32> {
             () if is(b"NOMKSTREAM") || is(b"KEEPREF") || is(b"DELREF") || is(b"ACKED") => 1,
             () if is(b"IDMPAUTO") || is(b"IDMP") => {
                 let length = if is(b"IDMP") { 3 } else { 2 };
-                idempotent = Some(at..at + length);
+                without = at..at + length;
                 length
             }
             () if is(b"MAXLEN") || is(b"MINID") => {
@@ -219,29 +221,60 @@ fn xadd(command: &Command<'_>, out: &mut Vec<u8>) -> Option<u32> {
             return None;
         }
     }
-    let without = idempotent?;
+    if without.is_empty() {
+        return without_limit(command, 2..at, out);
+    }
     if command.arg(at) == b"*" {
         return Some(0);
     }
-    let args: Vec<&[u8]> = (0..command.len())
-        .filter(|at| !without.contains(at))
-        .map(|at| command.arg(at))
-        .collect();
-    one(out, &args)
+    one(out, &left(command, &without))
 }
 
-/// `FUNCTION LOAD` and `FUNCTION RESTORE` with REPLACE: what is there already is replaced.
+/// Without LIMIT, which belongs to `~`: the server streams `MAXLEN ~ n LIMIT c` as `MAXLEN = m LIMIT
+/// c`, with the length that it came to, and takes that from a client for an error (6.2 to 9.1).
+fn without_limit(
+    command: &Command<'_>,
+    options: std::ops::Range<usize>,
+    out: &mut Vec<u8>,
+) -> Option<u32> {
+    let find = |word: &[u8]| {
+        options
+            .clone()
+            .find(|at| command.arg(*at).eq_ignore_ascii_case(word))
+    };
+    find(b"=")?;
+    let limit = find(b"LIMIT")?;
+    one(out, &left(command, &(limit..limit + 2)))
+}
+
+/// The arguments without some.
+fn left<'a>(command: &Command<'a>, without: &std::ops::Range<usize>) -> Vec<&'a [u8]> {
+    let kept = (0..command.len()).filter(|at| !without.contains(at));
+    kept.map(|at| command.arg(at)).collect()
+}
+
+/// `FUNCTION LOAD` and `FUNCTION RESTORE` → `FUNCTION LOAD REPLACE`: what is there already is
+/// replaced, and a source, unlike a payload, is of no version.
 fn function(command: &Command<'_>, out: &mut Vec<u8>) -> Option<u32> {
     let subcommand = command.arg(1);
     let last = command.arg(command.len().saturating_sub(1));
     if subcommand.eq_ignore_ascii_case(b"LOAD") {
         return one(out, &[b"FUNCTION", b"LOAD", b"REPLACE", last]);
     }
-    if subcommand.eq_ignore_ascii_case(b"RESTORE") && !command.arg(3).eq_ignore_ascii_case(b"FLUSH")
-    {
-        return one(out, &[b"FUNCTION", b"RESTORE", command.arg(2), b"REPLACE"]);
+    if !subcommand.eq_ignore_ascii_case(b"RESTORE") {
+        return None;
     }
-    None
+    let libraries = libraries(command.arg(2)).ok()?;
+    let mut count = 0;
+    if command.arg(3).eq_ignore_ascii_case(b"FLUSH") {
+        put_command(out, &[b"FUNCTION", b"FLUSH"]);
+        count = 1;
+    }
+    for source in &libraries {
+        put_command(out, &[b"FUNCTION", b"LOAD", b"REPLACE", source]);
+        count += 1;
+    }
+    Some(count)
 }
 
 #[cfg(test)]
@@ -323,13 +356,17 @@ mod tests {
             ),
             ("MSETEX 1 a 1 KEEPTTL", "SET a 1 KEEPTTL"),
             ("FUNCTION LOAD #!lua", "FUNCTION LOAD REPLACE #!lua"),
-            ("function restore x APPEND", "FUNCTION RESTORE x REPLACE"),
             (
                 "XADD x NOMKSTREAM IDMPAUTO p MAXLEN = 5 1-1 f v",
                 "XADD x NOMKSTREAM MAXLEN = 5 1-1 f v",
             ),
             ("XADD x IDMP p i 1-1 f v", "XADD x 1-1 f v"),
             ("XADD x IDMPAUTO p * f v", ""),
+            (
+                "XADD x MAXLEN = 5 LIMIT 9 1-1 LIMIT 3",
+                "XADD x MAXLEN = 5 1-1 LIMIT 3",
+            ),
+            ("XTRIM x MINID = 5 LIMIT 9", "XTRIM x MINID = 5"),
         ] {
             assert_eq!(form(line), expected, "{line}");
         }
@@ -349,8 +386,9 @@ mod tests {
             "XADD x MAXLEN ~ 5 1-1 f v",
             "XADD x 1-1 IDMPAUTO v",
             "XADD x MAXLEN",
+            "XTRIM x MAXLEN ~ 5 LIMIT 9",
             "MSETEX 9 a 1",
-            "FUNCTION RESTORE x FLUSH",
+            "FUNCTION RESTORE malformed FLUSH",
             "FUNCTION DELETE lib",
             "SOMETHING.NEW a b",
         ] {

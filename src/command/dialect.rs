@@ -90,7 +90,7 @@ impl Dialect {
                 stores.then_some(Put::State)
             }
             b'C' if command.is(b"COPY") && !self.has_6_2() => Some(Put::State),
-            b'F' if command.is(b"FUNCTION") && !self.has_7_0() => Some(Put::Nothing),
+            b'F' => self.function_or_flush(command, out),
             b'B' if command.is(b"BITOP") => {
                 let is_new = has_at(command, 1, &[b"DIFF", b"DIFF1", b"ANDOR", b"ONE"]);
                 (is_new && !self.since((8, 2), (0, 0))).then_some(Put::State)
@@ -125,6 +125,17 @@ impl Dialect {
             return Some(Put::Commands(2));
         }
         None
+    }
+
+    fn function_or_flush(&self, command: &Command<'_>, out: &mut Vec<u8>) -> Option<Put> {
+        if command.is(b"FUNCTION") {
+            return (!self.has_7_0()).then_some(Put::Nothing);
+        }
+        if self.has_6_2() || !has_at(command, 1, &[b"SYNC"]) {
+            return None;
+        }
+        put_command(out, &[command.arg(0)]);
+        Some(Put::Commands(1))
     }
 
     fn list(&self, command: &Command<'_>, out: &mut Vec<u8>) -> Option<Put> {
@@ -380,6 +391,8 @@ mod tests {
             ),
             ("SPUBLISH c m", "nothing"),
             ("FUNCTION LOAD REPLACE #!lua", "nothing"),
+            ("FLUSHALL SYNC", "FLUSHALL"),
+            ("FLUSHDB ASYNC", "FLUSHDB ASYNC"),
             ("BITOP AND d a DIFF", "BITOP AND d a DIFF"),
             ("BITOP DIFF d a b", "state"),
             ("VADD v x", "state"),

@@ -104,8 +104,10 @@ pub(super) enum Form {
     HashExpire(u16),
     /// `HEXPIREAT`, `HPEXPIREAT` → HPEXPIREAT, with the milliseconds of the unit.
     HashExpireAt(u16),
-    /// `XADD` without what recognises duplicates.
+    /// `XADD` without what recognises duplicates, and without LIMIT.
     XAdd,
+    /// `XTRIM` without LIMIT.
+    XTrim,
     /// `FUNCTION LOAD` and `RESTORE` with REPLACE.
     Function,
 }
@@ -269,10 +271,11 @@ const TABLE: &[Line] = &[
     ),
     // Streams.
     (Keys::First, Family::Entries, Form::XAdd, "XADD"),
+    (Keys::First, Family::Entries, Form::XTrim, "XTRIM"),
     plain(
         Keys::First,
         Family::Entries,
-        "XTRIM XDEL XDELEX XACK XACKDEL XNACK XSETID XCLAIM XAUTOCLAIM XCFGSET XIDMPRECORD",
+        "XDEL XDELEX XACK XACKDEL XNACK XSETID XCLAIM XAUTOCLAIM XCFGSET XIDMPRECORD",
     ),
     plain(Keys::Second, Family::Entries, "XGROUP"),
     // HyperLogLog.

@@ -16,6 +16,7 @@
 mod cursor;
 mod error;
 mod items;
+mod libraries;
 mod packed;
 mod stream;
 mod text;
@@ -26,6 +27,7 @@ use self::cursor::Cursor;
 pub use self::error::Error;
 pub use self::items::{Field, Fields, Items, Scores};
 use self::items::{FieldForm, ScoreForm};
+pub use self::libraries::libraries;
 use self::packed::Form;
 pub use self::stream::{Consumer, Entry, Group, Id, Pending, Producers, Stream};
 pub use self::text::Text;
