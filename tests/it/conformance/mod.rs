@@ -6,6 +6,7 @@
 mod case;
 mod cases;
 mod coverage;
+mod generated;
 mod listener;
 mod outcome;
 mod perform;
@@ -23,6 +24,12 @@ use crate::harness::server::versions;
 #[test]
 fn the_installed_server_syncs_every_command() {
     judge(&[run::run(["", ""])]);
+}
+
+#[test]
+fn random_commands_of_each_site_leave_both_equal() {
+    let wrong = generated::run(["", ""], 2000);
+    assert!(wrong.is_empty(), "{}", wrong.join("\n"));
 }
 
 /// Every pair of the versions in `TANDEM_SERVERS`, in both directions, when `TANDEM_MATRIX` names
@@ -49,7 +56,11 @@ fn every_pair_of_versions_syncs_every_command() {
             });
             if is_chosen {
                 println!("{first} and {second}");
-                reports.push(run::run([first, second]));
+                let mut report = run::run([first, second]);
+                if env::var_os("TANDEM_CASE").is_none() {
+                    report.generated = generated::run([first, second], 3000);
+                }
+                reports.push(report);
                 show(reports.last().expect("a report"));
             }
         }

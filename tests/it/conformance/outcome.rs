@@ -3,7 +3,7 @@
 use std::collections::BTreeSet;
 use std::fmt;
 
-use super::case::{Case, Product};
+use super::case::Case;
 use crate::harness::compare::{Difference, Kind};
 
 /// One case in one direction.
@@ -28,11 +28,11 @@ pub(crate) enum Verdict {
     Pass,
     Fail(Vec<Failure>),
     /// The sites differ as a server and its replica do.
-    Unsaid(&'static str),
+    Unsaid,
     /// The server that should write does not know the command.
     TooOld,
     /// The other server has no such values.
-    CannotHold(&'static str),
+    CannotHold,
 }
 
 /// What was not as it should be.
@@ -55,13 +55,14 @@ pub(crate) struct Outcome {
 pub(crate) struct PairReport {
     /// The names of the versions.
     pub(crate) names: [String; 2],
-    pub(crate) products: [Product; 2],
     pub(crate) outcomes: Vec<Outcome>,
     /// What cannot be said of one case: echoes, errors in the logs.
     pub(crate) troubles: Vec<String>,
     /// Commands that failed at the other site and were mended by the state of their keys: the site
     /// where they failed, the command, the server's words.
     pub(crate) mended: BTreeSet<(usize, String, String)>,
+    /// What was wrong after random commands.
+    pub(crate) generated: Vec<String>,
 }
 
 impl Failure {
@@ -99,7 +100,7 @@ impl PairReport {
             counts[match outcome.verdict {
                 Verdict::Pass => 0,
                 Verdict::Fail(_) => 1,
-                Verdict::Unsaid(_) | Verdict::TooOld | Verdict::CannotHold(_) => 2,
+                Verdict::Unsaid | Verdict::TooOld | Verdict::CannotHold => 2,
             }] += 1;
         }
         counts
@@ -129,6 +130,8 @@ impl PairReport {
         let pair = format!("{} and {}", self.names[0], self.names[1]);
         let troubles = self.troubles.iter();
         lines.extend(troubles.map(|trouble| format!("{pair}: {trouble}")));
+        let generated = self.generated.iter();
+        lines.extend(generated.map(|wrong| format!("{pair}: generated commands: {wrong}")));
         lines
     }
 }

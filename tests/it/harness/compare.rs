@@ -195,6 +195,7 @@ fn read(client: &mut Client, keys: &[&[u8]], details: &[&str]) -> Vec<Entry> {
             let value = match kind.as_str() {
                 "stream" => Value::Array(vec![value, stream_details(client, key, details)]),
                 "set" => sorted(value, 1),
+                "vectorset" => vectors(client, key, sorted(value, 1)),
                 "zset" => with_numbers(value),
                 "hash" => sorted(value, 2),
                 _ => value,
@@ -218,6 +219,8 @@ fn value_command<'a>(kind: &str, key: &'a [u8]) -> Vec<&'a [u8]> {
         "zset" => vec![b"ZRANGE", key, b"0", b"-1", b"WITHSCORES"],
         "hash" => vec![b"HGETALL", key],
         "stream" => vec![b"XRANGE", key, b"-", b"+"],
+        // Its dump has a graph that chance has made.
+        "vectorset" => vec![b"VRANDMEMBER", key, b"1000000"],
         _ => vec![b"DUMP", key],
     }
 }
@@ -282,6 +285,20 @@ fn without_idle_times(rows: Value) -> Value {
         other => other,
     };
     Value::Array(rows.into_iter().map(strip).collect())
+}
+
+/// Elements with their vectors and attributes.
+fn vectors(client: &mut Client, key: &[u8], elements: Value) -> Value {
+    let Value::Array(elements) = elements else {
+        return elements;
+    };
+    let described = elements.into_iter().map(|element| {
+        let name = bytes(&element);
+        let vector = client.send(&[b"VEMB" as &[u8], key, &name]);
+        let attribute = client.send(&[b"VGETATTR" as &[u8], key, &name]);
+        Value::Array(vec![element, vector, attribute])
+    });
+    Value::Array(described.collect())
 }
 
 /// Members with their scores as numbers: versions write the same number in different ways.
