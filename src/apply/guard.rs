@@ -366,6 +366,8 @@ impl Applier {
                 let name: Key = (state.db, state.key.clone());
                 match verdict {
                     Verdict::Refuse => owed.push(member(&name)),
+                    // What is here stays, and nothing is written on top of it.
+                    Verdict::Take { .. } | Verdict::Rebase(_) if form.is_unheld() => {}
                     Verdict::Take { .. } => form.put(&mut sealed, state),
                     Verdict::Rebase(replay) => {
                         form.put(&mut sealed, state);

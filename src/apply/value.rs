@@ -58,6 +58,11 @@ impl Form {
         }
     }
 
+    /// Whether nothing can be written.
+    pub(super) const fn is_unheld(&self) -> bool {
+        matches!(self, Self::Unheld(_))
+    }
+
     /// Writes it into a transaction.
     pub(super) fn put(&self, sealed: &mut Sealed, state: &State) {
         if let (Self::Function, Value::Function(source)) = (self, &state.value) {
