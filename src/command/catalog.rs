@@ -28,13 +28,13 @@ pub struct Catalog {
 impl Catalog {
     /// Takes note of commands of the local server; those in the table are known better.
     pub fn learn(&self, commands: impl IntoIterator<Item = (Vec<u8>, Learned)>) {
-        let unknown = commands
-            .into_iter()
-            .filter(|(name, _)| row(name).is_none())
-            .map(|(name, learned)| (name.to_ascii_uppercase(), learned))
-            .take(MAX_LEARNED)
-            .collect();
-        *self.learned.write().unwrap_or_else(PoisonError::into_inner) = unknown;
+        let mut known = self.learned.write().unwrap_or_else(PoisonError::into_inner);
+        let unknown = commands.into_iter().filter(|(name, _)| row(name).is_none());
+        for (name, learned) in unknown {
+            if known.len() < MAX_LEARNED {
+                known.insert(name.to_ascii_uppercase(), learned);
+            }
+        }
     }
 
     /// What was learned of a command.

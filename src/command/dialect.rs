@@ -5,6 +5,7 @@
 //! command or option first appeared.
 
 use super::scanner::Command;
+use crate::rdb::is_of_module;
 use crate::redis::{Info, Version, put_command};
 
 /// How a command was written for a target.
@@ -161,7 +162,12 @@ impl Dialect {
             return pop(command, out);
         }
         if command.is(b"RESTORE") {
-            let version = dump_version(command.arg(3))?;
+            let payload = command.arg(3);
+            // Redis 5.0 and 6.0 exit when they get a module's value that they do not know.
+            if is_of_module(payload) && !self.has_6_2() {
+                return Some(Put::State);
+            }
+            let version = dump_version(payload)?;
             return (!Info::takes_rdb(self.rdb, version)).then_some(Put::State);
         }
         None

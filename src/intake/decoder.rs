@@ -381,8 +381,12 @@ impl Decoder {
         match self.filter.travel(&self.catalog, command, self.db) {
             Travel::Whole => self.push(|out| canonical(command, now_ms, out)),
             Travel::Projected(commands) => self.push(|out| {
-                out.extend_from_slice(&commands.bytes);
-                commands.count
+                let mut count = 0;
+                let made = scanner::for_each(&commands.bytes, |command| {
+                    count = u32::saturating_add(count, canonical(&command, now_ms, out));
+                });
+                debug_assert!(made.is_ok(), "commands of our own can be read");
+                count
             }),
             Travel::Not => {}
             Travel::Crosses => self

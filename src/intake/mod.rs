@@ -8,6 +8,7 @@ pub mod filter;
 pub mod history;
 mod resume;
 mod stream;
+mod unknown;
 
 use std::path::PathBuf;
 use std::sync::Arc;

@@ -15,7 +15,7 @@ use crate::model::{
 };
 use crate::progress::EpochState;
 use crate::rdb;
-use crate::redis::{Connection, Info, OLDEST};
+use crate::redis::{Connection, Info, OLDEST, Reply};
 use crate::replica::{self, PsyncReply, Replica, Snapshot};
 
 /// How much of the journal is read again at most to rebuild the table of recent writes; what is
@@ -294,17 +294,18 @@ async fn learn(connection: &mut Connection, catalog: &Catalog) -> Result<(), Err
         );
         return Ok(());
     }
-    let commands = reply.array().into_iter().filter_map(|command| {
-        // Name, arity, flags, first key, last key, step; newer servers say more.
-        let fields = command.array();
-        let number = |i: usize| fields.get(i).and_then(crate::redis::Reply::integer);
-        let learned = Learned {
-            first: usize::try_from(number(3)?).ok()?,
-            last: number(4)?,
-            step: usize::try_from(number(5)?).ok()?,
-        };
-        Some((fields.first()?.bytes()?.to_vec(), learned))
-    });
-    catalog.learn(commands);
+    catalog.learn(reply.array().into_iter().filter_map(learned));
     Ok(())
+}
+
+/// What COMMAND says of one: name, arity, flags, first key, last key, step; newer servers say more.
+pub(super) fn learned(info: Reply) -> Option<(Vec<u8>, Learned)> {
+    let fields = info.array();
+    let number = |i: usize| fields.get(i).and_then(Reply::integer);
+    let learned = Learned {
+        first: usize::try_from(number(3)?).ok()?,
+        last: number(4)?,
+        step: usize::try_from(number(5)?).ok()?,
+    };
+    Some((fields.first()?.bytes()?.to_vec(), learned))
 }

@@ -13,6 +13,7 @@ use super::decoder::{Decoder, Event, Write};
 use super::filter::Filter;
 use super::history::Saved;
 use super::resume::Resume;
+use super::unknown::Unknown;
 use super::{Config, Error, Shared, wall_ms};
 use crate::command::{for_each_in, key_hash};
 use crate::converge::Recent;
@@ -68,7 +69,7 @@ pub(super) struct Stream {
     publish: watch::Sender<Progress>,
     trespasses: u64,
     not_selected: u64,
-    unknown: u64,
+    unknown: Unknown,
 }
 
 impl Stream {
@@ -117,7 +118,7 @@ impl Stream {
             publish,
             trespasses: 0,
             not_selected: 0,
-            unknown: 0,
+            unknown: Unknown::new(config),
             shared,
             writer,
         };
@@ -265,6 +266,7 @@ impl Stream {
         loop {
             let taken = self.take(&mut replica)?;
             self.commit(&mut replica, stop).await?;
+            self.unknown.ask(&self.shared.catalog).await;
             if taken.ack {
                 replica.acknowledge(self.read().offset).await?;
             }
@@ -357,7 +359,7 @@ impl Stream {
             }
             Event::Trespass(command) => self.on_trespass(&command),
             Event::NotSelected(command) => self.on_not_selected(&command),
-            Event::Unknown(command) => self.on_unknown(&command),
+            Event::Unknown(command) => self.unknown.met(&command),
             Event::AckWanted => {}
         }
     }
@@ -431,19 +433,6 @@ impl Stream {
                 count = self.not_selected,
                 "a command touches selected keys and others and cannot be divided: it does not \
                  travel, and the keys that it wrote differ until they are written again"
-            );
-        }
-    }
-
-    /// A command that neither the table nor the server knows.
-    fn on_unknown(&mut self, command: &[u8]) {
-        self.unknown += 1;
-        if self.unknown.is_power_of_two() {
-            let command = String::from_utf8_lossy(command).into_owned();
-            warn!(
-                command,
-                count = self.unknown,
-                "nothing is known of this command: it travels, and counts as a write of every key"
             );
         }
     }

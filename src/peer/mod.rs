@@ -270,6 +270,7 @@ impl Peer {
             let mut board = self.board.lock();
             board.error = None;
             board.stop = None;
+            board.state = PeerState::Connecting;
             board.sessions += 1;
         }
         let result = Box::pin(session::run(self, agreed, stop)).await;

@@ -20,6 +20,8 @@ mod table;
 #[cfg(test)]
 mod types;
 #[cfg(test)]
+mod selecting;
+#[cfg(test)]
 mod loops;
 #[cfg(test)]
 mod initial;
