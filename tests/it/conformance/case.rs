@@ -29,7 +29,7 @@ pub(crate) struct Case {
     /// It touches more than its own keys, so it runs when nothing else does.
     pub(crate) alone: bool,
     /// Why the sites may differ: what of it no server tells its replicas.
-    pub(crate) unsaid: Option<&'static str>,
+    pub(crate) unsaid: Option<Unsaid>,
 }
 
 /// A case with the usual expectations.
@@ -67,10 +67,10 @@ impl Case {
         }
     }
 
-    /// A server does not tell its replicas all of it.
-    pub(crate) const fn unsaid(self, reason: &'static str) -> Self {
+    /// A server does not tell its replicas this, or not before a version.
+    pub(crate) const fn unsaid(self, what: &'static str, until: Option<Since>) -> Self {
         Self {
-            unsaid: Some(reason),
+            unsaid: Some(Unsaid { what, until }),
             ..self
         }
     }
@@ -212,6 +212,14 @@ impl Since {
         let names: Vec<String> = redis.into_iter().chain(valkey).collect();
         names.join(", ")
     }
+}
+
+/// What no server tells its replicas.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Unsaid {
+    pub(crate) what: &'static str,
+    /// The first version that does.
+    pub(crate) until: Option<Since>,
 }
 
 /// What a server must have to hold the result of a case.

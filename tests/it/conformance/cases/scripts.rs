@@ -252,7 +252,7 @@ pub(super) const FUNCTIONS: &[Case] = &[
     case("FUNCTION DELETE", R70, &["FUNCTION LOAD '#!lua name={site}l3\\nredis.register_function(\"{site}f3\", function(keys, args) return 1 end)'", "FUNCTION DELETE {site}l3"]).needs(NEEDED).alone(),
     case("FUNCTION RESTORE", R70, &[
         "FUNCTION LOAD '#!lua name={site}l4\\nredis.register_function(\"{site}f4\", function(keys, args) return 1 end)'", "FUNCTION DUMP", "FUNCTION RESTORE {reply} REPLACE",
-        "FUNCTION DUMP", "FUNCTION RESTORE {reply} FLUSH",
+        "FUNCTION DUMP", "FUNCTION FLUSH", "FUNCTION RESTORE {reply} APPEND", "FUNCTION DUMP", "FUNCTION RESTORE {reply} FLUSH",
     ]).needs(NEEDED).alone(),
     case("FUNCTION FLUSH", R70, &["FUNCTION LOAD '#!lua name={site}l5\\nredis.register_function(\"{site}f5\", function(keys, args) return 1 end)'", "FUNCTION FLUSH"]).needs(NEEDED).alone(),
     case("FCALL", R70, &[
