@@ -1,7 +1,8 @@
 //! Conformance: every write command, in its forms, between two servers of any versions.
 //!
-//! `TANDEM_CASE=text` runs only the cases whose name or group has the text; `TANDEM_TAP=1` shows what
-//! the streams had of each case that fails.
+//! `TANDEM_CASE=text` runs only the cases whose name or group has the text; `TANDEM_PAIRS=6.2:valkey`
+//! only some pairs of the versions in `TANDEM_SERVERS`; `TANDEM_TAP=1` shows what the streams had of
+//! each case that fails, and the ends of the logs; `SEED=n` repeats the random commands.
 
 mod case;
 mod cases;
