@@ -155,6 +155,8 @@ pub(crate) const R80_V90: Since = both((8, 0), (9, 0));
 pub(crate) const R80_V91: Since = both((8, 0), (9, 1));
 /// Vector sets.
 pub(crate) const R80: Since = only_redis(8, 0);
+/// HINCRBYFLOAT that is streamed with the TTL of its field.
+pub(crate) const R82_V90: Since = both((8, 2), (9, 0));
 /// Redis 8.2 only.
 pub(crate) const R82: Since = only_redis(8, 2);
 /// Redis 8.4 only.
