@@ -137,6 +137,20 @@ pub(super) const TRANSACTIONS: &[Case] = &[
     )
     .answers(&[]),
     case(
+        "a key made of one that an older server must be sent",
+        R62,
+        &[
+            "SADD @1 a b",
+            "MULTI",
+            "COPY @1 @2",
+            "SUNIONSTORE @3 @2",
+            "SUNIONSTORE @5 @2",
+            "RENAME @2 @4",
+            "EXEC",
+        ],
+    )
+    .answers(&[("SCARD @3", "2"), ("SCARD @4", "2"), ("SCARD @5", "2")]),
+    case(
         "COPY and GETDEL in MULTI",
         R62,
         &[
