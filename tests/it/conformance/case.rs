@@ -29,7 +29,7 @@ pub(crate) struct Case {
     /// It touches more than its own keys, so it runs when nothing else does.
     pub(crate) alone: bool,
     /// Why the sites may differ: what of it no server tells its replicas.
-    pub(crate) unsaid: Option<&'static str>,
+    pub(crate) unsaid: Option<Unsaid>,
 }
 
 /// A case with the usual expectations.
@@ -67,10 +67,10 @@ impl Case {
         }
     }
 
-    /// A server does not tell its replicas all of it.
-    pub(crate) const fn unsaid(self, reason: &'static str) -> Self {
+    /// A server does not tell its replicas this, or not before a version.
+    pub(crate) const fn unsaid(self, what: &'static str, until: Option<Since>) -> Self {
         Self {
-            unsaid: Some(reason),
+            unsaid: Some(Unsaid { what, until }),
             ..self
         }
     }
@@ -155,6 +155,8 @@ pub(crate) const R80_V90: Since = both((8, 0), (9, 0));
 pub(crate) const R80_V91: Since = both((8, 0), (9, 1));
 /// Vector sets.
 pub(crate) const R80: Since = only_redis(8, 0);
+/// HINCRBYFLOAT that is streamed with the TTL of its field.
+pub(crate) const R82_V90: Since = both((8, 2), (9, 0));
 /// Redis 8.2 only.
 pub(crate) const R82: Since = only_redis(8, 2);
 /// Redis 8.4 only.
@@ -212,6 +214,14 @@ impl Since {
         let names: Vec<String> = redis.into_iter().chain(valkey).collect();
         names.join(", ")
     }
+}
+
+/// What no server tells its replicas.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Unsaid {
+    pub(crate) what: &'static str,
+    /// The first version that does.
+    pub(crate) until: Option<Since>,
 }
 
 /// What a server must have to hold the result of a case.

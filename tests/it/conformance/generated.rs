@@ -274,6 +274,7 @@ pub(crate) fn run(names: [&str; 2], count: usize) -> Vec<String> {
                 client: site.client(),
                 site: site.name,
                 rng,
+                db: "0".to_owned(),
                 history: Vec::new(),
             };
             writers.push(scope.spawn(move || {
@@ -293,7 +294,7 @@ pub(crate) fn run(names: [&str; 2], count: usize) -> Vec<String> {
         let key = difference.key.escape_ascii().to_string();
         let lines: Vec<&str> = history.iter().map(String::as_str).collect();
         let of_key = lines.iter().filter(|line| line.contains(&key)).rev();
-        let mut last: Vec<&str> = of_key.take(12).copied().collect();
+        let mut last: Vec<&str> = of_key.take(30).copied().collect();
         last.reverse();
         format!("{difference}\n    {}", last.join("\n    "))
     });
@@ -324,6 +325,8 @@ struct Writer {
     client: Client,
     site: &'static str,
     rng: StdRng,
+    /// The selected database, for the history.
+    db: String,
     history: Vec<String>,
 }
 
@@ -370,7 +373,11 @@ impl Writer {
         let reply = command.query::<redis::Value>(self.client.connection());
         let text: Vec<String> = args.iter().map(|a| a.escape_ascii().to_string()).collect();
         let sign = if reply.is_ok() { "" } else { "! " };
-        self.history.push(format!("{sign}{}", text.join(" ")));
+        self.history
+            .push(format!("{sign}{} {:.150}", self.db, text.join(" ")));
+        if args[0] == b"SELECT" && reply.is_ok() {
+            self.db.clone_from(&text[1]);
+        }
     }
 
     fn fill(&mut self, form: &str) -> Vec<Vec<u8>> {

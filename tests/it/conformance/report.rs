@@ -108,8 +108,15 @@ impl CaseResult {
         } else {
             parts.push("–".to_owned());
         }
-        if let (Some(reason), true) = (case.unsaid, self.unsaid > 0) {
-            parts.push(format!("no server tells its replicas {reason}"));
+        if let (Some(unsaid), true) = (case.unsaid, self.unsaid > 0) {
+            let before = unsaid
+                .until
+                .map(|since| format!(" before {}", since.describe()));
+            let before = before.unwrap_or_default();
+            parts.push(format!(
+                "no server{before} tells its replicas {}",
+                unsaid.what
+            ));
         }
         if let (Some(needs), true) = (case.needs, self.cannot_hold > 0) {
             parts.push(format!("– where the other server has no {}", needs.what));

@@ -18,7 +18,7 @@ use crate::harness::{Client, Options, Pair, Server, Tap, patience};
 /// Databases of each server: enough that each case that needs some has its own.
 const SERVER_OPTIONS: &[&str] = &["databases 256"];
 /// How many pairs are started to find the cases that stop a link.
-const MAX_ATTEMPTS: usize = 80;
+const MAX_ATTEMPTS: usize = 250;
 /// Commands of a stream that are shown of one case.
 const SHOWN: usize = 12;
 
@@ -106,7 +106,8 @@ impl Run {
                 self.troubles.extend(stage.troubles());
                 for item in items {
                     let failures = stage.found.remove(&key(item)).unwrap_or_default();
-                    self.verdicts.insert(key(item), verdict(item, failures));
+                    let verdict = self.verdict(item, failures);
+                    self.verdicts.insert(key(item), verdict);
                 }
                 return;
             }
@@ -115,13 +116,36 @@ impl Run {
         if let [item] = items {
             let mut failures = stage.found.remove(&key(item)).unwrap_or_default();
             failures.push(stuck.failure);
-            self.verdicts.insert(key(item), verdict(item, failures));
+            let verdict = self.verdict(item, failures);
+            self.verdicts.insert(key(item), verdict);
             return;
         }
         drop(stage);
         let (suspects, others) = split(items, &stuck.suspects);
         self.attempt(&others);
-        self.attempt(&suspects);
+        if stuck.suspects.is_empty() {
+            self.attempt(&suspects);
+            return;
+        }
+        for suspect in suspects {
+            self.attempt(&[suspect]);
+        }
+    }
+
+    fn verdict(&self, item: &Item, failures: Vec<Failure>) -> Verdict {
+        let unsaid = item.case.unsaid.is_some_and(|unsaid| {
+            let fixed = unsaid
+                .until
+                .is_some_and(|u| u.knows(&self.products[item.from]));
+            !fixed
+        });
+        if failures.is_empty() {
+            Verdict::Pass
+        } else if unsaid {
+            Verdict::Unsaid
+        } else {
+            Verdict::Fail(failures)
+        }
     }
 
     fn report(mut self) -> PairReport {
@@ -145,16 +169,6 @@ impl Run {
     }
 }
 
-fn verdict(item: &Item, failures: Vec<Failure>) -> Verdict {
-    if failures.is_empty() {
-        return Verdict::Pass;
-    }
-    match item.case.unsaid {
-        Some(_) => Verdict::Unsaid,
-        None => Verdict::Fail(failures),
-    }
-}
-
 /// Every case in both directions; `TANDEM_CASE=text` chooses those whose name or group has it.
 fn chosen() -> Vec<Item> {
     let text = env::var("TANDEM_CASE").unwrap_or_default();
@@ -167,11 +181,11 @@ fn chosen() -> Vec<Item> {
     items
 }
 
-/// The suspects and the others; when all or none are suspects, two halves.
+/// The suspects and the others; when none is a suspect, two halves.
 fn split(items: &[Item], suspects: &BTreeSet<Key>) -> (Vec<Item>, Vec<Item>) {
     let (left, right): (Vec<Item>, Vec<Item>) =
         items.iter().partition(|item| suspects.contains(&key(item)));
-    if left.is_empty() || right.is_empty() {
+    if left.is_empty() {
         let (left, right) = items.split_at(items.len() / 2);
         return (left.to_vec(), right.to_vec());
     }
@@ -414,7 +428,7 @@ impl Stage {
         }
     }
 
-    /// With `TANDEM_TAP`, what both streams had of each case that fails.
+    /// With `TANDEM_TAP`, what both streams had of each case that fails, and the ends of the logs.
     fn show_streams(&self, items: &[Item]) {
         let Some(taps) = &self.taps else {
             return;
@@ -429,6 +443,18 @@ impl Stage {
                 own.drain(..own.len().saturating_sub(SHOWN));
                 for command in own {
                     println!("  {site}: {command:.300}");
+                }
+            }
+        }
+        if items.iter().any(|item| fails(&item)) {
+            for site in self.pair.sites() {
+                let log = site.sidecar.log();
+                let lines = log
+                    .lines()
+                    .filter(|l| l.contains(" WARN ") || l.contains(" ERROR "));
+                let lines: Vec<&str> = lines.collect();
+                for line in &lines[lines.len().saturating_sub(SHOWN)..] {
+                    println!("  log of {}: {line:.400}", site.name);
                 }
             }
         }
@@ -463,7 +489,9 @@ impl Stage {
                 let command = field(" command=").and_then(|v| v.split(['"', ' ']).next());
                 let error = field(" error=").map(|v| v.split(" command=").next().unwrap_or(v));
                 let (command, error) = (command.unwrap_or_default(), error.unwrap_or_default());
-                let error: String = error.chars().take(80).collect();
+                // The arguments would be another text in each run.
+                let error = error.split(", with args").next().unwrap_or(error);
+                let error = error.replace(['`', '"'], "");
                 found.insert((number, command.to_uppercase(), error));
             }
         }

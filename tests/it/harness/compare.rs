@@ -68,7 +68,10 @@ impl fmt::Display for Difference {
 /// How many keys there are, and every difference.
 pub(crate) fn differences(a: &mut Client, b: &mut Client) -> (usize, Vec<Difference>) {
     let databases: BTreeSet<usize> = [&mut *a, &mut *b].into_iter().flat_map(databases).collect();
-    let details = stream_fields(a.version().min(b.version()));
+    let depth = Depth {
+        stream: stream_fields(a.version().min(b.version())),
+        field_ttls: knows_field_ttls(a) && knows_field_ttls(b),
+    };
     let mut found = Vec::new();
     let mut keys = 0;
     for db in databases {
@@ -76,7 +79,7 @@ pub(crate) fn differences(a: &mut Client, b: &mut Client) -> (usize, Vec<Differe
         keys += here.union(&there).count();
         let both: Vec<&[u8]> = here.union(&there).map(Vec::as_slice).collect();
         for chunk in both.chunks(CHUNK) {
-            let (left, right) = (read(a, chunk, details), read(b, chunk, details));
+            let (left, right) = (read(a, chunk, &depth), read(b, chunk, &depth));
             for ((key, left), right) in chunk.iter().zip(left).zip(right) {
                 if let Some((kind, detail)) = Entry::difference(&left, &right) {
                     let key = key.to_vec();
@@ -118,6 +121,19 @@ pub(crate) fn all_keys(client: &mut Client, db: usize) -> BTreeSet<Vec<u8>> {
         }
         cursor = next;
     }
+}
+
+/// What both servers can tell of a value.
+struct Depth {
+    /// The names of what XINFO tells.
+    stream: &'static [&'static str],
+    /// Whether fields have moments of expiry.
+    field_ttls: bool,
+}
+
+fn knows_field_ttls(client: &mut Client) -> bool {
+    let known: Vec<Value> = client.ask("COMMAND INFO HPEXPIRETIME");
+    known.iter().any(|command| !matches!(command, Value::Nil))
 }
 
 /// One key at one site.
@@ -170,7 +186,7 @@ impl Entry {
     }
 }
 
-fn read(client: &mut Client, keys: &[&[u8]], details: &[&str]) -> Vec<Entry> {
+fn read(client: &mut Client, keys: &[&[u8]], depth: &Depth) -> Vec<Entry> {
     let heads = keys
         .iter()
         .flat_map(|key| [vec![b"TYPE" as &[u8], key], vec![b"PTTL", key]]);
@@ -193,10 +209,11 @@ fn read(client: &mut Client, keys: &[&[u8]], details: &[&str]) -> Vec<Entry> {
         .zip(values)
         .map(|((key, (kind, ttl)), value)| {
             let value = match kind.as_str() {
-                "stream" => Value::Array(vec![value, stream_details(client, key, details)]),
+                "stream" => Value::Array(vec![value, stream_details(client, key, depth.stream)]),
                 "set" => sorted(value, 1),
                 "vectorset" => vectors(client, key, sorted(value, 1)),
                 "zset" => with_numbers(value),
+                "hash" if depth.field_ttls => field_ttls(client, key, sorted(value, 2)),
                 "hash" => sorted(value, 2),
                 _ => value,
             };
@@ -285,6 +302,19 @@ fn without_idle_times(rows: Value) -> Value {
         other => other,
     };
     Value::Array(rows.into_iter().map(strip).collect())
+}
+
+/// Fields and values, and when each field expires.
+fn field_ttls(client: &mut Client, key: &[u8], hash: Value) -> Value {
+    let Value::Array(flat) = &hash else {
+        return hash;
+    };
+    let fields: Vec<Vec<u8>> = flat.iter().step_by(2).map(bytes).collect();
+    let count = fields.len().to_string();
+    let mut command = vec![b"HPEXPIRETIME" as &[u8], key, b"FIELDS", count.as_bytes()];
+    command.extend(fields.iter().map(Vec::as_slice));
+    let moments = client.send(&command);
+    Value::Array(vec![hash, moments])
 }
 
 /// Elements with their vectors and attributes.

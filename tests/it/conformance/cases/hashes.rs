@@ -1,7 +1,7 @@
 //! Hashes, and fields that expire.
 
 use crate::conformance::case::{
-    Case, FIELD_TTL, FIELD_TTLS as NEEDED, R50, R80_V90, R80_V91, case,
+    Case, FIELD_TTL, FIELD_TTLS as NEEDED, R50, R80_V90, R80_V91, R82_V90, case,
 };
 
 pub(super) const HASHES: &[Case] = &[
@@ -255,7 +255,11 @@ pub(super) const FIELD_TTLS: &[Case] = &[
             "HINCRBYFLOAT @1 f 1.5",
         ],
     )
-    .needs(NEEDED),
+    .needs(NEEDED)
+    .unsaid(
+        "that HINCRBYFLOAT keeps the TTL of the field",
+        Some(R82_V90),
+    ),
     case(
         "a field that expires",
         FIELD_TTL,

@@ -137,6 +137,20 @@ pub(super) const TRANSACTIONS: &[Case] = &[
     )
     .answers(&[]),
     case(
+        "a key made of one that an older server must be sent",
+        R62,
+        &[
+            "SADD @1 a b",
+            "MULTI",
+            "COPY @1 @2",
+            "SUNIONSTORE @3 @2",
+            "SUNIONSTORE @5 @2",
+            "RENAME @2 @4",
+            "EXEC",
+        ],
+    )
+    .answers(&[("SCARD @3", "2"), ("SCARD @4", "2"), ("SCARD @5", "2")]),
+    case(
         "COPY and GETDEL in MULTI",
         R62,
         &[
@@ -252,7 +266,7 @@ pub(super) const FUNCTIONS: &[Case] = &[
     case("FUNCTION DELETE", R70, &["FUNCTION LOAD '#!lua name={site}l3\\nredis.register_function(\"{site}f3\", function(keys, args) return 1 end)'", "FUNCTION DELETE {site}l3"]).needs(NEEDED).alone(),
     case("FUNCTION RESTORE", R70, &[
         "FUNCTION LOAD '#!lua name={site}l4\\nredis.register_function(\"{site}f4\", function(keys, args) return 1 end)'", "FUNCTION DUMP", "FUNCTION RESTORE {reply} REPLACE",
-        "FUNCTION DUMP", "FUNCTION RESTORE {reply} FLUSH",
+        "FUNCTION DUMP", "FUNCTION FLUSH", "FUNCTION RESTORE {reply} APPEND", "FUNCTION DUMP", "FUNCTION RESTORE {reply} FLUSH",
     ]).needs(NEEDED).alone(),
     case("FUNCTION FLUSH", R70, &["FUNCTION LOAD '#!lua name={site}l5\\nredis.register_function(\"{site}f5\", function(keys, args) return 1 end)'", "FUNCTION FLUSH"]).needs(NEEDED).alone(),
     case("FCALL", R70, &[

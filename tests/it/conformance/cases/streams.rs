@@ -302,7 +302,7 @@ pub(super) const GROUPS: &[Case] = &[
             "XREADGROUP GROUP g c STREAMS @1 0",
         ],
     )
-    .unsaid("the count of deliveries that reading again raises"),
+    .unsaid("the count of deliveries that reading again raises", None),
     case(
         "XREADGROUP NOACK",
         R50,

@@ -319,7 +319,8 @@ pub(super) const STRINGS: &[Case] = &[
         "INCRBYFLOAT with a TTL",
         R50,
         &["SET @1 1.5 EX 100", "INCRBYFLOAT @1 1"],
-    ),
+    )
+    .unsaid("that INCRBYFLOAT keeps the TTL", Some(R60)),
 ];
 
 pub(super) const BITMAPS: &[Case] = &[
