@@ -3,9 +3,11 @@
 //! `MULTI; SET tandem:from:<origin> <mark>; <commands of whole records>; EXEC`. One MULTI per 16 to
 //! 128 commands costs the server no more CPU than the plain commands would.
 
+use std::collections::BTreeSet;
+
 use bytes::Bytes;
 
-use super::debts::{Key, member};
+use super::debts::{Debts, Key, member};
 use crate::command::{
     Access, Catalog, Command, Dialect, Put, ScanError, Touched, for_each_in, removes_marks, scanner,
 };
@@ -30,6 +32,8 @@ pub(super) struct Target {
     pub flush: Flush,
     /// What is done with PUBLISH.
     pub publish: Publish,
+    /// What is owed already.
+    pub debts: Debts,
 }
 
 /// Whole records, ready to be sent.
@@ -96,6 +100,7 @@ impl Batch {
                 Put::Nothing => *unheld += 1,
                 Put::State => owed.extend(target.written(command, db)),
             }
+            target.spread(command, db, owed);
             if let Some(strays) = removes_marks(command, db) {
                 *removing = Some(strays);
             }
@@ -212,9 +217,27 @@ impl Batch {
         scanned.ok().and(found)
     }
 
-    /// The same batch without the command of this number.
+    /// The keys to be owed when these commands of the body, by number, have failed: what they write,
+    /// and what later ones make of that.
     #[must_use]
-    pub(super) fn without(self, number: usize) -> Self {
+    pub(super) fn owed_after(&self, failed: &BTreeSet<usize>) -> Vec<Key> {
+        let (mut at, mut owed) = (0, Vec::new());
+        let scanned = for_each_in(&self.body, 0, |command, db| {
+            if failed.contains(&at) {
+                owed.extend(self.target.written(command, db));
+            }
+            self.target.spread(command, db, &mut owed);
+            at += 1;
+        });
+        debug_assert!(scanned.is_ok(), "the body was read when it was built");
+        owed
+    }
+
+    /// The same batch without the command of this number: the state of what it writes is owed.
+    #[must_use]
+    pub(super) fn without(mut self, number: usize) -> Self {
+        let owed = self.owed_after(&[number].into());
+        self.owed.extend(owed);
         let (mut at, mut body) = (0, Vec::with_capacity(self.body.len()));
         let scanned = scanner::for_each(&self.body, |command| {
             if at != number {
@@ -257,6 +280,31 @@ impl Target {
             stops &= scanned.is_ok();
         }
         stops
+    }
+
+    /// Adds the keys that a command makes of keys that are owed: what it reads here is not what it
+    /// read there.
+    fn spread(&self, command: &Command<'_>, db: u32, owed: &mut Vec<Key>) {
+        if owed.is_empty() && self.debts.is_empty() {
+            return;
+        }
+        let Touched::Keys(keys) = self.catalog.touched(command, db) else {
+            return;
+        };
+        let keys: Vec<(Key, Access)> = keys
+            .into_iter()
+            .map(|k| ((k.db, k.name.into()), k.access))
+            .collect();
+        let is_owed = |key: &Key| owed.contains(key) || self.debts.wants(key);
+        if keys.len() < 2 || !keys.iter().any(|(key, _)| is_owed(key)) {
+            return;
+        }
+        let written = keys.into_iter().filter(|(_, a)| *a == Access::Write);
+        let new: Vec<Key> = written
+            .map(|(key, _)| key)
+            .filter(|key| !owed.contains(key))
+            .collect();
+        owed.extend(new);
     }
 
     /// The keys that a command writes.
@@ -339,7 +387,7 @@ mod tests {
     use std::sync::Arc;
 
     use super::*;
-    use crate::command::Key;
+    use crate::model::SiteId;
     use crate::redis::Info;
 
     fn target(version: &str) -> Target {
@@ -348,6 +396,10 @@ mod tests {
             catalog: Catalog::default(),
             flush: Flush::Forward,
             publish: Publish::Forward,
+            debts: Debts::new(
+                &SiteId::try_new("a").unwrap(),
+                &SiteId::try_new("b").unwrap(),
+            ),
         }
     }
 
@@ -403,7 +455,7 @@ mod tests {
             (Offset(30), Hlc(30), 3)
         );
         let (touched, name) = batch.touched(4).unwrap();
-        let key = Key {
+        let key = crate::command::Key {
             db: 5,
             name: b"y".to_vec(),
             access: Access::Write,
@@ -474,6 +526,26 @@ mod tests {
         assert_eq!(lines(&sealed.bytes), expected);
         assert_eq!(sealed.count, 5);
         assert_eq!((batch.owed().len(), batch.unheld()), (1, 1));
+    }
+
+    #[test]
+    fn what_is_made_of_an_owed_key_is_owed_too() {
+        let target = target("6.0.16");
+        target
+            .debts
+            .add((0, "old".into()), crate::model::Cursor::ZERO);
+        let mut batch = Batch::new(target);
+        let lines = [
+            "COPY 1 2",
+            "SUNIONSTORE 3 2",
+            "RENAME 2 4",
+            "SADD 3 x",
+            "SUNIONSTORE 5 old",
+            "SUNIONSTORE 6 1",
+        ];
+        batch.push(&record(10, 0, &lines)).unwrap();
+        let owed: Vec<_> = batch.owed().iter().map(|k| k.1.clone()).collect();
+        assert_eq!(owed, ["2", "3", "4", "5"]);
     }
 
     #[test]

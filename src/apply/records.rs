@@ -1,5 +1,6 @@
 //! Records become batches, batches become transactions, and what fails in them becomes debts.
 
+use std::collections::BTreeSet;
 use std::sync::Arc;
 
 use tokio_util::sync::CancellationToken;
@@ -9,7 +10,7 @@ use super::batch::{Batch, Sealed, Target};
 use super::commit::{Executed, unexpected_refusal};
 use super::debts::{self, Key};
 use super::{Applier, Error};
-use crate::command::{Access, Touched};
+use crate::command::Touched;
 use crate::link::{self, Message, Records};
 use crate::model::{BatchReader, Cursor, Entry, Epoch, Mark, Seen, SiteId, mark_key, owed_key};
 use crate::status::Stop;
@@ -77,6 +78,7 @@ impl Applier {
             catalog: self.catalog.clone(),
             flush: self.config.flush,
             publish: self.config.publish,
+            debts: self.debts.clone(),
         }))
     }
 
@@ -110,7 +112,7 @@ impl Applier {
         self.room_for_debts(batch.owed().len())?;
         let (key, owed) = (mark_key(&self.config.peer), owed_key(&self.config.peer));
         let text = mark.to_string();
-        let mut failed = Vec::new();
+        let mut failed = BTreeSet::new();
         loop {
             let reserved = self.config.reserved.clone();
             let result = self
@@ -119,29 +121,30 @@ impl Applier {
             match result {
                 Executed::Done { replies, head } => {
                     let body = replies.iter().skip(head).take(batch.commands() as usize);
-                    let errors = body.enumerate().filter_map(|(n, r)| Some((n, r.error()?)));
-                    failed.extend(errors.map(|(n, error)| (batch.touched(n), error.clone())));
+                    for (number, error) in
+                        body.enumerate().filter_map(|(n, r)| Some((n, r.error()?)))
+                    {
+                        self.tell_failed(batch.touched(number), error);
+                        failed.insert(number);
+                    }
                     break;
                 }
                 Executed::Refused {
                     body_command: Some(number),
                     message,
                 } => {
-                    failed.push((batch.touched(number), message));
+                    self.tell_failed(batch.touched(number), &message);
                     batch = batch.without(number);
                 }
                 Executed::Refused { message, .. } => return Err(unexpected_refusal(&message)),
                 // Only a transaction that watches can end so.
                 Executed::Changed => return Err(unexpected_refusal("EXEC without effect")),
-                Executed::Lost => {
-                    let done = self.mark.as_ref().is_some_and(|m| m.at >= mark.at);
-                    if done {
-                        // It was executed, but how its commands went nobody has read.
-                        let numbers = 0..batch.commands() as usize;
-                        failed.extend(numbers.map(|n| (batch.touched(n), String::new())));
-                        break;
-                    }
+                Executed::Lost if self.mark.as_ref().is_some_and(|m| m.at >= mark.at) => {
+                    // It was executed, but how its commands went nobody has read.
+                    failed.extend(0..batch.commands() as usize);
+                    break;
                 }
+                Executed::Lost => {}
             }
         }
         self.mark = Some(mark);
@@ -151,7 +154,20 @@ impl Applier {
             self.debts.add(key.clone(), read);
         }
         self.on_unheld(batch.unheld());
-        self.on_failed(failed, stop).await
+        // The peer's state mends what commands that failed, or may have, should have written.
+        self.owe(batch.owed_after(&failed), stop).await
+    }
+
+    /// A command of the peer failed here.
+    fn tell_failed(&self, what: Option<(Touched, bytes::Bytes)>, error: &str) {
+        self.board.lock().failed_commands += 1;
+        let Some((touched, name)) = what else { return };
+        let (peer, command) = (&self.config.peer, String::from_utf8_lossy(&name));
+        if matches!(touched, Touched::Keys(_)) {
+            warn!(%peer, %command, error, "a command of the peer failed here; asking for the state of its keys");
+        } else {
+            warn!(%peer, %command, error, "a command of the peer failed here, and what it touches cannot be named: compare the sites");
+        }
     }
 
     /// Commands that were left out because the server here has nothing that could hold what they
@@ -178,39 +194,6 @@ impl Applier {
             detail: format!("more than {} keys wait for their state", debts::MAX_DEBTS),
             remedy: "let clients write less here until the sites are synced".to_owned(),
         }))
-    }
-
-    /// Commands that failed here, or may have: the peer's state of their keys mends them.
-    async fn on_failed(
-        &mut self,
-        failed: Vec<Failed>,
-        stop: &CancellationToken,
-    ) -> Result<(), Error> {
-        if failed.is_empty() {
-            return Ok(());
-        }
-        let mut keys = Vec::new();
-        for (what, message) in failed {
-            let Some((touched, name)) = what else {
-                continue;
-            };
-            if !message.is_empty() {
-                self.board.lock().failed_commands += 1;
-                let command = String::from_utf8_lossy(&name).into_owned();
-                warn!(peer = %self.config.peer, command, error = message, "a command of the peer failed here; asking for the state of its keys");
-            }
-            match touched {
-                Touched::Keys(found) => {
-                    let written = found.into_iter().filter(|k| k.access == Access::Write);
-                    keys.extend(written.map(|k| (k.db, k.name.into())));
-                }
-                Touched::Database(_) | Touched::Everything if message.is_empty() => {}
-                Touched::Database(_) | Touched::Everything => {
-                    warn!(peer = %self.config.peer, "what it touches cannot be named: compare the sites");
-                }
-            }
-        }
-        self.owe(keys, stop).await
     }
 
     /// The peer asks for states read when we have seen its history up to `after`, and has sent all
@@ -258,10 +241,6 @@ impl Applier {
         Ok(())
     }
 }
-
-/// A command that failed: what it touches and its name, when it can be found; the server's words,
-/// or none when it only may have failed.
-type Failed = (Option<(Touched, bytes::Bytes)>, String);
 
 /// The named stop for a peer that has flushed, where `[sync] flush` is `stop`.
 fn flushed(peer: &SiteId) -> Stop {

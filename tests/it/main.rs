@@ -39,3 +39,5 @@ mod scale;
 mod versions;
 #[cfg(test)]
 mod conformance;
+#[cfg(test)]
+mod rebuild;

@@ -24,6 +24,8 @@
 
 mod stream;
 mod target;
+#[cfg(test)]
+mod tests;
 mod writer;
 
 use std::borrow::Cow;
@@ -186,6 +188,8 @@ fn string_part(bytes: &[u8], written: &mut Option<usize>, writer: &mut Writer<'_
         Some(_) => b"APPEND",
     };
     writer.command(&[name, writer.key(), part]);
+    // Two parts would be too much: each is as large as a piece may be.
+    writer.end();
     *written = Some(written.unwrap_or(0).saturating_add(part.len()));
     part.len() < rest.len()
 }

@@ -8,6 +8,8 @@ use super::{Limits, Piece};
 /// How many elements one command has at most: enough that the command costs nothing beside them,
 /// few enough that it does not hold up the server.
 const ELEMENTS_MAX: usize = 1024;
+/// What a command that has fields expire takes beside the key and the fields, at most.
+const EXPIRY_HEAD: usize = 100;
 /// How many commands one step may add: a field and its expiry.
 const STEP_COMMANDS: usize = 2;
 
@@ -21,6 +23,8 @@ pub(super) struct Writer<'a> {
     /// Fields of the open command that expire, by the instant: arguments and their number.
     expiring: BTreeMap<u64, (Vec<u8>, usize)>,
     expiring_bytes: usize,
+    /// Whether the piece ends here, whatever room there is.
+    ended: bool,
 }
 
 /// A command whose last elements are at the end of the bytes, and whose beginning is missing: only
@@ -42,6 +46,7 @@ impl<'a> Writer<'a> {
             open: None,
             expiring: BTreeMap::new(),
             expiring_bytes: 0,
+            ended: false,
         }
     }
 
@@ -61,12 +66,19 @@ impl<'a> Writer<'a> {
         let open = usize::from(self.open.is_some()).saturating_add(self.expiring.len());
         let commands = self.commands.saturating_add(open);
         let room = self.limits.commands.saturating_sub(commands);
-        bytes >= self.limits.bytes || (commands > 0 && room < STEP_COMMANDS)
+        // Whatever the limits: a piece without commands would be the end.
+        self.ended || (commands > 0 && (bytes >= self.limits.bytes || room < STEP_COMMANDS))
+    }
+
+    /// Ends the piece with what is written.
+    pub(super) const fn end(&mut self) {
+        self.ended = true;
     }
 
     /// Ends the piece and gives it; none when nothing was written.
     pub(super) fn take(&mut self) -> Option<Piece> {
         self.close();
+        self.ended = false;
         let piece = Piece {
             commands: mem::take(&mut self.commands),
             bytes: mem::take(&mut self.bytes),
@@ -119,9 +131,14 @@ impl<'a> Writer<'a> {
     pub(super) fn expire(&mut self, field: &[u8], at_ms: u64) {
         let (args, count) = self.expiring.entry(at_ms).or_default();
         let before = args.len();
+        let head = match *count {
+            0 => self.key.len().saturating_add(EXPIRY_HEAD),
+            _ => 0,
+        };
         put_arg(args, field);
         *count = count.saturating_add(1);
         let more = args.len().saturating_sub(before);
+        let more = more.saturating_add(head);
         self.expiring_bytes = self.expiring_bytes.saturating_add(more);
     }
 

@@ -14,16 +14,20 @@
 //! is believed further than the bytes that are left.
 
 mod cursor;
+mod edge;
 mod error;
 mod items;
 mod libraries;
 mod packed;
 mod stream;
+#[cfg(test)]
+pub(super) mod tests;
 mod text;
 
 use crc_fast::{CrcAlgorithm, checksum};
 
 use self::cursor::Cursor;
+pub use self::edge::has_disputed_entry;
 pub use self::error::Error;
 pub use self::items::{Field, Fields, Items, Scores};
 use self::items::{FieldForm, ScoreForm};
@@ -69,6 +73,17 @@ const NO_TYPE: u8 = 255;
 /// The payload is malformed, or of a type that is not decodable. Of streams, what is not entries
 /// has been looked at when this returns; of all else, errors inside show when they are reached.
 pub fn decode(payload: &[u8]) -> Result<Decoded<'_>, Error> {
+    let (cursor, version, key_metadata) = body(payload)?;
+    let value = value(cursor, version)?;
+    Ok(Decoded {
+        key_metadata,
+        value,
+    })
+}
+
+/// Where the body begins, of which version the payload is, and whether metadata of modules was
+/// passed over.
+fn body(payload: &[u8]) -> Result<(Cursor<'_>, u16, bool), Error> {
     let (version, body) = open(payload)?;
     let mut cursor = Cursor::new(body, 0, NO_TYPE);
     let mut type_byte = cursor.byte()?;
@@ -81,11 +96,12 @@ pub fn decode(payload: &[u8]) -> Result<Decoded<'_>, Error> {
         type_byte = cursor.byte()?;
     }
     cursor.set_type(type_byte);
-    let value = value(cursor, version)?;
-    Ok(Decoded {
-        key_metadata,
-        value,
-    })
+    Ok((cursor, version, key_metadata))
+}
+
+/// Whether a type is one of those of streams.
+const fn streams(type_byte: u8) -> bool {
+    matches!(type_byte, 15 | 19 | 21 | 26 | 27)
 }
 
 /// Checks the footer: the version, and the bytes before it.

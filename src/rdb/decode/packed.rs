@@ -194,9 +194,15 @@ fn listpack_entry(bytes: &[u8]) -> Result<(Text<'_>, usize), Wrong> {
         END => return Err("a listpack ends in the middle of an element"),
         _ => return Err("unknown form of an entry of a listpack"),
     };
-    // The size once more, seven bits a byte, for those who read backwards.
+    // The size once more, for those who read backwards: seven bits a byte, the highest first. Most
+    // servers give the greatest number that fits so many bytes one more, which is zero; Valkey 9.1
+    // does not.
+    let one_more = || bytes.get(end) == Some(&0);
     let back = match end {
         0..=127 => 1,
+        16_383 if !one_more() => 2,
+        2_097_151 if !one_more() => 3,
+        268_435_455 if !one_more() => 4,
         128..16_383 => 2,
         16_383..2_097_151 => 3,
         2_097_151..268_435_455 => 4,
