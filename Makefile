@@ -4,9 +4,10 @@
 #   make test          all tests, those against the installed Redis included
 #   make lint          formatting and lints; warnings are errors
 #   make docs          the documentation of the code; broken links are errors
-#   make test-matrix   the integration tests against ten versions of Redis and Valkey
+#   make test-matrix   the integration tests against ten versions of Redis and Valkey, and every
+#                      command between every two of them: writes docs/compatibility.md
 #
-# make demo and make test install redis-server (and a C linker) with apt-get when there is none.
+# make demo and make test install what is missing with apt-get: gcc, certificates, redis-server.
 
 DEMO_SECONDS ?= 20
 DEMO_PROFILE ?= release
@@ -31,6 +32,9 @@ docs:
 test-matrix: ensure
 	tests/servers/install.sh $(SERVERS)
 	TANDEM_SERVERS=$(SERVERS) cargo test --locked --test it
+	mkdir -p docs
+	TANDEM_SERVERS=$(SERVERS) TANDEM_MATRIX=$(CURDIR)/docs/compatibility.md \
+	  cargo test --release --locked --test it conformance::every_pair -- --nocapture
 
 ensure:
 	@tests/servers/ensure.sh

@@ -13,13 +13,14 @@ use tracing::{error, info, warn};
 
 use crate::admin;
 use crate::apply::keep_self_mark;
+use crate::command::Catalog;
 use crate::config::Config;
 use crate::converge::Table;
 use crate::intake::{self, Intake, Shared};
 use crate::journal::{self, Journal, Writer};
 use crate::link::Wire;
 use crate::model::{InstanceId, SELF_KEY, SiteId, fence_key, mark_key, owed_key};
-use crate::peer::{self, Incoming, Peer, selection};
+use crate::peer::{self, Incoming, Peer, filter};
 use crate::progress::{Deliveries, Progress};
 use crate::status::{Board, PeerState, PeerStatus};
 
@@ -107,6 +108,7 @@ impl App {
         let shared = Shared {
             journal: journal.clone(),
             table: Arc::new(Table::default()),
+            catalog: Catalog::default(),
             deliveries: Deliveries::new(&names),
             board: Arc::clone(&board),
         };
@@ -115,7 +117,7 @@ impl App {
             instance,
             peers: names.clone(),
             redis: config.redis.clone(),
-            selection: selection(&config.sync.databases),
+            filter: filter(&config.sync),
             dir,
         };
         let (intake, progress) = Intake::open(reading, shared.clone(), writer, &recovered)?;

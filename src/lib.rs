@@ -98,6 +98,7 @@ pub mod model;
 pub mod redis;
 pub mod replica;
 pub mod rdb;
+pub mod command;
 pub mod journal;
 pub mod converge;
 pub mod intake;

@@ -3,8 +3,9 @@
 //! The fields are the public interface of `GET /status` and of `tandem status --json`; adding one
 //! is a feature, renaming one breaks users.
 
+use std::fmt;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use serde::{Deserialize, Serialize};
 
@@ -54,6 +55,9 @@ pub struct RedisStatus {
     pub resyncs_full: u64,
     /// Partial resyncs since the start.
     pub resyncs_partial: u64,
+    /// Writes that touched selected keys and others, could not be divided, and did not travel.
+    #[serde(default)]
+    pub writes_not_selected: u64,
     /// What is wrong and what to do, when something is.
     pub error: Option<String>,
 }
@@ -112,6 +116,104 @@ pub struct CopyStatus {
     pub bytes_total: u64,
     /// 0 to 100.
     pub percent: f64,
+    /// Bytes of the snapshot a second, since the copy began or went on.
+    #[serde(default)]
+    pub bytes_per_second: f64,
+    /// How long it will still take at this rate; none before that can be said.
+    #[serde(default)]
+    pub seconds_left: Option<f64>,
+    /// When it began or went on.
+    #[serde(skip)]
+    pub clock: CopyClock,
+}
+
+/// What the progress of a copy is reckoned from.
+#[derive(Clone, Copy, Debug, Default, PartialEq)]
+pub struct CopyClock {
+    began: Option<Instant>,
+    /// Bytes that were done when it began: those of an earlier session.
+    skipped: Option<u64>,
+    told: Option<Instant>,
+}
+
+/// How often the progress of a copy is logged.
+const TELL_PERIOD: Duration = Duration::from_secs(10);
+
+impl CopyStatus {
+    /// A copy begins, or goes on.
+    #[must_use]
+    pub fn begin(direction: &str, keys_done: u64, bytes_total: u64) -> Self {
+        let now = Instant::now();
+        Self {
+            direction: direction.to_owned(),
+            keys_done,
+            bytes_total,
+            clock: CopyClock {
+                began: Some(now),
+                skipped: None,
+                told: Some(now),
+            },
+            ..Self::default()
+        }
+    }
+
+    /// Takes note of how far it has come; whether it is time to say so in the log.
+    pub fn advance(&mut self, keys_done: u64, bytes_done: u64, now: Instant) -> bool {
+        #[expect(clippy::cast_precision_loss, reason = "a rate needs few digits")]
+        let float = |n: u64| n as f64;
+        self.keys_done = keys_done;
+        self.bytes_done = bytes_done;
+        self.percent = (100.0 * float(bytes_done) / float(self.bytes_total.max(1))).min(100.0);
+        let (Some(began), Some(told)) = (self.clock.began, self.clock.told) else {
+            return false;
+        };
+        // What an earlier session did comes at once with the first part.
+        let skipped = *self.clock.skipped.get_or_insert(bytes_done);
+        let seconds = now.duration_since(began).as_secs_f64();
+        if seconds > 0.1 {
+            self.bytes_per_second = float(bytes_done.saturating_sub(skipped)) / seconds;
+        }
+        if self.bytes_per_second > 0.0 {
+            let left = float(self.bytes_total.saturating_sub(bytes_done));
+            self.seconds_left = Some(left / self.bytes_per_second);
+        }
+        let due = now.duration_since(told) >= TELL_PERIOD;
+        if due {
+            self.clock.told = Some(now);
+        }
+        due
+    }
+}
+
+impl fmt::Display for CopyStatus {
+    /// `25 %: 5 keys, 1.0 MiB of 4.0 MiB, 2.0 MiB/s, 2 s left`.
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let (done, total) = (Mebibytes(self.bytes_done), Mebibytes(self.bytes_total));
+        write!(
+            f,
+            "{:.0} %: {} keys, {done} of {total}",
+            self.percent, self.keys_done
+        )?;
+        if self.bytes_per_second > 0.0 {
+            write!(f, ", {:.1} MiB/s", self.bytes_per_second / MEBIBYTE)?;
+        }
+        if let Some(seconds) = self.seconds_left {
+            write!(f, ", {seconds:.0} s left")?;
+        }
+        Ok(())
+    }
+}
+
+const MEBIBYTE: f64 = 1_048_576.0;
+
+struct Mebibytes(u64);
+
+impl fmt::Display for Mebibytes {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        #[expect(clippy::cast_precision_loss, reason = "one digit is shown")]
+        let size = self.0 as f64 / MEBIBYTE;
+        write!(f, "{size:.1} MiB")
+    }
 }
 
 /// What a copy did, from the site that received it.
@@ -175,6 +277,9 @@ pub struct PeerStatus {
     pub sessions: u64,
     /// Commands of it that failed here since the start; the state of their keys was asked for.
     pub failed_commands: u64,
+    /// Commands of it, and values, that the Redis here has nothing to hold; left out.
+    #[serde(default)]
+    pub unheld: u64,
     /// Why applying waits, when it does (`OOM`, `LOADING`, …).
     pub waiting: Option<String>,
     /// True when all that this site has read is applied there and nothing is under way.

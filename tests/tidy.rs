@@ -25,26 +25,30 @@ const MAY_IMPORT: &[(&str, &[&str])] = &[
     // journal, which is all that intake knows of what follows it.
     ("replica", &["model", "redis"]),
     ("rdb", &["model"]),
+    ("command", &["redis", "rdb"]),
     ("journal", &["model"]),
     ("converge", &["model"]),
     (
         "intake",
         &[
-            "model", "redis", "status", "progress", "replica", "rdb", "converge", "journal",
+            "model", "redis", "status", "progress", "replica", "rdb", "command", "converge",
+            "journal",
         ],
     ),
     ("link", &["model", "status", "progress", "config"]),
     (
         "apply",
         &[
-            "model", "redis", "status", "progress", "converge", "journal", "intake", "link",
+            "model", "redis", "status", "progress", "config", "rdb", "command", "converge",
+            "journal", "intake", "link",
         ],
     ),
     // What the applier is owed, the answering side must not give away: it shares its debts.
     (
         "fullsync",
         &[
-            "model", "redis", "progress", "replica", "rdb", "converge", "intake", "link", "apply",
+            "model", "redis", "progress", "replica", "rdb", "command", "converge", "intake",
+            "link", "apply",
         ],
     ),
     (

@@ -2,7 +2,7 @@
 
 use std::fmt::Write as _;
 
-use crate::status::{CopyStatus, PeerState, PeerStatus, Status};
+use crate::status::{PeerState, PeerStatus, Status};
 
 /// What `tandem status` prints.
 #[must_use]
@@ -126,7 +126,7 @@ fn notes(peer: &PeerStatus) -> Vec<String> {
         notes.push(format!("  remedy: {}", stop.remedy));
     }
     let copies = peer.sending.iter().chain(&peer.receiving);
-    notes.extend(copies.map(|copy| format!("{site}: {}", progress(copy))));
+    notes.extend(copies.map(|copy| format!("{site}: {} a copy, {copy}", copy.direction)));
     let copied = &peer.copied;
     if *copied != Default::default() {
         notes.push(format!(
@@ -134,22 +134,17 @@ fn notes(peer: &PeerStatus) -> Vec<String> {
             copied.created, copied.overwritten, copied.kept, copied.refused
         ));
     }
+    if peer.unheld > 0 {
+        notes.push(format!(
+            "{site}: the Redis here cannot hold {} of its commands and values; left out",
+            peer.unheld
+        ));
+    }
     let waiting = peer.waiting.iter();
     notes.extend(waiting.map(|reason| format!("{site}: applying its writes waits: {reason}")));
     let error = peer.error.iter();
     notes.extend(error.map(|error| format!("{site}: last error: {error}")));
     notes
-}
-
-fn progress(copy: &CopyStatus) -> String {
-    format!(
-        "{} a copy, {:.0} %: {} keys, {} of {}",
-        copy.direction,
-        copy.percent,
-        copy.keys_done,
-        bytes(copy.bytes_done),
-        bytes(copy.bytes_total)
-    )
 }
 
 const fn state(state: PeerState) -> &'static str {
@@ -242,12 +237,15 @@ mod tests {
                 remedy: "choose with existing in [sync]".to_owned(),
             }),
             error: Some("closed\u{1b}[31m by peer".to_owned()),
-            receiving: Some(CopyStatus {
+            receiving: Some(crate::status::CopyStatus {
                 direction: "receiving".to_owned(),
                 keys_done: 5,
                 bytes_done: 1 << 20,
                 bytes_total: 4 << 20,
                 percent: 25.0,
+                bytes_per_second: 1_572_864.0,
+                seconds_left: Some(2.0),
+                ..Default::default()
             }),
             waiting: Some("OOM".to_owned()),
             lag_bytes: 1_468_006,
@@ -284,7 +282,7 @@ singapore: copied from it: 12 created, 0 overwritten, 0 kept, 0 refused and aske
 oslo is stopped: both_have_data
   oslo holds 12 keys and this site 7
   remedy: choose with existing in [sync]
-oslo: receiving a copy, 25 %: 5 keys, 1.0 MiB of 4.0 MiB
+oslo: receiving a copy, 25 %: 5 keys, 1.0 MiB of 4.0 MiB, 1.5 MiB/s, 2 s left
 oslo: applying its writes waits: OOM
 oslo: last error: closed[31m by peer
 ";

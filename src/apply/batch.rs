@@ -3,12 +3,17 @@
 //! `MULTI; SET tandem:from:<origin> <mark>; <commands of whole records>; EXEC`. One MULTI per 16 to
 //! 128 commands costs the server no more CPU than the plain commands would.
 
+use std::collections::BTreeSet;
+
 use bytes::Bytes;
 
-use crate::intake::commands::{self, Touched};
-use crate::intake::scanner::{self, Command, ScanError};
+use super::debts::{Debts, Key, member};
+use crate::command::{
+    Access, Catalog, Command, Dialect, Put, ScanError, Touched, for_each_in, removes_marks, scanner,
+};
+use crate::config::{Flush, Publish};
 use crate::model::{Hlc, Offset, Record};
-use crate::redis::{Info, put_command};
+use crate::redis::put_command;
 
 /// A batch is closed at this many commands: at some 2 µs each it keeps the target's other clients
 /// waiting for a quarter of a millisecond.
@@ -16,30 +21,29 @@ pub(super) const MAX_COMMANDS: u32 = 128;
 /// A batch is closed at this size.
 pub(super) const MAX_BYTES: usize = 256 << 10;
 
-/// What the target cannot do.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+/// How records are told to the local server.
+#[derive(Clone, Debug)]
 pub(super) struct Target {
-    /// Before 6.2: no `SET … PXAT`.
-    pub without_pxat: bool,
-    /// Before 7.0: no options of PEXPIREAT.
-    pub without_expire_options: bool,
-}
-
-impl Target {
-    /// What the server of this INFO cannot do.
-    #[must_use]
-    pub(super) const fn of(info: &Info) -> Self {
-        Self {
-            without_pxat: !info.version.at_least(6, 2),
-            without_expire_options: !info.version.at_least(7, 0),
-        }
-    }
+    /// What it knows.
+    pub dialect: Dialect,
+    /// What is known of commands.
+    pub catalog: Catalog,
+    /// What is done with FLUSHALL and FLUSHDB.
+    pub flush: Flush,
+    /// What is done with PUBLISH.
+    pub publish: Publish,
+    /// What is owed already.
+    pub debts: Debts,
 }
 
 /// Whole records, ready to be sent.
-#[derive(Debug, Default)]
+#[derive(Debug)]
 pub(super) struct Batch {
     target: Target,
+    /// Keys whose state is needed, because the target has no words for what was done to them.
+    owed: Vec<Key>,
+    /// Commands left out because the target has nothing that could hold what they wrote.
+    unheld: u32,
     body: Vec<u8>,
     commands: u32,
     /// The database selected at the end of the body; it begins in database 0.
@@ -58,7 +62,15 @@ impl Batch {
     pub(super) fn new(target: Target) -> Self {
         Self {
             target,
-            ..Self::default()
+            owed: Vec::new(),
+            unheld: 0,
+            body: Vec::new(),
+            commands: 0,
+            db: 0,
+            records: 0,
+            last: Offset(0),
+            hlc: Hlc(0),
+            removes_marks: None,
         }
     }
 
@@ -70,18 +82,28 @@ impl Batch {
         if self.db != record.db {
             self.select(record.db);
         }
-        let target = self.target;
         let Self {
+            target,
+            owed,
+            unheld,
             body,
             commands,
-            removes_marks,
+            removes_marks: removing,
             ..
         } = self;
-        let db = commands::for_each_in(&record.commands, record.db, |command, db| {
-            if let Some(strays) = commands::removes_marks(command, db) {
-                *removes_marks = Some(strays);
+        let db = for_each_in(&record.commands, record.db, |command, db| {
+            if target.ignores(command) {
+                return;
             }
-            *commands += put_for(target, command, body);
+            match target.dialect.put(command, body) {
+                Put::Commands(count) => *commands += count,
+                Put::Nothing => *unheld += 1,
+                Put::State => owed.extend(target.written(command, db)),
+            }
+            target.spread(command, db, owed);
+            if let Some(strays) = removes_marks(command, db) {
+                *removing = Some(strays);
+            }
         })?;
         self.db = db;
         self.records += 1;
@@ -102,6 +124,24 @@ impl Batch {
         self.commands >= MAX_COMMANDS
             || self.body.len() >= MAX_BYTES
             || self.removes_marks.is_some()
+    }
+
+    /// Whether a record may not be applied before a person has decided.
+    #[must_use]
+    pub(super) fn stops_at(&self, record: &Record) -> bool {
+        self.target.stops_at(record)
+    }
+
+    /// Keys whose state is needed.
+    #[must_use]
+    pub(super) fn owed(&self) -> &[Key] {
+        &self.owed
+    }
+
+    /// How many commands were left out because the target has nothing to hold what they wrote.
+    #[must_use]
+    pub(super) const fn unheld(&self) -> u32 {
+        self.unheld
     }
 
     /// Whether it has no record.
@@ -133,12 +173,22 @@ impl Batch {
     pub(super) fn seal(
         &self,
         connection_db: u32,
-        key: &str,
+        (key, owed): (&str, &str),
         mark: &str,
         reserved: &[String],
     ) -> Sealed {
         let mut sealed = Sealed::begin(connection_db, key, mark);
         sealed.append(&self.body, self.commands, self.db);
+        if !self.owed.is_empty() {
+            let members: Vec<Vec<u8>> = self.owed.iter().map(member).collect();
+            let args = [&b"SADD"[..], owed.as_bytes()].into_iter();
+            sealed.select(0);
+            sealed.command(
+                &args
+                    .chain(members.iter().map(|m| &m[..]))
+                    .collect::<Vec<_>>(),
+            );
+        }
         if let Some(strays) = self.removes_marks {
             if let Some(db) = strays {
                 sealed.select(db);
@@ -157,19 +207,37 @@ impl Batch {
     #[must_use]
     pub(super) fn touched(&self, number: usize) -> Option<(Touched, Bytes)> {
         let (mut at, mut found) = (0, None);
-        let scanned = commands::for_each_in(&self.body, 0, |command, db| {
+        let scanned = for_each_in(&self.body, 0, |command, db| {
             if at == number {
                 let name = Bytes::copy_from_slice(command.arg(0));
-                found = Some((commands::touched(command, db), name));
+                found = Some((self.target.catalog.touched(command, db), name));
             }
             at += 1;
         });
         scanned.ok().and(found)
     }
 
-    /// The same batch without the command of this number.
+    /// The keys to be owed when these commands of the body, by number, have failed: what they write,
+    /// and what later ones make of that.
     #[must_use]
-    pub(super) fn without(&self, number: usize) -> Self {
+    pub(super) fn owed_after(&self, failed: &BTreeSet<usize>) -> Vec<Key> {
+        let (mut at, mut owed) = (0, Vec::new());
+        let scanned = for_each_in(&self.body, 0, |command, db| {
+            if failed.contains(&at) {
+                owed.extend(self.target.written(command, db));
+            }
+            self.target.spread(command, db, &mut owed);
+            at += 1;
+        });
+        debug_assert!(scanned.is_ok(), "the body was read when it was built");
+        owed
+    }
+
+    /// The same batch without the command of this number: the state of what it writes is owed.
+    #[must_use]
+    pub(super) fn without(mut self, number: usize) -> Self {
+        let owed = self.owed_after(&[number].into());
+        self.owed.extend(owed);
         let (mut at, mut body) = (0, Vec::with_capacity(self.body.len()));
         let scanned = scanner::for_each(&self.body, |command| {
             if at != number {
@@ -181,7 +249,7 @@ impl Batch {
         Self {
             body,
             commands: self.commands.saturating_sub(1),
-            ..*self
+            ..self
         }
     }
 
@@ -190,6 +258,67 @@ impl Batch {
     pub(super) const fn commands(&self) -> u32 {
         self.commands
     }
+}
+
+impl Target {
+    /// Whether a command is left out by configuration.
+    fn ignores(&self, command: &Command<'_>) -> bool {
+        match command.arg(0).first().map(u8::to_ascii_uppercase) {
+            Some(b'F') => self.flush == Flush::Ignore && is_flush(command),
+            Some(b'P') => self.publish == Publish::Ignore && command.is(b"PUBLISH"),
+            Some(b'S') => self.publish == Publish::Ignore && command.is(b"SPUBLISH"),
+            _ => false,
+        }
+    }
+
+    /// Whether a record may not be applied before a person has decided.
+    fn stops_at(&self, record: &Record) -> bool {
+        let mut stops = false;
+        if self.flush == Flush::Stop {
+            let scanned = scanner::for_each(&record.commands, |c| stops |= is_flush(&c));
+            // What cannot be read is refused when it is pushed.
+            stops &= scanned.is_ok();
+        }
+        stops
+    }
+
+    /// Adds the keys that a command makes of keys that are owed: what it reads here is not what it
+    /// read there.
+    fn spread(&self, command: &Command<'_>, db: u32, owed: &mut Vec<Key>) {
+        if owed.is_empty() && self.debts.is_empty() {
+            return;
+        }
+        let Touched::Keys(keys) = self.catalog.touched(command, db) else {
+            return;
+        };
+        let keys: Vec<(Key, Access)> = keys
+            .into_iter()
+            .map(|k| ((k.db, k.name.into()), k.access))
+            .collect();
+        let is_owed = |key: &Key| owed.contains(key) || self.debts.wants(key);
+        if keys.len() < 2 || !keys.iter().any(|(key, _)| is_owed(key)) {
+            return;
+        }
+        let written = keys.into_iter().filter(|(_, a)| *a == Access::Write);
+        let new: Vec<Key> = written
+            .map(|(key, _)| key)
+            .filter(|key| !owed.contains(key))
+            .collect();
+        owed.extend(new);
+    }
+
+    /// The keys that a command writes.
+    fn written(&self, command: &Command<'_>, db: u32) -> Vec<Key> {
+        let Touched::Keys(keys) = self.catalog.touched(command, db) else {
+            return Vec::new();
+        };
+        let written = keys.into_iter().filter(|k| k.access == Access::Write);
+        written.map(|k| (k.db, k.name.into())).collect()
+    }
+}
+
+fn is_flush(command: &Command<'_>) -> bool {
+    command.is(b"FLUSHALL") || command.is(b"FLUSHDB")
 }
 
 /// A transaction as it is sent.
@@ -253,29 +382,26 @@ impl Sealed {
     }
 }
 
-/// Writes a command in a form that the target knows; how many commands that took.
-fn put_for(target: Target, command: &Command<'_>, out: &mut Vec<u8>) -> u32 {
-    if target.without_pxat && command.is(b"SET") && command.len() > 4 {
-        let at = (3..command.len()).find(|&i| command.arg(i).eq_ignore_ascii_case(b"PXAT"));
-        if let Some(at) = at {
-            put_command(out, &[b"SET", command.arg(1), command.arg(2)]);
-            put_command(out, &[b"PEXPIREAT", command.arg(1), command.arg(at + 1)]);
-            return 2;
-        }
-    }
-    if target.without_expire_options && command.is(b"PEXPIREAT") && command.len() > 3 {
-        put_command(out, &[b"PEXPIREAT", command.arg(1), command.arg(2)]);
-        return 1;
-    }
-    out.extend_from_slice(command.raw());
-    1
-}
-
 #[cfg(test)]
 mod tests {
     use std::sync::Arc;
 
     use super::*;
+    use crate::model::SiteId;
+    use crate::redis::Info;
+
+    fn target(version: &str) -> Target {
+        Target {
+            dialect: Dialect::of(&Info::parse(&format!("redis_version:{version}\r\n"))),
+            catalog: Catalog::default(),
+            flush: Flush::Forward,
+            publish: Publish::Forward,
+            debts: Debts::new(
+                &SiteId::try_new("a").unwrap(),
+                &SiteId::try_new("b").unwrap(),
+            ),
+        }
+    }
 
     fn record(offset: u64, db: u32, lines: &[&str]) -> Record {
         let mut commands = Vec::new();
@@ -311,13 +437,13 @@ mod tests {
 
     #[test]
     fn the_mark_comes_first_and_records_stay_whole() {
-        let mut batch = Batch::new(Target::default());
+        let mut batch = Batch::new(target("8.6.3"));
         batch.push(&record(10, 0, &["SET a 1"])).unwrap();
         batch
             .push(&record(20, 3, &["INCR x", "SELECT 5", "INCR y"]))
             .unwrap();
         batch.push(&record(30, 5, &["INCR z"])).unwrap();
-        let sealed = batch.seal(2, "m", "v", &[]);
+        let sealed = batch.seal(2, ("m", "owed"), "v", &[]);
         let expected = [
             "MULTI", "SELECT 0", "SET m v", "SET a 1", "SELECT 3", "INCR x", "SELECT 5", "INCR y",
             "INCR z", "EXEC",
@@ -329,26 +455,36 @@ mod tests {
             (Offset(30), Hlc(30), 3)
         );
         let (touched, name) = batch.touched(4).unwrap();
-        assert_eq!(touched, Touched::Keys(vec![(5, b"y".to_vec())]));
+        let key = crate::command::Key {
+            db: 5,
+            name: b"y".to_vec(),
+            access: Access::Write,
+        };
+        assert_eq!(touched, Touched::Keys(vec![key]));
         assert_eq!(&name[..], b"INCR");
+        let commands = batch.commands();
         let less = batch.without(4);
-        assert!(!lines(&less.seal(0, "m", "v", &[]).bytes).contains(&"INCR y".to_owned()));
-        assert_eq!(less.commands(), batch.commands() - 1);
+        let sealed = less.seal(0, ("m", "owed"), "v", &[]);
+        assert!(!lines(&sealed.bytes).contains(&"INCR y".to_owned()));
+        assert_eq!(less.commands(), commands - 1);
     }
 
     #[test]
     fn marks_are_written_again_behind_what_removes_them() {
-        let mut batch = Batch::new(Target::default());
+        let mut batch = Batch::new(target("8.6.3"));
         batch.push(&record(10, 4, &["FLUSHALL"])).unwrap();
         assert!(batch.is_full());
         let expected = [
             "MULTI", "SET m v", "SELECT 4", "FLUSHALL", "SELECT 0", "SET m v", "EXEC",
         ];
-        assert_eq!(lines(&batch.seal(0, "m", "v", &[]).bytes), expected);
+        assert_eq!(
+            lines(&batch.seal(0, ("m", "owed"), "v", &[]).bytes),
+            expected
+        );
 
-        let mut batch = Batch::new(Target::default());
+        let mut batch = Batch::new(target("8.6.3"));
         batch.push(&record(10, 0, &["SWAPDB 0 7"])).unwrap();
-        let sealed = batch.seal(0, "m", "v", &["m".to_owned(), "s".to_owned()]);
+        let sealed = batch.seal(0, ("m", "owed"), "v", &["m".to_owned(), "s".to_owned()]);
         let expected = [
             "MULTI",
             "SET m v",
@@ -364,16 +500,17 @@ mod tests {
 
     #[test]
     fn what_an_old_target_lacks_is_said_in_its_words() {
-        let old = Target {
-            without_pxat: true,
-            without_expire_options: true,
-        };
-        let mut batch = Batch::new(old);
+        let mut batch = Batch::new(target("5.0.6"));
         batch
             .push(&record(
                 10,
                 0,
-                &["SET k v PXAT 99", "PEXPIREAT k 7 GT", "SET k v"],
+                &[
+                    "SET k v PXAT 99",
+                    "COPY a b",
+                    "FUNCTION DELETE f",
+                    "SET k v",
+                ],
             ))
             .unwrap();
         let expected = [
@@ -381,12 +518,56 @@ mod tests {
             "SET m v",
             "SET k v",
             "PEXPIREAT k 99",
-            "PEXPIREAT k 7",
             "SET k v",
+            "SADD owed 0:b",
             "EXEC",
         ];
-        let sealed = batch.seal(0, "m", "v", &[]);
+        let sealed = batch.seal(0, ("m", "owed"), "v", &[]);
         assert_eq!(lines(&sealed.bytes), expected);
         assert_eq!(sealed.count, 5);
+        assert_eq!((batch.owed().len(), batch.unheld()), (1, 1));
+    }
+
+    #[test]
+    fn what_is_made_of_an_owed_key_is_owed_too() {
+        let target = target("6.0.16");
+        target
+            .debts
+            .add((0, "old".into()), crate::model::Cursor::ZERO);
+        let mut batch = Batch::new(target);
+        let lines = [
+            "COPY 1 2",
+            "SUNIONSTORE 3 2",
+            "RENAME 2 4",
+            "SADD 3 x",
+            "SUNIONSTORE 5 old",
+            "SUNIONSTORE 6 1",
+        ];
+        batch.push(&record(10, 0, &lines)).unwrap();
+        let owed: Vec<_> = batch.owed().iter().map(|k| k.1.clone()).collect();
+        assert_eq!(owed, ["2", "3", "4", "5"]);
+    }
+
+    #[test]
+    fn flushes_and_messages_are_dealt_with_as_configured() {
+        let line = &["FLUSHDB", "PUBLISH c m", "SET k v"][..];
+        let mut batch = Batch::new(Target {
+            flush: Flush::Ignore,
+            publish: Publish::Ignore,
+            ..target("7.0.0")
+        });
+        batch.push(&record(10, 0, line)).unwrap();
+        let sealed = batch.seal(0, ("m", "owed"), "v", &[]);
+        assert_eq!(
+            lines(&sealed.bytes),
+            ["MULTI", "SET m v", "SET k v", "EXEC"]
+        );
+        let stopping = Target {
+            flush: Flush::Stop,
+            ..target("7.0.0")
+        };
+        assert!(stopping.stops_at(&record(10, 0, line)));
+        assert!(!stopping.stops_at(&record(10, 0, &["SET FLUSHALL v"])));
+        assert!(!target("7.0.0").stops_at(&record(10, 0, line)));
     }
 }

@@ -1,5 +1,7 @@
 //! Copies and states from the peer.
 
+use std::time::Instant;
+
 use tokio_util::sync::CancellationToken;
 use tracing::info;
 
@@ -67,12 +69,7 @@ impl Applier {
         self.copy_seen = begin.seen.of(&self.config.site);
         {
             let mut board = self.board.lock();
-            board.receiving = Some(CopyStatus {
-                direction: "receiving".to_owned(),
-                keys_done: copy.next,
-                bytes_total: begin.bytes,
-                ..CopyStatus::default()
-            });
+            board.receiving = Some(CopyStatus::begin("receiving", copy.next, begin.bytes));
             if copy.next == 0 {
                 board.copied = crate::status::CopyCounts::default();
             }
@@ -110,10 +107,10 @@ impl Applier {
         };
         self.take_states(&states.states, rules, &mark, stop).await?;
         let mut board = self.board.lock();
-        if let Some(receiving) = &mut board.receiving {
-            receiving.keys_done = copy.next;
-            receiving.bytes_done = states.bytes_done;
-            receiving.percent = percent(states.bytes_done, receiving.bytes_total);
+        if let Some(receiving) = &mut board.receiving
+            && receiving.advance(copy.next, states.bytes_done, Instant::now())
+        {
+            info!(peer = %self.config.peer, "receiving a copy: {receiving}");
         }
         Ok(())
     }
@@ -182,11 +179,4 @@ impl Applier {
         };
         self.take_states(&owed.states, rules, &mark, stop).await
     }
-}
-
-/// How much of a copy is done.
-pub(crate) fn percent(done: u64, total: u64) -> f64 {
-    #[expect(clippy::cast_precision_loss, reason = "a percentage needs few digits")]
-    let (done, total) = (done as f64, total.max(1) as f64);
-    (100.0 * done / total).min(100.0)
 }

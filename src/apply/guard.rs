@@ -17,13 +17,13 @@ use super::debts::{Key, member};
 use super::rebase::{Replay, replays};
 use super::reply::{Class, classify};
 use super::target::{await_fence, put_fence};
+use super::value::Form;
 use super::{Applier, Error};
-use crate::intake::commands::key_hash;
+use crate::command::key_hash;
 use crate::intake::wall_ms;
 use crate::link::{State, Value};
 use crate::model::{Cursor, Mark, is_reserved, owed_key};
 use crate::redis::{Reply, put_command};
-use crate::status::Stop;
 
 /// How often a transaction is tried whose keys keep changing, before its keys count as refused.
 const ATTEMPTS: u32 = 8;
@@ -153,10 +153,13 @@ impl Applier {
                     self.mark = Some(marked);
                     self.settle(states, &decided);
                     // A command written again may fail here as it will there.
-                    let mut errors = replies.iter().skip(head).filter_map(|r| r.error());
-                    let failed =
-                        errors.find(|m| m.contains("DUMP payload") || m.contains("Bad data"));
-                    return failed.map_or(Ok(()), |message| Err(incompatible(message)));
+                    let errors = replies.iter().skip(head).filter_map(|r| r.error());
+                    let refused =
+                        |m: &&String| m.contains("DUMP payload") || m.contains("Bad data");
+                    for message in errors.filter(refused) {
+                        self.on_unheld_value(message);
+                    }
+                    return Ok(());
                 }
                 Executed::Lost if self.mark.as_ref().is_some_and(|m| m.batch >= marked.batch) => {
                     self.settle(states, &decided);
@@ -293,7 +296,7 @@ impl Applier {
             .zip(verdicts.iter())
             .filter(|(s, v)| **v == Verdict::Refuse && may(s));
         let keys = refused.map(|(state, _)| (state.db, state.key.clone()));
-        let mut found = replays(&self.journal, keys, seen, upto)?;
+        let mut found = replays((&self.journal, &self.catalog), keys, seen, upto)?;
         for (state, verdict) in states.iter().zip(verdicts) {
             if let Some(Some(replay)) = found.remove(&(state.db, state.key.clone())) {
                 *verdict = Verdict::Rebase(replay);
@@ -352,20 +355,22 @@ impl Applier {
     ) -> Result<Executed, Error> {
         let key = crate::model::mark_key(&self.config.peer);
         let (text, set) = (mark.to_string(), owed_key(&self.config.peer));
-        let now = wall_ms();
+        let forms = self.forms(states, verdicts)?;
         let dropped = self.debts.dropped();
         let debts = self.debts.clone();
         let seal = |db: u32| {
             let mut sealed = Sealed::begin(db, &key, &text);
             let mut paid: Vec<Vec<u8>> = dropped.iter().map(member).collect();
             let mut owed = Vec::new();
-            for (state, verdict) in states.iter().zip(verdicts) {
+            for ((state, verdict), form) in states.iter().zip(verdicts).zip(&forms) {
                 let name: Key = (state.db, state.key.clone());
                 match verdict {
                     Verdict::Refuse => owed.push(member(&name)),
-                    Verdict::Take { .. } => put_state(&mut sealed, state, now),
+                    // What is here stays, and nothing is written on top of it.
+                    Verdict::Take { .. } | Verdict::Rebase(_) if form.is_unheld() => {}
+                    Verdict::Take { .. } => form.put(&mut sealed, state),
                     Verdict::Rebase(replay) => {
-                        put_state(&mut sealed, state, now);
+                        form.put(&mut sealed, state);
                         sealed.raw(&replay.bytes, replay.count);
                     }
                     Verdict::Leave { .. } => {}
@@ -393,6 +398,37 @@ impl Applier {
             self.debts.forget_dropped(&dropped);
         }
         Ok(executed)
+    }
+
+    /// In which form each of the states that are taken is written; what the server cannot hold is
+    /// told.
+    fn forms(&self, states: &[State], verdicts: &[Verdict]) -> Result<Vec<Form>, Error> {
+        let writing = self.writing.as_ref().ok_or(Error::NoStream)?;
+        let now = wall_ms();
+        let form = |(state, verdict): (&State, &Verdict)| {
+            if verdict.is_final() {
+                return Form::Delete;
+            }
+            let form = Form::of(state, writing, now);
+            if let Form::Unheld(why) | Form::Rebuild(_, why) = &form
+                && !why.is_empty()
+            {
+                let key = state.key.escape_ascii();
+                self.on_unheld_value(&format!("{why}, in the key {key} of database {}", state.db));
+            }
+            form
+        };
+        Ok(states.iter().zip(verdicts).map(form).collect())
+    }
+
+    /// A value that the server here cannot hold, or not all of it.
+    fn on_unheld_value(&self, why: &str) {
+        let mut board = self.board.lock();
+        board.unheld += 1;
+        if board.unheld.is_power_of_two() {
+            let (peer, count) = (&self.config.peer, board.unheld);
+            warn!(%peer, count, why, "the Redis here cannot hold a value of the peer; left out");
+        }
     }
 
     /// The counts and the debts after states were taken or refused.
@@ -428,37 +464,4 @@ fn theirs_wins(config: &super::Config) -> bool {
 
 fn is_absent(state: &State) -> bool {
     matches!(state.value, Value::Absent)
-}
-
-fn put_state(sealed: &mut Sealed, state: &State, now_ms: u64) {
-    let expired = state.expire_at_ms != 0 && state.expire_at_ms <= now_ms;
-    match &state.value {
-        Value::Function(source) => sealed.command(&[b"FUNCTION", b"LOAD", b"REPLACE", source]),
-        Value::Dump(payload) if !expired => {
-            sealed.select(state.db);
-            let ttl = state.expire_at_ms.to_string();
-            let mut args: Vec<&[u8]> =
-                vec![b"RESTORE", &state.key, ttl.as_bytes(), payload, b"REPLACE"];
-            if state.expire_at_ms != 0 {
-                args.push(b"ABSTTL");
-            }
-            sealed.command(&args);
-        }
-        Value::Unsaid => {}
-        Value::Dump(_) | Value::Absent => {
-            sealed.select(state.db);
-            sealed.command(&[b"DEL", &state.key]);
-        }
-    }
-}
-
-/// A state that the local Redis cannot take. The mark says that it was taken; it is among the
-/// debts of the next session only if it is asked for, so we stop.
-fn incompatible(message: &str) -> Error {
-    Error::Stop(Stop {
-        reason: "incompatible_value".to_owned(),
-        detail: format!("the local Redis cannot take a value of the peer: {message}"),
-        remedy: "run a server here that is not older than the peer's, or remove that value"
-            .to_owned(),
-    })
 }

@@ -14,6 +14,7 @@ mod records;
 mod reply;
 mod self_mark;
 mod target;
+mod value;
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
@@ -24,10 +25,11 @@ use tokio_util::sync::CancellationToken;
 use tracing::info;
 
 use self::batch::Sealed;
-pub(crate) use self::copy::percent;
 pub use self::debts::{Debts, Key};
 pub use self::self_mark::keep_self_mark;
 use self::target::{FENCE_TIMEOUT, Writing, await_fence, put_fence};
+use crate::command::{Catalog, ScanError};
+use crate::config::{Flush, Publish};
 use crate::converge::Table;
 use crate::intake::Shared;
 use crate::journal::{self, Journal};
@@ -52,6 +54,10 @@ pub struct Config {
     pub redis: Settings,
     /// All keys of ours that SWAPDB may carry into another database.
     pub reserved: Vec<String>,
+    /// What is done with FLUSHALL and FLUSHDB.
+    pub flush: Flush,
+    /// What is done with PUBLISH.
+    pub publish: Publish,
 }
 
 /// Why applying ends.
@@ -89,7 +95,7 @@ pub enum Error {
     Record(#[from] RecordError),
     /// Its commands make no sense.
     #[error("the peer sent commands that cannot be read: {0}")]
-    Commands(#[from] crate::intake::scanner::ScanError),
+    Commands(#[from] ScanError),
     /// What the peer sent is out of place.
     #[error("the peer sent {0} out of place")]
     Unexpected(&'static str),
@@ -137,6 +143,7 @@ pub struct Applier {
     progress: watch::Receiver<Progress>,
     journal: Journal,
     table: Arc<Table>,
+    catalog: Catalog,
     deliveries: Arc<Deliveries>,
     board: PeerBoard,
     debts: Debts,
@@ -170,6 +177,7 @@ impl Applier {
             progress,
             journal: shared.journal.clone(),
             table: Arc::clone(&shared.table),
+            catalog: shared.catalog.clone(),
             deliveries: Arc::clone(&shared.deliveries),
             board,
             debts,

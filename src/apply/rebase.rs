@@ -7,7 +7,7 @@
 
 use std::collections::HashMap;
 
-use crate::intake::commands::{self, Touched};
+use crate::command::{Catalog, Touched, for_each_in};
 use crate::journal::{self, Journal};
 use crate::model::{BatchReader, Cursor, Entry, Record};
 
@@ -31,7 +31,7 @@ pub(super) struct Replay {
 /// # Errors
 /// The journal cannot be read.
 pub(super) fn replays(
-    journal: &Journal,
+    (journal, catalog): (&Journal, &Catalog),
     keys: impl Iterator<Item = Key>,
     since: Cursor,
     upto: Cursor,
@@ -57,7 +57,7 @@ pub(super) fn replays(
                 offset: record.offset,
             };
             if at > since && at <= upto {
-                add(&mut found, &record);
+                add(&mut found, &record, catalog);
             }
         }
         if epoch > upto.epoch || (epoch == upto.epoch && frame.header.end >= upto.offset) {
@@ -67,36 +67,33 @@ pub(super) fn replays(
     Ok(found)
 }
 
-fn add(found: &mut HashMap<Key, Option<Replay>>, record: &Record) {
-    let scanned =
-        commands::for_each_in(
-            &record.commands,
-            record.db,
-            |command, db| match commands::touched(command, db) {
-                Touched::Keys(keys) => {
-                    let alone = keys.len() == 1;
-                    for (db, key) in keys {
-                        let Some(replay) = found.get_mut(&(db, key.into())) else {
-                            continue;
-                        };
-                        match replay {
-                            Some(replay) if alone => {
-                                replay.bytes.extend_from_slice(command.raw());
-                                replay.count += 1;
-                            }
-                            _ => *replay = None,
+fn add(found: &mut HashMap<Key, Option<Replay>>, record: &Record, catalog: &Catalog) {
+    let scanned = for_each_in(&record.commands, record.db, |command, db| {
+        match catalog.touched(command, db) {
+            Touched::Keys(keys) => {
+                let alone = keys.len() == 1;
+                for key in keys {
+                    let Some(replay) = found.get_mut(&(key.db, key.name.into())) else {
+                        continue;
+                    };
+                    match replay {
+                        Some(replay) if alone => {
+                            replay.bytes.extend_from_slice(command.raw());
+                            replay.count += 1;
                         }
+                        _ => *replay = None,
                     }
                 }
-                Touched::Database(which) => {
-                    found
-                        .iter_mut()
-                        .filter(|((db, _), _)| *db == which)
-                        .for_each(|(_, r)| *r = None);
-                }
-                Touched::Everything => found.values_mut().for_each(|replay| *replay = None),
-            },
-        );
+            }
+            Touched::Database(which) => {
+                found
+                    .iter_mut()
+                    .filter(|((db, _), _)| *db == which)
+                    .for_each(|(_, r)| *r = None);
+            }
+            Touched::Everything => found.values_mut().for_each(|replay| *replay = None),
+        }
+    });
     if scanned.is_err() {
         found.values_mut().for_each(|replay| *replay = None);
     }
@@ -140,7 +137,7 @@ mod tests {
             count: 7,
             commands: commands.into(),
         };
-        add(&mut found, &record);
+        add(&mut found, &record, &Catalog::default());
         assert_eq!(found[&key("a")].as_ref().map(|r| r.count), Some(2));
         assert_eq!(found[&key("b")], None);
         assert_eq!(found[&key("c")], Some(Replay::default()));

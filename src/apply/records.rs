@@ -1,17 +1,18 @@
 //! Records become batches, batches become transactions, and what fails in them becomes debts.
 
+use std::collections::BTreeSet;
 use std::sync::Arc;
 
 use tokio_util::sync::CancellationToken;
 use tracing::warn;
 
-use super::batch::{Batch, Sealed};
+use super::batch::{Batch, Sealed, Target};
 use super::commit::{Executed, unexpected_refusal};
 use super::debts::{self, Key};
 use super::{Applier, Error};
-use crate::intake::commands::Touched;
+use crate::command::Touched;
 use crate::link::{self, Message, Records};
-use crate::model::{BatchReader, Cursor, Entry, Epoch, Mark, Seen, mark_key, owed_key};
+use crate::model::{BatchReader, Cursor, Entry, Epoch, Mark, Seen, SiteId, mark_key, owed_key};
 use crate::status::Stop;
 
 impl Applier {
@@ -39,6 +40,10 @@ impl Applier {
                 // Exactly once: the mark says what has been applied.
                 if self.mark.as_ref().is_some_and(|m| at <= m.at) {
                     continue;
+                }
+                if batch.stops_at(&record) {
+                    self.apply(batch, epoch, &tags, stop).await?;
+                    return Err(Error::Stop(flushed(&self.config.peer)));
                 }
                 tags = Arc::clone(&record.seen);
                 batch.push(&record)?;
@@ -68,7 +73,13 @@ impl Applier {
 
     fn batch(&self) -> Result<Batch, Error> {
         let writing = self.writing.as_ref().ok_or(Error::NoStream)?;
-        Ok(Batch::new(writing.target))
+        Ok(Batch::new(Target {
+            dialect: writing.dialect,
+            catalog: self.catalog.clone(),
+            flush: self.config.flush,
+            publish: self.config.publish,
+            debts: self.debts.clone(),
+        }))
     }
 
     /// Applies a batch, whatever it takes, and deals with what failed in it.
@@ -98,21 +109,23 @@ impl Applier {
             seen: Seen::clone(seen),
             ..old
         };
-        let key = mark_key(&self.config.peer);
+        self.room_for_debts(batch.owed().len())?;
+        let (key, owed) = (mark_key(&self.config.peer), owed_key(&self.config.peer));
         let text = mark.to_string();
-        let mut failed = Vec::new();
+        let mut failed = BTreeSet::new();
         loop {
             let reserved = self.config.reserved.clone();
             let result = self
-                .execute(stop, |db| batch.seal(db, &key, &text, &reserved))
+                .execute(stop, |db| batch.seal(db, (&key, &owed), &text, &reserved))
                 .await?;
             match result {
                 Executed::Done { replies, head } => {
                     let body = replies.iter().skip(head).take(batch.commands() as usize);
-                    for (number, reply) in body.enumerate() {
-                        if let Some(message) = reply.error() {
-                            failed.push((batch.touched(number), message.clone()));
-                        }
+                    for (number, error) in
+                        body.enumerate().filter_map(|(n, r)| Some((n, r.error()?)))
+                    {
+                        self.tell_failed(batch.touched(number), error);
+                        failed.insert(number);
                     }
                     break;
                 }
@@ -120,63 +133,67 @@ impl Applier {
                     body_command: Some(number),
                     message,
                 } => {
-                    failed.push((batch.touched(number), message));
+                    self.tell_failed(batch.touched(number), &message);
                     batch = batch.without(number);
                 }
-                Executed::Refused {
-                    body_command: None,
-                    message,
-                } => {
-                    return Err(unexpected_refusal(&message));
-                }
+                Executed::Refused { message, .. } => return Err(unexpected_refusal(&message)),
                 // Only a transaction that watches can end so.
                 Executed::Changed => return Err(unexpected_refusal("EXEC without effect")),
-                Executed::Lost => {
-                    let done = self.mark.as_ref().is_some_and(|m| m.at >= mark.at);
-                    if done {
-                        // It was executed, but how its commands went nobody has read.
-                        let numbers = 0..batch.commands() as usize;
-                        failed.extend(numbers.map(|n| (batch.touched(n), String::new())));
-                        break;
-                    }
+                Executed::Lost if self.mark.as_ref().is_some_and(|m| m.at >= mark.at) => {
+                    // It was executed, but how its commands went nobody has read.
+                    failed.extend(0..batch.commands() as usize);
+                    break;
                 }
+                Executed::Lost => {}
             }
         }
         self.mark = Some(mark);
         self.board.lock().records_applied += u64::from(batch.records());
-        self.on_failed(failed, stop).await
+        let read = self.progress.borrow().read;
+        for key in batch.owed() {
+            self.debts.add(key.clone(), read);
+        }
+        self.on_unheld(batch.unheld());
+        // The peer's state mends what commands that failed, or may have, should have written.
+        self.owe(batch.owed_after(&failed), stop).await
     }
 
-    /// Commands that failed here, or may have: the peer's state of their keys mends them.
-    async fn on_failed(
-        &mut self,
-        failed: Vec<Failed>,
-        stop: &CancellationToken,
-    ) -> Result<(), Error> {
-        if failed.is_empty() {
+    /// A command of the peer failed here.
+    fn tell_failed(&self, what: Option<(Touched, bytes::Bytes)>, error: &str) {
+        self.board.lock().failed_commands += 1;
+        let Some((touched, name)) = what else { return };
+        let (peer, command) = (&self.config.peer, String::from_utf8_lossy(&name));
+        if matches!(touched, Touched::Keys(_)) {
+            warn!(%peer, %command, error, "a command of the peer failed here; asking for the state of its keys");
+        } else {
+            warn!(%peer, %command, error, "a command of the peer failed here, and what it touches cannot be named: compare the sites");
+        }
+    }
+
+    /// Commands that were left out because the server here has nothing that could hold what they
+    /// wrote, such as functions before 7.0.
+    fn on_unheld(&self, commands: u32) {
+        if commands == 0 {
+            return;
+        }
+        let mut board = self.board.lock();
+        let before = board.unheld;
+        board.unheld += u64::from(commands);
+        if before.checked_ilog2() != board.unheld.checked_ilog2() {
+            let (peer, count) = (&self.config.peer, board.unheld);
+            warn!(%peer, count, "the Redis here is too old to hold some of what the peer writes (functions, expiries of hash fields, sharded messages): left out");
+        }
+    }
+
+    fn room_for_debts(&self, more: usize) -> Result<(), Error> {
+        if self.debts.len() + more <= debts::MAX_DEBTS {
             return Ok(());
         }
-        let mut keys = Vec::new();
-        for (what, message) in failed {
-            let Some((touched, name)) = what else {
-                continue;
-            };
-            if !message.is_empty() {
-                self.board.lock().failed_commands += 1;
-                let command = String::from_utf8_lossy(&name).into_owned();
-                warn!(peer = %self.config.peer, command, error = message, "a command of the peer failed here; asking for the state of its keys");
-            }
-            match touched {
-                Touched::Keys(found) => {
-                    keys.extend(found.into_iter().map(|(db, k)| (db, k.into())));
-                }
-                Touched::Database(_) | Touched::Everything if message.is_empty() => {}
-                Touched::Database(_) | Touched::Everything => {
-                    warn!(peer = %self.config.peer, "what it touches cannot be named: compare the sites");
-                }
-            }
-        }
-        self.owe(keys, stop).await
+        Err(Error::Stop(Stop {
+            reason: "too_many_debts".to_owned(),
+            detail: format!("more than {} keys wait for their state", debts::MAX_DEBTS),
+            remedy: "let clients write less here until the sites are synced".to_owned(),
+        }))
     }
 
     /// The peer asks for states read when we have seen its history up to `after`, and has sent all
@@ -203,13 +220,7 @@ impl Applier {
         if keys.is_empty() {
             return Ok(());
         }
-        if self.debts.len() + keys.len() > debts::MAX_DEBTS {
-            return Err(Error::Stop(Stop {
-                reason: "too_many_debts".to_owned(),
-                detail: format!("more than {} keys wait for their state", debts::MAX_DEBTS),
-                remedy: "let clients write less here until the sites are synced".to_owned(),
-            }));
-        }
+        self.room_for_debts(keys.len())?;
         let after = self.progress.borrow().read;
         let mark = self
             .mark
@@ -231,6 +242,12 @@ impl Applier {
     }
 }
 
-/// A command that failed: what it touches and its name, when it can be found; the server's words,
-/// or none when it only may have failed.
-type Failed = (Option<(Touched, bytes::Bytes)>, String);
+/// The named stop for a peer that has flushed, where `[sync] flush` is `stop`.
+fn flushed(peer: &SiteId) -> Stop {
+    Stop {
+        reason: "peer_flushed".to_owned(),
+        detail: format!("{peer} has executed FLUSHALL or FLUSHDB; nothing after it is taken here"),
+        remedy: "set [sync] flush to forward, to flush here too, or to ignore, and restart"
+            .to_owned(),
+    }
+}

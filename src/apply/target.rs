@@ -5,10 +5,11 @@ use std::time::Duration;
 use tokio::sync::watch;
 use tokio::time::timeout;
 
-use super::batch::{Sealed, Target};
+use super::batch::Sealed;
 use super::debts::{Key, parse_member};
 use super::reply::{Outcome, outcome};
 use super::{Config, Error};
+use crate::command::Dialect;
 use crate::intake::connection_name;
 use crate::model::{Mark, SiteId, fence_key, mark_key, owed_key};
 use crate::progress::{FenceSeen, Progress};
@@ -25,7 +26,7 @@ pub(super) struct Writing {
     /// The database selected on it.
     pub db: u32,
     pub info: Info,
-    pub target: Target,
+    pub dialect: Dialect,
 }
 
 /// What is kept in Redis about the peer.
@@ -49,12 +50,12 @@ impl Writing {
         // Were MULTI refused, what follows it would run unmarked: find out before.
         connection.ask(&[b"MULTI"]).await?;
         connection.ask(&[b"EXEC"]).await?;
-        let target = Target::of(&info);
+        let dialect = Dialect::of(&info);
         Ok(Self {
             connection,
             db: 0,
             info,
-            target,
+            dialect,
         })
     }
 

@@ -8,10 +8,11 @@ use std::path::PathBuf;
 use super::mistake::Mistake;
 use super::source::{Section, Source, Value};
 use super::{
-    Admin, Config, DEFAULT_ADMIN, DEFAULT_JOURNAL, DEFAULT_LINK, Databases, Existing, Initial,
-    JournalConfig, Link, MIN_JOURNAL, Peer, Size, Sync,
+    Admin, Config, DEFAULT_ADMIN, DEFAULT_JOURNAL, DEFAULT_LINK, Databases, Existing, Flush,
+    Initial, JournalConfig, Keys, Link, MAX_PATTERNS, MIN_JOURNAL, MIN_RATE, Peer, Publish, Size,
+    Sync,
 };
-use crate::model::SiteId;
+use crate::model::{Pattern, SiteId};
 use crate::redis::{Password, Settings};
 
 /// Checks everything. None only together with a mistake.
@@ -145,11 +146,58 @@ fn sync(section: &Section, mistakes: &mut Vec<Mistake>) -> Sync {
     let initial = optional(section, "initial", mistakes, |v| word(v, &Initial::WORDS));
     let existing = optional(section, "existing", mistakes, |v| word(v, &Existing::WORDS));
     let databases = optional(section, "databases", mistakes, databases);
+    let include = optional(section, "keys", mistakes, patterns);
+    let exclude = optional(section, "exclude_keys", mistakes, patterns);
+    let flush = optional(section, "flush", mistakes, |v| word(v, &Flush::WORDS));
+    let publish = optional(section, "publish", mistakes, |v| word(v, &Publish::WORDS));
+    let max_rate = optional(section, "max_rate", mistakes, max_rate);
     Sync {
         initial: initial.unwrap_or_default(),
         existing: existing.unwrap_or_default(),
         databases: databases.unwrap_or_default(),
+        keys: Keys {
+            include: include.unwrap_or_default(),
+            exclude: exclude.unwrap_or_default(),
+        },
+        flush: flush.unwrap_or_default(),
+        publish: publish.unwrap_or_default(),
+        max_rate: max_rate.flatten(),
     }
+}
+
+/// `"off"`, or bytes a second: `"50MB"`.
+fn max_rate(value: &Value) -> Result<Option<u64>, String> {
+    let text = value.text()?;
+    if text == "off" {
+        return Ok(None);
+    }
+    let size: Size = text.parse().map_err(reason)?;
+    if size.0 < MIN_RATE {
+        return Err(format!(
+            "too small; write {} or more, or \"off\"",
+            Size(MIN_RATE)
+        ));
+    }
+    Ok(Some(size.0))
+}
+
+/// `"all"`, `["user:*", "session:*"]`, or in a variable `user:*,session:*`.
+fn patterns(value: &Value) -> Result<Vec<Pattern>, String> {
+    let wrong = || "not patterns; write [\"user:*\", \"session:*\"]".to_owned();
+    let texts: Vec<&str> = match value {
+        Value::Text(text) if text == "all" => return Ok(Vec::new()),
+        Value::Text(text) => text.split(',').map(str::trim).collect(),
+        Value::List(list) => list.iter().map(Value::text).collect::<Result<_, _>>()?,
+        Value::Integer(_) | Value::Other(_) => return Err(wrong()),
+    };
+    if texts.len() > MAX_PATTERNS {
+        return Err(format!(
+            "more than {MAX_PATTERNS} patterns; use fewer, wider ones"
+        ));
+    }
+    let parsed = texts.iter().map(|text| Pattern::parse(text));
+    let patterns = parsed.collect::<Result<Vec<_>, _>>();
+    patterns.map_err(|e| format!("a pattern {e}; write [\"user:*\"]"))
 }
 
 fn journal(section: &Section, mistakes: &mut Vec<Mistake>) -> Option<JournalConfig> {
@@ -201,6 +249,19 @@ impl Existing {
         ("overwrite", Self::Overwrite),
         ("keep", Self::Keep),
     ];
+}
+
+impl Flush {
+    pub(super) const WORDS: [(&str, Self); 3] = [
+        ("forward", Self::Forward),
+        ("ignore", Self::Ignore),
+        ("stop", Self::Stop),
+    ];
+}
+
+impl Publish {
+    pub(super) const WORDS: [(&str, Self); 2] =
+        [("forward", Self::Forward), ("ignore", Self::Ignore)];
 }
 
 impl Value {

@@ -22,7 +22,7 @@ pub use self::mistake::Errors;
 use self::mistake::{Mistake, Place};
 pub use self::size::Size;
 use self::source::Source;
-use crate::model::SiteId;
+use crate::model::{Pattern, SiteId};
 use crate::redis;
 
 /// A whole configuration, checked. Its `Display` is the file that would give it, secrets masked.
@@ -69,6 +69,45 @@ pub struct Sync {
     pub existing: Existing,
     /// Which databases.
     pub databases: Databases,
+    /// Which keys.
+    pub keys: Keys,
+    /// What is done here with FLUSHALL and FLUSHDB of a peer.
+    pub flush: Flush,
+    /// What is done here with PUBLISH of a peer.
+    pub publish: Publish,
+    /// The most bytes a second that a copy from here may send; none: as fast as the peer takes it.
+    pub max_rate: Option<u64>,
+}
+
+/// Which keys are synced.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Keys {
+    /// Those that match one of these; empty: every one.
+    pub include: Vec<Pattern>,
+    /// But not those that match one of these.
+    pub exclude: Vec<Pattern>,
+}
+
+/// What is done with FLUSHALL and FLUSHDB of a peer.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum Flush {
+    /// Done here too.
+    #[default]
+    Forward,
+    /// Left out; the sites then differ until the keys are written again.
+    Ignore,
+    /// Nothing more is taken from that peer until a person has decided.
+    Stop,
+}
+
+/// What is done with PUBLISH of a peer.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum Publish {
+    /// Published here too.
+    #[default]
+    Forward,
+    /// Left out.
+    Ignore,
 }
 
 /// Who copies its data to whom when two sites meet for the first time.
@@ -138,6 +177,12 @@ pub const DEFAULT_JOURNAL: u64 = 10 << 30;
 /// The smallest journal: below this a burst of large values or one short cut would end in a full
 /// sync.
 pub const MIN_JOURNAL: u64 = 16 << 20;
+
+/// The slowest copy: a slower one would not end before the journal is full.
+const MIN_RATE: u64 = 64 << 10;
+
+/// The most patterns of keys: each costs time with every key that is written.
+const MAX_PATTERNS: usize = 100;
 
 /// The largest configuration file, in bytes: whatever is larger was named by mistake.
 const MAX_FILE: u64 = 1 << 20;

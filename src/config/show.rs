@@ -40,6 +40,20 @@ impl fmt::Display for Config {
                 writeln!(f, "databases = {only:?}")?;
             }
         }
+        for (name, patterns) in [
+            ("keys", &self.sync.keys.include),
+            ("exclude_keys", &self.sync.keys.exclude),
+        ] {
+            let patterns: Vec<String> = patterns.iter().map(ToString::to_string).collect();
+            if !patterns.is_empty() {
+                writeln!(f, "{name} = {patterns:?}")?;
+            }
+        }
+        writeln!(f, "flush = \"{}\"", self.sync.flush)?;
+        writeln!(f, "publish = \"{}\"", self.sync.publish)?;
+        if let Some(rate) = self.sync.max_rate {
+            writeln!(f, "max_rate = \"{}\"", Size(rate))?;
+        }
         writeln!(f, "\n[journal]\ndir = {:?}", self.journal.dir)?;
         writeln!(f, "max_size = \"{}\"", Size(self.journal.max_size))?;
         write!(f, "\n[admin]\nlisten = \"{}\"", self.admin.listen)
@@ -54,6 +68,20 @@ impl fmt::Display for super::Initial {
 }
 
 impl fmt::Display for super::Existing {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let word = Self::WORDS.iter().find(|(_, value)| value == self);
+        f.write_str(word.map_or("", |(word, _)| word))
+    }
+}
+
+impl fmt::Display for super::Flush {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let word = Self::WORDS.iter().find(|(_, value)| value == self);
+        f.write_str(word.map_or("", |(word, _)| word))
+    }
+}
+
+impl fmt::Display for super::Publish {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let word = Self::WORDS.iter().find(|(_, value)| value == self);
         f.write_str(word.map_or("", |(word, _)| word))

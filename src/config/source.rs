@@ -44,7 +44,19 @@ const SECTIONS: [(&str, &[&str]); 6] = [
     ("", &["site"]),
     ("redis", &["url", "username", "password", "password_file"]),
     ("link", &["listen"]),
-    ("sync", &["initial", "existing", "databases"]),
+    (
+        "sync",
+        &[
+            "initial",
+            "existing",
+            "databases",
+            "keys",
+            "exclude_keys",
+            "flush",
+            "publish",
+            "max_rate",
+        ],
+    ),
     ("journal", &["dir", "max_size"]),
     ("admin", &["listen"]),
 ];

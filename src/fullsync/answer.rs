@@ -8,8 +8,8 @@ use tokio::time::{Duration, timeout};
 
 use super::{Gate, Insert};
 use crate::apply::{Debts, Key};
+use crate::command::key_hash;
 use crate::converge::Reading;
-use crate::intake::commands::key_hash;
 use crate::intake::{Shared, connection_name, wall_ms};
 use crate::link::{OwedStates, State, Value};
 use crate::model::{Cursor, FENCE_PREFIX, InstanceId, Seen, SiteId, is_reserved};

@@ -11,7 +11,7 @@ use tracing::info;
 use super::{Gate, Hold, Part, Parts};
 use crate::apply::Debts;
 use crate::converge::Reading;
-use crate::intake::select::Selection;
+use crate::intake::filter::Filter;
 use crate::intake::{Shared, connection_name};
 use crate::link::{Copy, CopyBegin, CopyStates, State, Value};
 use crate::model::{CopyProgress, Cursor, Epoch, Seen, SiteId, is_reserved};
@@ -59,18 +59,6 @@ pub enum Error {
          \"overwrite\" at both sites, or empty the receiver"
     )]
     KeepInterrupted,
-    /// The peer's server cannot take a value.
-    #[error(
-        "the peer's {redis} cannot take the value of a key in database {db} (RDB version {version}); run a newer server there or remove it"
-    )]
-    Incompatible {
-        /// What the peer runs.
-        redis: String,
-        /// The database.
-        db: u32,
-        /// What the value needs.
-        version: u16,
-    },
 }
 
 /// A copy that is under way to the peer.
@@ -86,35 +74,6 @@ pub struct Copying {
     pub snapshot: Snapshot,
 }
 
-/// What the peer's Redis can take.
-#[derive(Clone, Debug)]
-pub(super) struct Taker {
-    redis: String,
-    rdb_version: u16,
-    /// Redis 5.0 and 6.0 exit when they get a module's value that they do not know.
-    exits_on_modules: bool,
-}
-
-impl Taker {
-    fn check(&self, value: &rdb::Value) -> Result<(), Error> {
-        let version = value.min_rdb_version;
-        // Valkey 9 (80) refuses what only Redis writes (12 to 79).
-        let known = if self.rdb_version == 80 {
-            version <= 11 || version == 80
-        } else {
-            version <= self.rdb_version
-        };
-        if known && !(value.module && self.exits_on_modules) {
-            return Ok(());
-        }
-        Err(Error::Incompatible {
-            redis: self.redis.clone(),
-            db: value.db,
-            version,
-        })
-    }
-}
-
 /// Makes copies of the local Redis for a peer.
 #[derive(Clone, Debug)]
 pub struct Copier {
@@ -124,8 +83,8 @@ pub struct Copier {
     pub redis: Settings,
     /// Where snapshots are.
     pub dir: PathBuf,
-    /// Which databases travel.
-    pub selection: Selection,
+    /// What travels.
+    pub filter: Filter,
     /// Journal, table.
     pub shared: Shared,
     /// What has been read.
@@ -134,8 +93,6 @@ pub struct Copier {
     pub gate: Gate,
     /// What of the peer's history counts as seen in any case: where its records begin.
     pub receives_from: (SiteId, Cursor),
-    /// What the peer runs, and the RDB version that it takes.
-    pub peer_redis: (String, u16),
     /// Keys whose state we want of the peer: ours is not the one to be sent.
     pub debts: Debts,
 }
@@ -290,16 +247,9 @@ impl Copier {
             source,
         })?;
         let (send, parts) = mpsc::channel(PARTS_AHEAD);
-        let (redis, rdb_version) = self.peer_redis.clone();
-        let exits_on_modules = rdb_version <= 9 && !redis.contains(" 6.2");
-        let taker = Taker {
-            redis,
-            rdb_version,
-            exits_on_modules,
-        };
-        let (selection, debts) = (self.selection.clone(), self.debts.clone());
+        let (filter, debts) = (self.filter.clone(), self.debts.clone());
         tokio::task::spawn_blocking(move || {
-            if let Err(error) = read_parts(file, first, (&selection, &debts), &taker, &send) {
+            if let Err(error) = read_parts(file, first, (&filter, &debts), &send) {
                 // Nobody listens any more when the session is over.
                 drop(send.blocking_send(Err(error)));
             }
@@ -311,22 +261,20 @@ impl Copier {
 fn read_parts(
     file: File,
     skip: u64,
-    (selection, debts): (&Selection, &Debts),
-    taker: &Taker,
+    (filter, debts): (&Filter, &Debts),
     send: &mpsc::Sender<Result<Part, Error>>,
 ) -> Result<(), Error> {
     let mut reader = rdb::Reader::try_new(file)?;
     let (mut number, mut bytes, mut states) = (0_u64, 0, Vec::new());
     while let Some(entry) = reader.next_entry()? {
         let state = match entry {
-            rdb::Entry::Value(value) if is_reserved(&value.key) || !selection.has(value.db) => {
+            rdb::Entry::Value(value)
+                if is_reserved(&value.key) || !filter.has(value.db, &value.key) =>
+            {
                 continue;
             }
             rdb::Entry::Value(value) => {
                 let wanted = debts.wants(&(value.db, value.key.clone()));
-                if !wanted {
-                    taker.check(&value)?;
-                }
                 State {
                     db: value.db,
                     key: value.key,

@@ -12,10 +12,9 @@ use std::collections::VecDeque;
 
 use bytes::{Buf, BytesMut};
 
-use super::canonical::canonical;
-use super::commands;
-use super::scanner::{Command, ScanError, Scanner};
-use super::select::{Selection, Travel};
+use super::filter::{Filter, Travel};
+use crate::command::scanner::{self, Scanner};
+use crate::command::{Catalog, Command, ScanError, canonical, removes_marks};
 use crate::model::{
     FENCE_PREFIX, InstanceId, MARK_PREFIX, MAX_FRAME, Mark, Offset, SELF_KEY, SelfMark, SiteId,
     is_reserved,
@@ -73,8 +72,10 @@ pub enum Event {
     },
     /// A client wrote to a reserved key; the write does not travel.
     Trespass(Vec<u8>),
-    /// A command cannot travel under the configured selection of databases.
+    /// A command cannot travel under the configured selection.
     NotSelected(Vec<u8>),
+    /// A command of which nothing is known: it travels, as a write of every key.
+    Unknown(Vec<u8>),
     /// The server wants to know at once how far we are.
     AckWanted,
 }
@@ -111,7 +112,8 @@ struct Transaction {
 #[derive(Debug)]
 pub struct Decoder {
     scanner: Scanner,
-    selection: Selection,
+    catalog: Catalog,
+    filter: Filter,
     offset: Offset,
     db: u32,
     boundary: (Offset, u32),
@@ -122,10 +124,11 @@ pub struct Decoder {
 impl Decoder {
     /// A decoder of what comes after `offset`, with database `db` selected there.
     #[must_use]
-    pub fn new(offset: Offset, db: u32, selection: Selection) -> Self {
+    pub fn new(offset: Offset, db: u32, catalog: Catalog, filter: Filter) -> Self {
         Self {
             scanner: Scanner::default(),
-            selection,
+            catalog,
+            filter,
             offset,
             db,
             boundary: (offset, db),
@@ -289,7 +292,7 @@ impl Decoder {
             return true;
         }
         let (mut reserved, mut other) = (0_usize, 0_usize);
-        commands::for_each_key(command, self.db, |_, key| {
+        self.catalog.for_each_key(command, self.db, |_, key, _| {
             let count = if is_reserved(key) {
                 &mut reserved
             } else {
@@ -368,17 +371,22 @@ impl Decoder {
     }
 
     fn on_write(&mut self, command: &Command<'_>, now_ms: u64) {
-        if let Some(strays) = commands::removes_marks(command, self.db) {
+        if let Some(strays) = removes_marks(command, self.db) {
             self.events.push_back(Event::MarksRemoved { strays });
         }
-        match self.selection.travel(command, self.db) {
-            Travel::Whole => self.push(|out| {
-                canonical(command, now_ms, out);
-                1
-            }),
+        if !self.catalog.knows(command.arg(0)) {
+            self.events
+                .push_back(Event::Unknown(command.arg(0).to_vec()));
+        }
+        match self.filter.travel(&self.catalog, command, self.db) {
+            Travel::Whole => self.push(|out| canonical(command, now_ms, out)),
             Travel::Projected(commands) => self.push(|out| {
-                out.extend_from_slice(&commands.bytes);
-                commands.count
+                let mut count = 0;
+                let made = scanner::for_each(&commands.bytes, |command| {
+                    count = u32::saturating_add(count, canonical(&command, now_ms, out));
+                });
+                debug_assert!(made.is_ok(), "commands of our own can be read");
+                count
             }),
             Travel::Not => {}
             Travel::Crosses => self
@@ -403,7 +411,7 @@ impl Decoder {
         );
         let mut raw = Vec::new();
         crate::redis::put_command(&mut raw, &args);
-        let projected = super::scanner::for_each(&raw, |command| self.on_write(&command, now_ms));
+        let projected = scanner::for_each(&raw, |command| self.on_write(&command, now_ms));
         debug_assert!(
             projected.is_ok(),
             "a command that we have just written can be read"
@@ -415,11 +423,17 @@ impl Decoder {
         let (offset, db) = (self.offset, self.db);
         if let Some(transaction) = &mut self.transaction {
             let count = write(&mut transaction.commands);
+            if count == 0 {
+                return;
+            }
             transaction.count = transaction.count.saturating_add(count);
             transaction.last = offset;
         } else {
             let mut commands = Vec::new();
             let count = write(&mut commands);
+            if count == 0 {
+                return;
+            }
             self.events.push_back(Event::Write(Write {
                 offset,
                 db,

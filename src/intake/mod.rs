@@ -3,14 +3,12 @@
 //! One task owns the replica connection, the decoder, the clock and the journal's writer. What it
 //! has read is in the journal before anybody hears of it, and is acknowledged to Redis only then.
 
-pub mod canonical;
-pub mod commands;
 pub mod decoder;
+pub mod filter;
 pub mod history;
 mod resume;
-pub mod scanner;
-pub mod select;
 mod stream;
+mod unknown;
 
 use std::path::PathBuf;
 use std::sync::Arc;
@@ -21,8 +19,9 @@ use tokio::time::{Instant, sleep};
 use tokio_util::sync::CancellationToken;
 use tracing::{error, info, warn};
 
-use self::select::Selection;
+use self::filter::Filter;
 use self::stream::Stream;
+use crate::command::Catalog;
 use crate::converge::Table;
 use crate::journal::{Journal, Recovered, Writer};
 use crate::model::{Cursor, InstanceId, SiteId};
@@ -51,7 +50,7 @@ pub struct Config {
     /// How to reach Redis.
     pub redis: Settings,
     /// What travels.
-    pub selection: Selection,
+    pub filter: Filter,
     /// Where snapshots are spooled.
     pub dir: PathBuf,
 }
@@ -63,6 +62,8 @@ pub struct Shared {
     pub journal: Journal,
     /// Recent local writes.
     pub table: Arc<Table>,
+    /// What is known of commands.
+    pub catalog: Catalog,
     /// What peers have.
     pub deliveries: Arc<Deliveries>,
     /// Where everybody says how it is.
@@ -124,7 +125,7 @@ impl Intake {
         writer: Writer,
         recovered: &Recovered,
     ) -> Result<(Self, watch::Receiver<Progress>), Error> {
-        let resume = resume::Resume::from_journal(&shared.journal, recovered)?;
+        let resume = resume::Resume::from_journal(&shared.journal, recovered, &shared.catalog)?;
         let (stream, progress) = Stream::new(&config, shared.clone(), writer, resume);
         Ok((
             Self {

@@ -2,12 +2,12 @@
 
 use std::fs::File;
 
-use tracing::{info, warn};
+use tracing::{debug, info, warn};
 
 use super::history::{self, History, Saved};
 use super::stream::Stream;
 use super::{Config, Error, Shared, announce, connection_name, wall_ms};
-use crate::intake::commands::{for_each_in, for_each_key, key_hash};
+use crate::command::{Catalog, Learned, for_each_in, key_hash};
 use crate::journal::{Frame, FrameKind, Journal, Recovered};
 use crate::model::{
     BatchReader, Cursor, Entry, Epoch, Hlc, Mark, Record, SELF_KEY, Seen, SelfMark, is_reserved,
@@ -15,7 +15,7 @@ use crate::model::{
 };
 use crate::progress::EpochState;
 use crate::rdb;
-use crate::redis::{Connection, Info, OLDEST};
+use crate::redis::{Connection, Info, OLDEST, Reply};
 use crate::replica::{self, PsyncReply, Replica, Snapshot};
 
 /// How much of the journal is read again at most to rebuild the table of recent writes; what is
@@ -40,7 +40,11 @@ impl Resume {
     ///
     /// # Errors
     /// The journal is damaged or of another version.
-    pub(super) fn from_journal(journal: &Journal, recovered: &Recovered) -> Result<Self, Error> {
+    pub(super) fn from_journal(
+        journal: &Journal,
+        recovered: &Recovered,
+        catalog: &Catalog,
+    ) -> Result<Self, Error> {
         let mut saved = recovered
             .preamble
             .as_deref()
@@ -58,20 +62,20 @@ impl Resume {
         resume.floor = from;
         let mut reader = journal.reader(from)?;
         while let Some(frame) = reader.try_next()? {
-            resume.replay(&frame, &mut saved)?;
+            resume.replay(&frame, &mut saved, catalog)?;
         }
         resume.saved = Some(saved);
         Ok(resume)
     }
 
-    fn replay(&mut self, frame: &Frame, saved: &mut Saved) -> Result<(), Error> {
+    fn replay(&mut self, frame: &Frame, saved: &mut Saved, catalog: &Catalog) -> Result<(), Error> {
         let header = &frame.header;
         match header.kind {
             FrameKind::Epoch | FrameKind::Continue => {}
             FrameKind::Records | FrameKind::Notes => {
                 for entry in BatchReader::new(header.start, frame.body.clone()) {
                     let entry = entry.map_err(|e| Error::Saved(e.to_string()))?;
-                    self.entry(entry, header.epoch, saved);
+                    self.entry(entry, header.epoch, saved, catalog);
                 }
                 if header.kind == FrameKind::Records {
                     saved.last_record = Cursor {
@@ -88,7 +92,7 @@ impl Resume {
         Ok(())
     }
 
-    fn entry(&mut self, entry: Entry, epoch: Epoch, saved: &mut Saved) {
+    fn entry(&mut self, entry: Entry, epoch: Epoch, saved: &mut Saved, catalog: &Catalog) {
         match entry {
             Entry::Record(record) => {
                 self.hlc = self.hlc.max(record.hlc);
@@ -96,7 +100,7 @@ impl Resume {
                     epoch,
                     offset: record.offset,
                 };
-                if !self.note(&record, at) {
+                if !self.note(&record, at, catalog) {
                     self.floor = at;
                 }
             }
@@ -111,10 +115,11 @@ impl Resume {
     }
 
     /// Notes the keys of a record; false when it may have written any key.
-    fn note(&mut self, record: &Record, at: Cursor) -> bool {
+    fn note(&mut self, record: &Record, at: Cursor, catalog: &Catalog) -> bool {
         let (writes, mut named) = (&mut self.writes, true);
         let scanned = for_each_in(&record.commands, record.db, |command, db| {
-            named &= for_each_key(command, db, |db, key| writes.push((key_hash(db, key), at)));
+            let note = |db, key: &[u8], _| writes.push((key_hash(db, key), at));
+            named &= catalog.for_each_key(command, db, note);
         });
         scanned.is_ok() && named
     }
@@ -261,6 +266,7 @@ async fn facts(config: &Config, shared: &Shared) -> Result<Facts, Error> {
         redis.usable = true;
         redis.error = None;
     }
+    learn(&mut connection, &shared.catalog).await?;
     let value = connection.ask(&[b"GET", SELF_KEY.as_bytes()]).await?;
     let self_mark = value.bytes().and_then(|v| SelfMark::parse(v).ok());
     let mut seen = Seen::default();
@@ -275,4 +281,31 @@ async fn facts(config: &Config, shared: &Shared) -> Result<Facts, Error> {
         self_mark,
         seen,
     })
+}
+
+/// Learns of commands that are not in the table from the server. Without permission they count as
+/// writes of every key.
+async fn learn(connection: &mut Connection, catalog: &Catalog) -> Result<(), Error> {
+    let reply = connection.call(&[b"COMMAND"]).await?;
+    if let Some(message) = reply.error() {
+        debug!(
+            error = message,
+            "the server does not say which commands it has"
+        );
+        return Ok(());
+    }
+    catalog.learn(reply.array().into_iter().filter_map(learned));
+    Ok(())
+}
+
+/// What COMMAND says of one: name, arity, flags, first key, last key, step; newer servers say more.
+pub(super) fn learned(info: Reply) -> Option<(Vec<u8>, Learned)> {
+    let fields = info.array();
+    let number = |i: usize| fields.get(i).and_then(Reply::integer);
+    let learned = Learned {
+        first: usize::try_from(number(3)?).ok()?,
+        last: number(4)?,
+        step: usize::try_from(number(5)?).ok()?,
+    };
+    Some((fields.first()?.bytes()?.to_vec(), learned))
 }

@@ -9,12 +9,13 @@ use tokio::time::{MissedTickBehavior, interval, sleep};
 use tokio_util::sync::CancellationToken;
 use tracing::{error, info, warn};
 
-use super::commands::{for_each_in, for_each_key, key_hash};
 use super::decoder::{Decoder, Event, Write};
+use super::filter::Filter;
 use super::history::Saved;
 use super::resume::Resume;
-use super::select::Selection;
+use super::unknown::Unknown;
 use super::{Config, Error, Shared, wall_ms};
+use crate::command::{for_each_in, key_hash};
 use crate::converge::Recent;
 use crate::journal::{self, FrameHeader, FrameKind, Writer};
 use crate::model::{
@@ -47,7 +48,7 @@ struct Taken {
 #[derive(Debug)]
 pub(super) struct Stream {
     instance: InstanceId,
-    selection: Selection,
+    filter: Filter,
     shared: Shared,
     writer: Writer,
     decoder: Decoder,
@@ -67,6 +68,8 @@ pub(super) struct Stream {
     attachments: u64,
     publish: watch::Sender<Progress>,
     trespasses: u64,
+    not_selected: u64,
+    unknown: Unknown,
 }
 
 impl Stream {
@@ -92,11 +95,12 @@ impl Stream {
         let (publish, progress) = watch::channel(Progress::default());
         let mut stream = Self {
             instance: config.instance,
-            selection: config.selection.clone(),
+            filter: config.filter.clone(),
             decoder: Decoder::new(
                 at.offset,
                 saved.as_ref().map_or(0, |s| s.db),
-                config.selection.clone(),
+                shared.catalog.clone(),
+                config.filter.clone(),
             ),
             frame: FrameBuilder::new(at.offset),
             clock: Clock::after(hlc),
@@ -113,6 +117,8 @@ impl Stream {
             attachments: 0,
             publish,
             trespasses: 0,
+            not_selected: 0,
+            unknown: Unknown::new(config),
             shared,
             writer,
         };
@@ -159,6 +165,10 @@ impl Stream {
         })
     }
 
+    fn decoder_at(&self, offset: Offset, db: u32) -> Decoder {
+        Decoder::new(offset, db, self.shared.catalog.clone(), self.filter.clone())
+    }
+
     /// The server process that is attached to.
     pub(super) fn set_run_id(&mut self, run_id: &str) {
         // An empty word would be lost in the text.
@@ -171,7 +181,7 @@ impl Stream {
     /// The stream goes on, perhaps under a new id.
     pub(super) fn continues(&mut self, replid: Option<ReplId>) -> Result<(), Error> {
         let (offset, db) = self.decoder.boundary();
-        self.decoder = Decoder::new(offset, db, self.selection.clone());
+        self.decoder = self.decoder_at(offset, db);
         self.frame = FrameBuilder::new(offset);
         if let (Some(replid), Some(state)) = (replid, &self.state)
             && state.replid != replid
@@ -188,7 +198,7 @@ impl Stream {
 
     /// A new epoch begins with the data of a snapshot.
     pub(super) fn begins(&mut self, state: EpochState, seen: Seen) -> Result<(), Error> {
-        self.decoder = Decoder::new(state.began, 0, self.selection.clone());
+        self.decoder = self.decoder_at(state.began, 0);
         self.frame = FrameBuilder::new(state.began);
         self.progress.read = Cursor {
             epoch: state.epoch,
@@ -256,6 +266,7 @@ impl Stream {
         loop {
             let taken = self.take(&mut replica)?;
             self.commit(&mut replica, stop).await?;
+            self.unknown.ask(&self.shared.catalog).await;
             if taken.ack {
                 replica.acknowledge(self.read().offset).await?;
             }
@@ -347,13 +358,8 @@ impl Stream {
                 self.progress.strays = strays;
             }
             Event::Trespass(command) => self.on_trespass(&command),
-            Event::NotSelected(command) => {
-                let command = String::from_utf8_lossy(&command).into_owned();
-                warn!(
-                    command,
-                    "a command crosses the selected databases and does not travel"
-                );
-            }
+            Event::NotSelected(command) => self.on_not_selected(&command),
+            Event::Unknown(command) => self.unknown.met(&command),
             Event::AckWanted => {}
         }
     }
@@ -378,9 +384,10 @@ impl Stream {
             commands: commands.into(),
         };
         let (recent, table) = (&mut self.recent, &self.shared.table);
+        let catalog = &self.shared.catalog;
         let mut named = true;
         let scanned = for_each_in(&record.commands, db, |command, db| {
-            named &= for_each_key(command, db, |db, key| {
+            named &= catalog.for_each_key(command, db, |db, key, _| {
                 recent.note(table, key_hash(db, key), at);
             });
         });
@@ -411,6 +418,21 @@ impl Stream {
                 command,
                 count = self.trespasses,
                 "a client writes to keys that begin with tandem:, which are reserved; such writes do not travel"
+            );
+        }
+    }
+
+    /// A command that could not be cut down to what is selected.
+    fn on_not_selected(&mut self, command: &[u8]) {
+        self.not_selected += 1;
+        self.shared.board.redis().writes_not_selected = self.not_selected;
+        if self.not_selected.is_power_of_two() {
+            let command = String::from_utf8_lossy(command).into_owned();
+            warn!(
+                command,
+                count = self.not_selected,
+                "a command touches selected keys and others and cannot be divided: it does not \
+                 travel, and the keys that it wrote differ until they are written again"
             );
         }
     }

@@ -20,8 +20,6 @@ pub struct Hello {
     pub version: String,
     /// What its Redis is.
     pub redis: String,
-    /// The newest RDB version whose values its Redis takes.
-    pub rdb_version: u16,
     /// The replication id of its Redis.
     pub replid: String,
     /// The epoch of its history.
@@ -43,8 +41,8 @@ pub struct Hello {
     pub initial: Initial,
     /// `[sync] existing`.
     pub existing: Existing,
-    /// `[sync] databases`, as text; must be equal.
-    pub databases: String,
+    /// `[sync] databases` and `keys`, as text; must be equal.
+    pub selection: String,
 }
 
 impl Hello {
@@ -130,7 +128,6 @@ pub(super) mod tests {
             instance: 1,
             version: "0".to_owned(),
             redis: "Redis 7.0.15".to_owned(),
-            rdb_version: 10,
             replid: site.to_owned(),
             epoch: 100,
             base: 100,
@@ -141,7 +138,7 @@ pub(super) mod tests {
             mark: None,
             initial: Initial::Auto,
             existing: Existing::Refuse,
-            databases: "all".to_owned(),
+            selection: "all".to_owned(),
         }
     }
 

@@ -89,6 +89,17 @@ pub enum Value {
     Unsaid,
 }
 
+impl Value {
+    /// How many bytes of it travel.
+    #[must_use]
+    pub fn size(&self) -> usize {
+        match self {
+            Self::Dump(bytes) | Self::Function(bytes) => bytes.len(),
+            Self::Absent | Self::Unsaid => 0,
+        }
+    }
+}
+
 /// A copy begins: what follows are the entries of a snapshot.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct CopyBegin {

@@ -131,14 +131,14 @@ fn check(me: &Hello, peer: &Hello) -> Result<(), Stop> {
             "give each site a Redis of its own: correct [redis] url at one of them",
         ));
     }
-    if me.databases != peer.databases {
+    if me.selection != peer.selection {
         return Err(stop(
             "configuration_differs",
             format!(
-                "[sync] databases is {} here and {} there",
-                me.databases, peer.databases
+                "[sync] selects {} here and {} there",
+                me.selection, peer.selection
             ),
-            "make [sync] databases equal at both sites",
+            "make [sync] databases and keys equal at both sites",
         ));
     }
     Ok(())
@@ -558,7 +558,7 @@ mod tests {
         };
         assert_eq!(decide(&a, &same), Err("same_redis".to_owned()));
         let other = Hello {
-            databases: "[0]".to_owned(),
+            selection: "[0]".to_owned(),
             ..b
         };
         assert_eq!(decide(&a, &other), Err("configuration_differs".to_owned()));

@@ -57,6 +57,12 @@ pub(super) const ROWS: &[Row] = &[
             ]
         }),
     ),
+    counter(
+        "tandem_writes_not_selected_total",
+        "Writes that touched keys inside and outside of [sync] databases and keys, could not be \
+         divided, and did not travel.",
+        Site(|s| number(s.redis.writes_not_selected)),
+    ),
     gauge(
         "tandem_journal_bytes",
         "Size of the journal on disk. It grows while a peer is away; at \
@@ -175,6 +181,12 @@ pub(super) const ROWS: &[Row] = &[
          growth means that the servers differ in version or settings.",
         Peer(|p| number(p.failed_commands)),
     ),
+    counter(
+        "tandem_peer_unheld_total",
+        "Commands and values of the peer that the Redis here has nothing to hold, and that were \
+         left out: functions, modules, expiries of hash fields on an older server.",
+        Peer(|p| number(p.unheld)),
+    ),
     gauge(
         "tandem_peer_states_owed",
         "Keys whose whole value was asked of the peer and has not come yet. Should return to 0 \
@@ -195,6 +207,11 @@ pub(super) const ROWS: &[Row] = &[
         "tandem_peer_copy_size_bytes",
         "Bytes of the snapshot being copied. Absent when no copy is under way.",
         PeerBy("direction", |p| copies(p, |c| number(c.bytes_total))),
+    ),
+    gauge(
+        "tandem_peer_copy_bytes_per_second",
+        "How fast the copy under way is. Absent when there is none.",
+        PeerBy("direction", |p| copies(p, |c| c.bytes_per_second)),
     ),
     gauge(
         "tandem_peer_copied_keys",

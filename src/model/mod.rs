@@ -4,6 +4,7 @@
 
 mod hlc;
 mod mark;
+mod pattern;
 mod position;
 mod record;
 mod site;
@@ -13,6 +14,7 @@ pub use self::mark::{
     CopyProgress, FENCE_PREFIX, MARK_PREFIX, Mark, MarkError, OWED_PREFIX, RESERVED_PREFIX,
     SELF_KEY, SelfMark, fence_key, is_reserved, mark_key, owed_key,
 };
+pub use self::pattern::{Pattern, PatternError};
 pub use self::position::{Cursor, Epoch, Offset, Position, PositionError, ReplId};
 pub use self::record::{
     BatchReader, Entry, FrameBuilder, MAX_FRAME, Record, RecordError, Seen, TARGET_FRAME,

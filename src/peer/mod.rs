@@ -3,6 +3,7 @@
 mod outgoing;
 mod session;
 
+use std::collections::BTreeSet;
 use std::path::PathBuf;
 use std::time::Duration;
 
@@ -14,7 +15,7 @@ use tracing::{info, warn};
 use crate::apply::{self, Applier, Debts};
 use crate::config::{Databases, Sync};
 use crate::fullsync::{self, Answerer};
-use crate::intake::select::Selection;
+use crate::intake::filter::Filter;
 use crate::intake::{Shared, wall_ms};
 use crate::link::{self, Hello, Plan, Wire, plan};
 use crate::model::{Cursor, InstanceId, Mark, SiteId};
@@ -110,11 +111,6 @@ impl Error {
                 remedy: "set existing = \"overwrite\" at both sites, or empty the receiver"
                     .to_owned(),
             }),
-            Self::Copy(fullsync::Error::Incompatible { .. }) => Some(Stop {
-                reason: "copy_impossible".to_owned(),
-                detail: self.to_string(),
-                remedy: "run a newer server at the peer, or remove that value here".to_owned(),
-            }),
             Self::Redis(error) | Self::Apply(apply::Error::Redis(error)) => refusal(error),
             Self::Link(link::Error::Version { .. }) => Some(Stop {
                 reason: "protocol_version".to_owned(),
@@ -179,6 +175,8 @@ impl Peer {
             peer: config.peer.clone(),
             redis: config.redis.clone(),
             reserved,
+            flush: config.sync.flush,
+            publish: config.sync.publish,
         };
         let applier = Applier::new(
             applying,
@@ -272,6 +270,7 @@ impl Peer {
             let mut board = self.board.lock();
             board.error = None;
             board.stop = None;
+            board.state = PeerState::Connecting;
             board.sessions += 1;
         }
         let result = Box::pin(session::run(self, agreed, stop)).await;
@@ -386,7 +385,6 @@ impl Peer {
             instance: self.config.instance.as_u64(),
             version: env!("CARGO_PKG_VERSION").to_owned(),
             redis: info.product.clone(),
-            rdb_version: info.rdb_version(),
             replid: state.map_or_else(String::new, |s| s.replid.to_string()),
             epoch: state.map_or(0, |s| s.epoch.0),
             base: state.map_or(0, |s| s.base.0),
@@ -397,7 +395,7 @@ impl Peer {
             mark: mark.map(ToString::to_string),
             initial: self.config.sync.initial,
             existing: self.config.sync.existing,
-            databases: databases(&self.config.sync.databases),
+            selection: selection(&self.config.sync),
         }
     }
 }
@@ -418,20 +416,34 @@ fn peer_is_preferred(config: &Config) -> bool {
     config.peer < config.site
 }
 
-/// The selection as text, equal where it means the same.
-fn databases(databases: &Databases) -> String {
-    match databases {
+/// What is selected, as text, equal where it means the same.
+fn selection(sync: &Sync) -> String {
+    let mut text = match &sync.databases {
         Databases::All => "all".to_owned(),
         Databases::Only(set) => format!("{set:?}"),
+    };
+    for (word, patterns) in [
+        ("keys", &sync.keys.include),
+        ("without", &sync.keys.exclude),
+    ] {
+        if !patterns.is_empty() {
+            let sorted: BTreeSet<String> = patterns.iter().map(ToString::to_string).collect();
+            text.push_str(&format!(", {word} {sorted:?}"));
+        }
     }
+    text
 }
 
-/// The selection as the intake applies it.
+/// What travels.
 #[must_use]
-pub fn selection(databases: &Databases) -> Selection {
-    match databases {
-        Databases::All => Selection::All,
-        Databases::Only(set) => Selection::Only(set.clone()),
+pub fn filter(sync: &Sync) -> Filter {
+    Filter {
+        databases: match &sync.databases {
+            Databases::All => None,
+            Databases::Only(set) => Some(set.clone()),
+        },
+        include: sync.keys.include.clone(),
+        exclude: sync.keys.exclude.clone(),
     }
 }
 

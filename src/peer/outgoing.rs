@@ -3,10 +3,12 @@
 
 use std::collections::VecDeque;
 
+use tokio::time::{Duration, Instant, sleep_until};
+
 use crate::fullsync::{Gate, Hold, Insert, Part, Parts};
 use crate::intake::wall_ms;
 use crate::journal::{self, Frame, FrameKind, Journal};
-use crate::link::{Message, Records, Writer};
+use crate::link::{Message, Records, State, Writer};
 use crate::model::{BatchReader, Cursor, Entry, FrameBuilder, Offset, RecordError};
 use crate::replica::Snapshot;
 
@@ -35,6 +37,10 @@ pub(super) struct Outgoing {
     pub records_sent: u64,
     /// A copy that is being sent.
     copying: Option<(Parts, Hold)>,
+    /// The most bytes of copies a second.
+    max_rate: Option<u64>,
+    /// When the next part may go.
+    not_before: Instant,
     /// The snapshot of the copy that was sent, until the peer has it.
     pub snapshot: Option<Snapshot>,
 }
@@ -44,7 +50,11 @@ impl Outgoing {
     ///
     /// # Errors
     /// They are no longer in the journal.
-    pub(super) fn new(journal: &Journal, start: Cursor) -> Result<Self, journal::Error> {
+    pub(super) fn new(
+        journal: &Journal,
+        start: Cursor,
+        max_rate: Option<u64>,
+    ) -> Result<Self, journal::Error> {
         Ok(Self {
             reader: journal.reader(start)?,
             held: None,
@@ -52,6 +62,8 @@ impl Outgoing {
             sent: start,
             records_sent: 0,
             copying: None,
+            max_rate,
+            not_before: Instant::now(),
             snapshot: None,
         })
     }
@@ -65,6 +77,7 @@ impl Outgoing {
     /// frame. Cancel safe.
     pub(super) async fn next(&mut self) -> Result<Next, super::Error> {
         if let Some((parts, _)) = &mut self.copying {
+            sleep_until(self.not_before).await;
             return match parts.recv().await {
                 Some(part) => Ok(Next::Part(part?)),
                 None => Err(super::Error::NewHistory),
@@ -175,6 +188,7 @@ impl Outgoing {
 
     /// Pushes a part of the copy being sent.
     pub(super) fn push_part(&mut self, part: Part, writer: &mut Writer) {
+        self.pace(&part);
         let message = match part {
             Part::Begin(begin) => Message::CopyBegin(begin),
             Part::States(states) => Message::CopyStates(states),
@@ -184,6 +198,17 @@ impl Outgoing {
             }
         };
         writer.push(&message);
+    }
+
+    /// Makes the next part wait for as long as this one may take.
+    fn pace(&mut self, part: &Part) {
+        let (Some(rate), Part::States(states)) = (self.max_rate, part) else {
+            return;
+        };
+        let size = |state: &State| state.key.len() + state.value.size();
+        let bytes: usize = states.states.iter().map(size).sum();
+        let micros = (bytes as u64).saturating_mul(1_000_000) / rate.max(1);
+        self.not_before = self.not_before.max(Instant::now()) + Duration::from_micros(micros);
     }
 
     /// The peer has applied everything up to here.

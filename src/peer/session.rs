@@ -7,9 +7,10 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 use tokio::sync::{mpsc, watch};
 use tokio::time::{Duration, Instant, MissedTickBehavior, interval};
 use tokio_util::sync::CancellationToken;
+use tracing::info;
 
 use super::outgoing::{Next, Outgoing};
-use super::{Agreed, Error, Incoming, Peer, selection};
+use super::{Agreed, Error, Incoming, Peer, filter};
 use crate::apply::{self, Applied, Begin, Debts, Outlet};
 use crate::fullsync::{Copier, Gate, Insert, Prepared, Request};
 use crate::intake::Shared;
@@ -63,7 +64,8 @@ pub(super) async fn run(
         dialled,
     } = agreed;
     let session = Session::new(peer, &ours);
-    let outgoing = Outgoing::new(&peer.shared.journal, plan.send.start)?;
+    let rate = peer.config.sync.max_rate;
+    let outgoing = Outgoing::new(&peer.shared.journal, plan.send.start, rate)?;
     let (queue, mut work) = link::queue();
     let (to_peer, messages) = mpsc::channel(MESSAGES);
     let (requests, mut asked) = mpsc::channel(MESSAGES);
@@ -75,7 +77,7 @@ pub(super) async fn run(
         messages: to_peer.clone(),
         pending: Arc::clone(&session.pending),
     };
-    let copier = copier(peer, &session, &plan, &theirs);
+    let copier = copier(peer, &session, &plan);
     // Before the peer hears what we have seen.
     let prepared = plan.send.copy.map(|c| copier.prepare(c, plan.send.start));
     let over = stop.child_token();
@@ -161,17 +163,16 @@ fn begin(flow: Flow, ours: &Hello, theirs: &Hello) -> Begin {
 }
 
 /// What makes the copies of this session.
-fn copier(peer: &Peer, session: &Session, plan: &Plan, theirs: &Hello) -> Copier {
+fn copier(peer: &Peer, session: &Session, plan: &Plan) -> Copier {
     Copier {
         site: peer.config.site.clone(),
         redis: peer.config.redis.clone(),
         dir: peer.config.dir.clone(),
-        selection: selection(&peer.config.sync.databases),
+        filter: filter(&peer.config.sync),
         shared: peer.shared.clone(),
         progress: peer.progress.clone(),
         gate: session.gate.clone(),
         receives_from: (session.peer.clone(), plan.receive.start),
-        peer_redis: (theirs.redis.clone(), theirs.rdb_version),
         debts: peer.debts.clone(),
     }
 }
@@ -480,21 +481,18 @@ impl Session {
     }
 
     fn show_begin(&self, bytes: u64) {
-        self.board.lock().sending = Some(CopyStatus {
-            direction: "sending".to_owned(),
-            bytes_total: bytes,
-            ..CopyStatus::default()
-        });
+        self.board.lock().sending = Some(CopyStatus::begin("sending", 0, bytes));
     }
 
     fn show_copy(&self, part: &crate::fullsync::Part) {
         let crate::fullsync::Part::States(states) = part else {
             return;
         };
-        if let Some(sending) = &mut self.board.lock().sending {
-            sending.keys_done = states.first + states.states.len() as u64;
-            sending.bytes_done = states.bytes_done;
-            sending.percent = apply::percent(states.bytes_done, sending.bytes_total);
+        let keys = states.first + states.states.len() as u64;
+        if let Some(sending) = &mut self.board.lock().sending
+            && sending.advance(keys, states.bytes_done, std::time::Instant::now())
+        {
+            info!(peer = %self.peer, "sending a copy: {sending}");
         }
     }
 

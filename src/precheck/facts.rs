@@ -331,6 +331,10 @@ mod tests {
             initial,
             existing,
             databases: crate::config::Databases::All,
+            keys: crate::config::Keys::default(),
+            flush: crate::config::Flush::Forward,
+            publish: crate::config::Publish::Forward,
+            max_rate: None,
         };
         let (auto, refuse) = (Initial::Auto, Existing::Refuse);
         let level = |keys, new: &[&str], sync| data(keys, new, &sync).level();

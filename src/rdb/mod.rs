@@ -37,7 +37,7 @@ mod version;
 pub use self::error::Error;
 use self::input::{BUFFER_SIZE, Input};
 use self::payload::{FOOTER_SIZE, VERSION_KEY_META, seal};
-pub use self::payload::{lowest_version, payload};
+pub use self::payload::{Fit, fit, is_of_module, lowest_version, payload};
 pub use self::string::lzf_decompress;
 pub use self::version::{Flavour, Version};
 

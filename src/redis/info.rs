@@ -138,8 +138,7 @@ impl Info {
     /// Valkey 9: 80, but not 12 to 79 (measured on each).
     #[must_use]
     pub fn rdb_version(&self) -> u16 {
-        let own = Version::parse(self.product.split(' ').nth(1).unwrap_or_default());
-        if self.product.starts_with("Valkey") {
+        if let Some(own) = self.valkey() {
             return if own.at_least(9, 0) { 80 } else { 11 };
         }
         match self.version {
@@ -149,6 +148,24 @@ impl Info {
             v if v.at_least(7, 0) => 10,
             _ => 9,
         }
+    }
+
+    /// Whether a server that says `own` for its [`rdb_version`](Self::rdb_version) takes a value of
+    /// this version: Valkey 9 (80) refuses what only Redis writes (12 to 79).
+    #[must_use]
+    pub const fn takes_rdb(own: u16, version: u16) -> bool {
+        if own == 80 {
+            version <= 11 || version == 80
+        } else {
+            version <= own
+        }
+    }
+
+    /// Its own version, when it is a Valkey; [`version`](Self::version) is what that is compatible
+    /// with.
+    #[must_use]
+    pub fn valkey(&self) -> Option<Version> {
+        self.product.strip_prefix("Valkey ").map(Version::parse)
     }
 }
 

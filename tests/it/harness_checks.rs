@@ -57,7 +57,10 @@ fn the_compare_sees_every_kind_of_difference() {
         "persistent",
         "elsewhere",
     ] {
-        assert!(found.iter().any(|d| d.contains(name)), "{name}: {found:#?}");
+        assert!(
+            found.iter().any(|d| d.to_string().contains(name)),
+            "{name}: {found:#?}"
+        );
     }
 }
 

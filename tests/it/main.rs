@@ -3,6 +3,8 @@
 //! `TANDEM_REDIS_SERVER` names the server to run (default: `redis-server`); `TANDEM_SERVERS` a
 //! directory of versions; `TANDEM_FULL=1` runs the large cases; `TANDEM_KILLS=50` more rounds of
 //! killing; `SEED=n` repeats a random test; `TANDEM_PATIENCE=3` triples every deadline;
+//! `TANDEM_MATRIX=file` runs every command between all versions and writes what it found; the
+//! module `conformance` has more of these variables.
 //! `TANDEM_KEEP=1` leaves the directories of a failed test; `TANDEM_LOG=debug` has the sidecars say more.
 
 #![expect(
@@ -20,6 +22,8 @@ mod table;
 #[cfg(test)]
 mod types;
 #[cfg(test)]
+mod selecting;
+#[cfg(test)]
 mod loops;
 #[cfg(test)]
 mod initial;
@@ -33,5 +37,7 @@ mod bad_peer;
 mod scale;
 #[cfg(test)]
 mod versions;
+#[cfg(test)]
+mod conformance;
 #[cfg(test)]
 mod rebuild;

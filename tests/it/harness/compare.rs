@@ -1,13 +1,15 @@
 //! The full compare: every database, every key, its type, its value and its TTL.
 
 use std::collections::BTreeSet;
+use std::fmt;
+use std::iter;
 
 use redis::{FromRedisValue, Value};
 
 use super::client::Client;
 use super::pair::Pair;
 
-/// TTLs may differ by so much: the two are not read at the same moment.
+/// Moments of expiry may differ by so much: servers before 7.0 stream spans of time.
 const TTL_TOLERANCE_MS: i64 = 1500;
 /// Keys read in one pipeline.
 const CHUNK: usize = 256;
@@ -20,31 +22,73 @@ const RESERVED: &[u8] = b"tandem:";
 pub(crate) fn compare(pair: &Pair) -> usize {
     let (mut a, mut b) = pair.clients();
     let (keys, differences) = differences(&mut a, &mut b);
+    let shown = differences.iter().take(SHOWN);
+    let shown: Vec<String> = shown.map(ToString::to_string).collect();
     assert!(
         differences.is_empty(),
         "{} differences:\n{}",
         differences.len(),
-        differences[..differences.len().min(SHOWN)].join("\n")
+        shown.join("\n")
     );
     keys
 }
 
-/// How many keys there are, and every difference as a line.
-pub(crate) fn differences(a: &mut Client, b: &mut Client) -> (usize, Vec<String>) {
-    let databases: Vec<String> = a.ask("CONFIG GET databases");
-    let databases: usize = databases[1].parse().expect("a number of databases");
-    let details = stream_fields(a.version().min(b.version()));
+/// A key that is not the same at both.
+#[derive(Debug)]
+pub(crate) struct Difference {
+    pub(crate) db: usize,
+    pub(crate) key: Vec<u8>,
+    pub(crate) kind: Kind,
+    /// Both values, or what else differs.
+    pub(crate) detail: String,
+}
+
+/// What differs.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Kind {
+    /// Only the second has the key.
+    NotAtFirst,
+    /// Only the first has it.
+    NotAtSecond,
+    Type,
+    Value,
+    /// Only the second has a TTL.
+    NoTtlAtFirst,
+    /// Only the first has one.
+    NoTtlAtSecond,
+    Ttl,
+}
+
+impl fmt::Display for Difference {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "db {} {}: {}", self.db, show(&self.key), self.detail)
+    }
+}
+
+/// How many keys there are, and every difference.
+pub(crate) fn differences(a: &mut Client, b: &mut Client) -> (usize, Vec<Difference>) {
+    let databases: BTreeSet<usize> = [&mut *a, &mut *b].into_iter().flat_map(databases).collect();
+    let depth = Depth {
+        stream: stream_fields(a.version().min(b.version())),
+        field_ttls: knows_field_ttls(a) && knows_field_ttls(b),
+    };
     let mut found = Vec::new();
     let mut keys = 0;
-    for db in 0..databases {
+    for db in databases {
         let (here, there) = (all_keys(a, db), all_keys(b, db));
         keys += here.union(&there).count();
         let both: Vec<&[u8]> = here.union(&there).map(Vec::as_slice).collect();
         for chunk in both.chunks(CHUNK) {
-            let (left, right) = (read(a, chunk, details), read(b, chunk, details));
+            let (left, right) = (read(a, chunk, &depth), read(b, chunk, &depth));
             for ((key, left), right) in chunk.iter().zip(left).zip(right) {
-                if let Some(difference) = Entry::difference(&left, &right) {
-                    found.push(format!("db {db} {}: {difference}", show(key)));
+                if let Some((kind, detail)) = Entry::difference(&left, &right) {
+                    let key = key.to_vec();
+                    found.push(Difference {
+                        db,
+                        key,
+                        kind,
+                        detail,
+                    });
                 }
             }
         }
@@ -52,6 +96,16 @@ pub(crate) fn differences(a: &mut Client, b: &mut Client) -> (usize, Vec<String>
         b.run("SELECT 0");
     }
     (keys, found)
+}
+
+/// The databases that have keys.
+fn databases(client: &mut Client) -> Vec<usize> {
+    let text: String = client.ask("INFO keyspace");
+    let numbers = text.lines().filter_map(|line| {
+        let (number, _) = line.strip_prefix("db")?.split_once(':')?;
+        number.parse().ok()
+    });
+    numbers.collect()
 }
 
 /// All keys of a database but the reserved ones; leaves the database selected.
@@ -69,48 +123,78 @@ pub(crate) fn all_keys(client: &mut Client, db: usize) -> BTreeSet<Vec<u8>> {
     }
 }
 
+/// What both servers can tell of a value.
+struct Depth {
+    /// The names of what XINFO tells.
+    stream: &'static [&'static str],
+    /// Whether fields have moments of expiry.
+    field_ttls: bool,
+}
+
+fn knows_field_ttls(client: &mut Client) -> bool {
+    let known: Vec<Value> = client.ask("COMMAND INFO HPEXPIRETIME");
+    known.iter().any(|command| !matches!(command, Value::Nil))
+}
+
 /// One key at one site.
 #[derive(Debug, PartialEq)]
 struct Entry {
     kind: String,
     /// Milliseconds; -1 without, -2 without key.
     ttl: i64,
+    /// The server's clock when the TTL was read: the two sites are not read at the same moment.
+    read_at: i64,
     value: Value,
 }
 
 impl Entry {
-    fn difference(left: &Self, right: &Self) -> Option<String> {
-        let far = (left.ttl - right.ttl).abs() > TTL_TOLERANCE_MS;
+    fn difference(left: &Self, right: &Self) -> Option<(Kind, String)> {
+        let end = |e: &Self| e.read_at + e.ttl;
+        let far = left.ttl >= 0 && (end(left) - end(right)).abs() > TTL_TOLERANCE_MS;
         let volatile = |ttl: i64| ttl >= 0;
         // Between the two reads a key may have expired.
-        let dying = |e: &Self| e.kind == "none" || volatile(e.ttl) && e.ttl <= TTL_TOLERANCE_MS;
+        let latest = left.read_at.max(right.read_at);
+        let dying =
+            |e: &Self| e.kind == "none" || volatile(e.ttl) && end(e) <= latest + TTL_TOLERANCE_MS;
         if dying(left) && dying(right) {
             return None;
         }
-        if left.kind != right.kind {
-            return Some(format!("{} / {}", left.brief(), right.brief()));
-        }
-        if far || volatile(left.ttl) != volatile(right.ttl) {
-            return Some(format!("TTL {} ms / {} ms", left.ttl, right.ttl));
-        }
-        (left.value != right.value).then(|| format!("{} / {}", left.brief(), right.brief()))
+        let kind = match (volatile(left.ttl), volatile(right.ttl)) {
+            _ if left.kind == "none" && right.kind != "none" => Kind::NotAtFirst,
+            _ if right.kind == "none" && left.kind != "none" => Kind::NotAtSecond,
+            _ if left.kind != right.kind => Kind::Type,
+            (false, true) => Kind::NoTtlAtFirst,
+            (true, false) => Kind::NoTtlAtSecond,
+            _ if far => Kind::Ttl,
+            _ if left.value != right.value => Kind::Value,
+            _ => return None,
+        };
+        let detail = match kind {
+            Kind::NoTtlAtFirst | Kind::NoTtlAtSecond | Kind::Ttl => {
+                format!("TTL {} ms / {} ms", left.ttl, right.ttl)
+            }
+            _ => format!("{} / {}", left.brief(), right.brief()),
+        };
+        Some((kind, detail))
     }
 
     fn brief(&self) -> String {
         let value = format!("{:?}", self.value);
-        let end = value.char_indices().nth(300).map_or(value.len(), |c| c.0);
+        let end = value.char_indices().nth(1500).map_or(value.len(), |c| c.0);
         let (start, _) = value.split_at(end);
         format!("{} {start} (TTL {})", self.kind, self.ttl)
     }
 }
 
-fn read(client: &mut Client, keys: &[&[u8]], details: &[&str]) -> Vec<Entry> {
-    let commands: Vec<Vec<&[u8]>> = keys
+fn read(client: &mut Client, keys: &[&[u8]], depth: &Depth) -> Vec<Entry> {
+    let heads = keys
         .iter()
-        .flat_map(|key| [vec![b"TYPE" as &[u8], key], vec![b"PTTL", key]])
-        .collect();
+        .flat_map(|key| [vec![b"TYPE" as &[u8], key], vec![b"PTTL", key]]);
+    let commands: Vec<Vec<&[u8]>> = iter::once(vec![b"TIME" as &[u8]]).chain(heads).collect();
     let replies = client.pipeline(&commands);
-    let heads: Vec<(String, i64)> = replies
+    let clock: Vec<i64> = FromRedisValue::from_redis_value_ref(&replies[0]).expect("a time");
+    let read_at = clock[0] * 1000 + clock[1] / 1000;
+    let heads: Vec<(String, i64)> = replies[1..]
         .chunks(2)
         .map(|pair| (text(&pair[0]), number(&pair[1])))
         .collect();
@@ -125,12 +209,20 @@ fn read(client: &mut Client, keys: &[&[u8]], details: &[&str]) -> Vec<Entry> {
         .zip(values)
         .map(|((key, (kind, ttl)), value)| {
             let value = match kind.as_str() {
-                "stream" => Value::Array(vec![value, stream_details(client, key, details)]),
+                "stream" => Value::Array(vec![value, stream_details(client, key, depth.stream)]),
                 "set" => sorted(value, 1),
+                "vectorset" => vectors(client, key, sorted(value, 1)),
+                "zset" => with_numbers(value),
+                "hash" if depth.field_ttls => field_ttls(client, key, sorted(value, 2)),
                 "hash" => sorted(value, 2),
                 _ => value,
             };
-            Entry { kind, ttl, value }
+            Entry {
+                kind,
+                ttl,
+                read_at,
+                value,
+            }
         })
         .collect()
 }
@@ -144,6 +236,8 @@ fn value_command<'a>(kind: &str, key: &'a [u8]) -> Vec<&'a [u8]> {
         "zset" => vec![b"ZRANGE", key, b"0", b"-1", b"WITHSCORES"],
         "hash" => vec![b"HGETALL", key],
         "stream" => vec![b"XRANGE", key, b"-", b"+"],
+        // Its dump has a graph that chance has made.
+        "vectorset" => vec![b"VRANDMEMBER", key, b"1000000"],
         _ => vec![b"DUMP", key],
     }
 }
@@ -208,6 +302,46 @@ fn without_idle_times(rows: Value) -> Value {
         other => other,
     };
     Value::Array(rows.into_iter().map(strip).collect())
+}
+
+/// Fields and values, and when each field expires.
+fn field_ttls(client: &mut Client, key: &[u8], hash: Value) -> Value {
+    let Value::Array(flat) = &hash else {
+        return hash;
+    };
+    let fields: Vec<Vec<u8>> = flat.iter().step_by(2).map(bytes).collect();
+    let count = fields.len().to_string();
+    let mut command = vec![b"HPEXPIRETIME" as &[u8], key, b"FIELDS", count.as_bytes()];
+    command.extend(fields.iter().map(Vec::as_slice));
+    let moments = client.send(&command);
+    Value::Array(vec![hash, moments])
+}
+
+/// Elements with their vectors and attributes.
+fn vectors(client: &mut Client, key: &[u8], elements: Value) -> Value {
+    let Value::Array(elements) = elements else {
+        return elements;
+    };
+    let described = elements.into_iter().map(|element| {
+        let name = bytes(&element);
+        let vector = client.send(&[b"VEMB" as &[u8], key, &name]);
+        let attribute = client.send(&[b"VGETATTR" as &[u8], key, &name]);
+        Value::Array(vec![element, vector, attribute])
+    });
+    Value::Array(described.collect())
+}
+
+/// Members with their scores as numbers: versions write the same number in different ways.
+fn with_numbers(value: Value) -> Value {
+    let Value::Array(mut flat) = value else {
+        return value;
+    };
+    for score in flat.iter_mut().skip(1).step_by(2) {
+        if let Ok(number) = text(score).parse() {
+            *score = Value::Double(number);
+        }
+    }
+    Value::Array(flat)
 }
 
 /// Rows of so many values, in the order of their bytes.

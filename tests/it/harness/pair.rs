@@ -1,8 +1,8 @@
 //! Two sites in two-way sync, and the question whether they have come to rest.
 
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
-use tandem::status::{PeerState, Status};
+use tandem::status::{PeerState, Status, Stop};
 
 use super::client::Client;
 use super::fault::FaultProxy;
@@ -191,10 +191,19 @@ impl Pair {
     /// Waits until everything written anywhere has been applied everywhere: each sidecar has read
     /// all of its server's stream and says `settled`, both in one pass, twice in a row.
     pub(crate) fn settle(&self) {
+        let deadline = patience(60);
+        if let Err(reason) = self.try_settle(deadline) {
+            panic!("waited {deadline:?} for both sites to settle; at the end: {reason}");
+        }
+    }
+
+    /// Like [`Self::settle`], but says why it does not come to that. A link that is stopped does
+    /// not settle.
+    pub(crate) fn try_settle(&self, deadline: Duration) -> Result<(), String> {
         let mut last: Vec<String> = Vec::new();
         let mut calm = 0;
-        let deadline = patience(60);
-        wait_until("both sites to settle", deadline, || {
+        let start = Instant::now();
+        while start.elapsed() < deadline {
             let offsets: Vec<u64> = self.sites().map(|s| s.client().offset()).to_vec();
             last.clear();
             for (site, offset) in self.sites().into_iter().zip(offsets) {
@@ -205,27 +214,43 @@ impl Pair {
             }
             calm = if last.is_empty() { calm + 1 } else { 0 };
             if calm >= 2 {
-                Ok(())
-            } else {
-                Err(format!("calm {calm} times; {}", last.join("; ")))
+                return Ok(());
             }
-        });
+            let_pass(POLL);
+        }
+        Err(format!("calm {calm} times; {}", last.join("; ")))
+    }
+
+    /// Why the link is stopped, from the site that says so.
+    pub(crate) fn stopped(&self) -> Option<(&'static str, Stop)> {
+        self.sites().into_iter().find_map(|site| {
+            let peer = site.sidecar.status().ok()?.peers.into_iter().next()?;
+            Some((site.name, peer.stop?))
+        })
     }
 
     /// After all is quiet, nothing goes round in circles: for a while only PINGs and a few marks
     /// enter the streams, and no command but reads and bookkeeping is executed.
     pub(crate) fn no_echo(&self) {
         self.settle();
+        let echoes = self.echoes();
+        assert!(echoes.is_empty(), "{}", echoes.join("\n"));
+    }
+
+    /// What happens by itself for a while at two sites at rest, and should not.
+    pub(crate) fn echoes(&self) -> Vec<String> {
+        let mut found = Vec::new();
         let before = self.sites().map(Activity::of);
         let_pass(WATCH);
         for (site, before) in self.sites().into_iter().zip(before) {
             let after = Activity::of(site);
             let grown = after.offset - before.offset;
-            assert!(
-                grown <= QUIET_BYTES,
-                "{}: the stream grew by {grown} bytes while nobody wrote",
-                site.name
-            );
+            if grown > QUIET_BYTES {
+                found.push(format!(
+                    "{}: the stream grew by {grown} bytes while nobody wrote",
+                    site.name
+                ));
+            }
             for (name, calls) in &after.calls {
                 let old = before.calls.iter().find(|(n, _)| n == name);
                 let new = calls - old.map_or(0, |(_, calls)| *calls);
@@ -234,16 +259,20 @@ impl Pair {
                     name if READS.contains(&name) => u64::MAX,
                     _ => 0,
                 };
-                assert!(
-                    new <= bound,
-                    "{}: {name} was called {new} times while nobody wrote",
-                    site.name
-                );
+                if new > bound {
+                    found.push(format!(
+                        "{}: {name} was called {new} times while nobody wrote",
+                        site.name
+                    ));
+                }
             }
         }
+        found
     }
 }
 
+/// Between two looks at the sites.
+const POLL: Duration = Duration::from_millis(20);
 /// How long the watch for echoes lasts.
 const WATCH: Duration = Duration::from_millis(1500);
 /// Room for a PING and a mark or two.

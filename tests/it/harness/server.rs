@@ -187,9 +187,20 @@ fn versions_dir() -> Option<PathBuf> {
     env::var_os("TANDEM_SERVERS").map(PathBuf::from)
 }
 
-/// The server that the whole run is about.
+/// The server that the whole run is about: the one asked for, or the one installed.
 fn default_binary() -> PathBuf {
-    env::var_os("TANDEM_REDIS_SERVER").map_or_else(|| PathBuf::from("redis-server"), PathBuf::from)
+    if let Some(asked) = env::var_os("TANDEM_REDIS_SERVER") {
+        return PathBuf::from(asked);
+    }
+    let path = env::var_os("PATH").unwrap_or_default();
+    // On Debian a user's PATH lacks /usr/sbin, where some packages put servers.
+    let mut places: Vec<PathBuf> = env::split_paths(&path).collect();
+    places.extend(["/usr/sbin", "/usr/local/sbin"].map(PathBuf::from));
+    ["redis-server", "valkey-server"]
+        .iter()
+        .flat_map(|program| places.iter().map(move |place| place.join(program)))
+        .find(|candidate| candidate.is_file())
+        .expect("redis-server or valkey-server in PATH; make ensure installs one")
 }
 
 /// `(major, minor)` of `--version`.
@@ -221,12 +232,13 @@ pub(crate) fn wait_exit(child: &mut Child, what: &str, deadline: Duration) -> Ex
     status.expect("it has ended")
 }
 
-/// Sends a signal by name, to a child of ours only.
+/// Sends a signal by name, to a child of ours only. A shell has `kill` built in; the program is
+/// not on every system.
 pub(crate) fn signal(child: &Child, name: &str) {
-    let status = Command::new("kill")
-        .args(["-s", name, &child.id().to_string()])
+    let status = Command::new("sh")
+        .args(["-c", &format!("kill -s {name} {}", child.id())])
         .status()
-        .expect("kill runs");
+        .expect("a shell runs");
     assert!(status.success(), "kill -s {name}: {status}");
 }
 

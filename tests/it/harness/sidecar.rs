@@ -35,6 +35,8 @@ pub(crate) struct Config {
     pub(crate) initial: String,
     pub(crate) existing: String,
     pub(crate) databases: String,
+    /// More lines of `[sync]`.
+    pub(crate) sync_extra: String,
     pub(crate) journal_size: String,
     /// Where the journal is, when not beside the configuration.
     pub(crate) journal: Option<PathBuf>,
@@ -53,6 +55,7 @@ impl Config {
             initial: "auto".to_owned(),
             existing: "refuse".to_owned(),
             databases: "\"all\"".to_owned(),
+            sync_extra: String::new(),
             journal_size: "10GiB".to_owned(),
             journal: None,
             admin_port: free_port(),
@@ -74,10 +77,15 @@ impl Config {
             }
         }
         text + &format!(
-            "[sync]\ninitial = \"{}\"\nexisting = \"{}\"\ndatabases = {}\n\
+            "[sync]\ninitial = \"{}\"\nexisting = \"{}\"\ndatabases = {}\n{}\n\
              [journal]\ndir = \"{journal}\"\nmax_size = \"{}\"\n\
              [admin]\nlisten = \"127.0.0.1:{}\"\n",
-            self.initial, self.existing, self.databases, self.journal_size, self.admin_port
+            self.initial,
+            self.existing,
+            self.databases,
+            self.sync_extra,
+            self.journal_size,
+            self.admin_port
         )
     }
 }

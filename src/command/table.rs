@@ -1,0 +1,332 @@
+//! The command table: which keys a command touches, which writes commute with it, and in which form
+//! it travels.
+//!
+//! Names are those that appear in replication streams (Redis 5.0 to 8.6, Valkey 7.2 to 9.1).
+
+use std::collections::HashMap;
+use std::sync::LazyLock;
+
+/// The longest name in the table, in bytes.
+const MAX_NAME: usize = 24;
+
+/// Where the keys are among the arguments; the name is number 0.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Keys {
+    /// Touches no key.
+    None,
+    /// Writes the first argument.
+    First,
+    /// Writes the second argument (`XGROUP CREATE key …`).
+    Second,
+    /// Writes the first two arguments (`RENAME a b`).
+    FirstTwo,
+    /// Writes the first, reads the second (`ZRANGESTORE to from …`).
+    ToFrom,
+    /// Writes the first, reads all others (`SUNIONSTORE to a b`).
+    ToFromAll,
+    /// Writes all from the first.
+    All,
+    /// Writes the second, reads all from the third (`BITOP AND to a b`).
+    SecondFromAll,
+    /// Writes every second from the first (`MSET k v k v`).
+    Pairs,
+    /// Writes the first, then a count, then reads as many (`ZUNIONSTORE to 2 a b …`).
+    ToFromCounted,
+    /// A count, then pairs, which are written (`MSETEX 2 k v k v …`).
+    CountedPairs,
+    /// Reads the first, writes the one after STORE or STOREDIST (`SORT k … STORE to`).
+    FromStore,
+    /// Writes the first, in this database and in that of the second argument (`MOVE k db`).
+    Move,
+    /// Reads the first, writes the second, perhaps in the database after DB (`COPY a b DB 3`).
+    Copy,
+    /// Writes the database selected.
+    Database,
+    /// Writes everything.
+    Everything,
+}
+
+/// How a write gets on with another one of the same key that had not seen it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Family {
+    /// Touches no key.
+    Nothing,
+    /// The order decides: commutes with nothing.
+    Ordered,
+    /// Replaces the whole value.
+    Replace,
+    /// Removes keys: commutes with other removals.
+    Delete,
+    /// Adds an integer: commutes with other sums.
+    Sum,
+    /// Adds elements that are only there or not: commutes with other additions.
+    Union,
+    /// Writes fields or members that it names: commutes with writes of others.
+    Elements,
+    /// Takes an element to put it elsewhere: commutes with nothing on that element.
+    Take,
+    /// Writes entries of a stream, which have ids of their own.
+    Entries,
+    /// Changes when the key expires.
+    Expiry,
+}
+
+/// The form in which a command travels: what it says must not depend on when it is read, nor on
+/// conditions that held when it was executed.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Form {
+    /// As it came.
+    Plain,
+    /// `SET k v [PXAT ms | KEEPTTL]`.
+    Set,
+    /// `SETEX k s v`, `PSETEX k ms v` → SET, with the milliseconds of the unit.
+    SetEx(u16),
+    /// Another name for the same: the condition held.
+    Named(&'static str),
+    /// `MSETEX n k v … [options]` → SET of each.
+    SetEach,
+    /// `EXPIRE`, `PEXPIRE` → PEXPIREAT, with the milliseconds of the unit.
+    Expire(u16),
+    /// `EXPIREAT`, `PEXPIREAT` → PEXPIREAT, with the milliseconds of the unit.
+    ExpireAt(u16),
+    /// `RESTORE` with an absolute time to live.
+    Restore,
+    /// `DELEX k …`, `DELIFEQ k v` → DEL.
+    Delete,
+    /// `ZADD k … INCR s m` → ZINCRBY.
+    ZAdd,
+    /// `HGETDEL k FIELDS n f …` → HDEL.
+    HashTake,
+    /// `HSETEX` without conditions, with an absolute time.
+    HashSet,
+    /// `HEXPIRE`, `HPEXPIRE` → HPEXPIREAT, with the milliseconds of the unit. The conditions stay:
+    /// they hold for each field by itself.
+    HashExpire(u16),
+    /// `HEXPIREAT`, `HPEXPIREAT` → HPEXPIREAT, with the milliseconds of the unit.
+    HashExpireAt(u16),
+    /// `XADD` without what recognises duplicates, and without LIMIT.
+    XAdd,
+    /// `XTRIM` without LIMIT.
+    XTrim,
+    /// `FUNCTION LOAD` and `RESTORE` with REPLACE.
+    Function,
+}
+
+/// What the table says of a command.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) struct Row {
+    pub keys: Keys,
+    pub family: Family,
+    pub form: Form,
+}
+
+/// One line of the table.
+type Line = (Keys, Family, Form, &'static str);
+
+const fn plain(keys: Keys, family: Family, names: &'static str) -> Line {
+    (keys, family, Form::Plain, names)
+}
+
+/// The table. `PFCOUNT` writes: it caches the count in the value. `MOVE`, `RENAME` and their like
+/// are ordered with everything else on both of their keys.
+const TABLE: &[Line] = &[
+    // No keys.
+    plain(
+        Keys::None,
+        Family::Nothing,
+        "PING SELECT MULTI EXEC REPLCONF PUBLISH SPUBLISH SCRIPT",
+    ),
+    (Keys::None, Family::Nothing, Form::Function, "FUNCTION"),
+    // Strings.
+    (Keys::First, Family::Replace, Form::Set, "SET"),
+    (Keys::First, Family::Replace, Form::SetEx(1000), "SETEX"),
+    (Keys::First, Family::Replace, Form::SetEx(1), "PSETEX"),
+    (
+        Keys::First,
+        Family::Replace,
+        Form::Named("SET"),
+        "SETNX GETSET",
+    ),
+    (Keys::Pairs, Family::Replace, Form::Plain, "MSET"),
+    (Keys::Pairs, Family::Replace, Form::Named("MSET"), "MSETNX"),
+    (Keys::CountedPairs, Family::Replace, Form::SetEach, "MSETEX"),
+    plain(Keys::First, Family::Sum, "INCR DECR INCRBY DECRBY"),
+    plain(
+        Keys::First,
+        Family::Ordered,
+        "APPEND SETRANGE SETBIT BITFIELD INCRBYFLOAT INCREX GETEX",
+    ),
+    plain(Keys::SecondFromAll, Family::Ordered, "BITOP"),
+    // Any type.
+    plain(Keys::All, Family::Delete, "DEL UNLINK"),
+    (
+        Keys::First,
+        Family::Delete,
+        Form::Delete,
+        "DELEX DELIFEQ GETDEL",
+    ),
+    (Keys::First, Family::Expiry, Form::Expire(1000), "EXPIRE"),
+    (Keys::First, Family::Expiry, Form::Expire(1), "PEXPIRE"),
+    (
+        Keys::First,
+        Family::Expiry,
+        Form::ExpireAt(1000),
+        "EXPIREAT",
+    ),
+    (Keys::First, Family::Expiry, Form::ExpireAt(1), "PEXPIREAT"),
+    plain(Keys::First, Family::Expiry, "PERSIST"),
+    (Keys::First, Family::Replace, Form::Restore, "RESTORE"),
+    (
+        Keys::First,
+        Family::Replace,
+        Form::Restore,
+        "RESTORE-ASKING",
+    ),
+    plain(Keys::FirstTwo, Family::Ordered, "RENAME"),
+    (
+        Keys::FirstTwo,
+        Family::Ordered,
+        Form::Named("RENAME"),
+        "RENAMENX",
+    ),
+    plain(Keys::Move, Family::Ordered, "MOVE"),
+    plain(Keys::Copy, Family::Replace, "COPY"),
+    plain(
+        Keys::FromStore,
+        Family::Replace,
+        "SORT GEORADIUS GEORADIUSBYMEMBER",
+    ),
+    // Lists.
+    plain(
+        Keys::First,
+        Family::Ordered,
+        "LPUSH RPUSH LPUSHX RPUSHX LINSERT LREM LSET LTRIM LPOP RPOP BLPOP BRPOP",
+    ),
+    plain(
+        Keys::FirstTwo,
+        Family::Take,
+        "RPOPLPUSH BRPOPLPUSH LMOVE BLMOVE",
+    ),
+    // Sets.
+    plain(Keys::First, Family::Union, "SADD"),
+    plain(Keys::First, Family::Elements, "SREM"),
+    plain(Keys::First, Family::Ordered, "SPOP"),
+    plain(Keys::FirstTwo, Family::Take, "SMOVE"),
+    plain(
+        Keys::ToFromAll,
+        Family::Replace,
+        "SDIFFSTORE SINTERSTORE SUNIONSTORE",
+    ),
+    // Sorted sets, geo.
+    (Keys::First, Family::Elements, Form::ZAdd, "ZADD"),
+    plain(Keys::First, Family::Elements, "GEOADD ZINCRBY ZREM"),
+    plain(
+        Keys::First,
+        Family::Ordered,
+        "ZREMRANGEBYSCORE ZREMRANGEBYRANK ZREMRANGEBYLEX ZPOPMIN ZPOPMAX BZPOPMIN BZPOPMAX",
+    ),
+    plain(Keys::ToFrom, Family::Replace, "ZRANGESTORE GEOSEARCHSTORE"),
+    plain(
+        Keys::ToFromCounted,
+        Family::Replace,
+        "ZUNIONSTORE ZINTERSTORE ZDIFFSTORE",
+    ),
+    // Hashes.
+    plain(
+        Keys::First,
+        Family::Elements,
+        "HSET HDEL HINCRBY HINCRBYFLOAT HPERSIST HGETEX",
+    ),
+    (
+        Keys::First,
+        Family::Elements,
+        Form::Named("HSET"),
+        "HMSET HSETNX",
+    ),
+    (Keys::First, Family::Elements, Form::HashSet, "HSETEX"),
+    (Keys::First, Family::Elements, Form::HashTake, "HGETDEL"),
+    (
+        Keys::First,
+        Family::Elements,
+        Form::HashExpire(1000),
+        "HEXPIRE",
+    ),
+    (
+        Keys::First,
+        Family::Elements,
+        Form::HashExpire(1),
+        "HPEXPIRE",
+    ),
+    (
+        Keys::First,
+        Family::Elements,
+        Form::HashExpireAt(1000),
+        "HEXPIREAT",
+    ),
+    (
+        Keys::First,
+        Family::Elements,
+        Form::HashExpireAt(1),
+        "HPEXPIREAT",
+    ),
+    // Streams.
+    (Keys::First, Family::Entries, Form::XAdd, "XADD"),
+    (Keys::First, Family::Entries, Form::XTrim, "XTRIM"),
+    plain(
+        Keys::First,
+        Family::Entries,
+        "XDEL XDELEX XACK XACKDEL XNACK XSETID XCLAIM XAUTOCLAIM XCFGSET XIDMPRECORD",
+    ),
+    plain(Keys::Second, Family::Entries, "XGROUP"),
+    // HyperLogLog.
+    plain(Keys::First, Family::Union, "PFADD"),
+    plain(Keys::All, Family::Union, "PFCOUNT"),
+    plain(Keys::ToFromAll, Family::Union, "PFMERGE"),
+    plain(Keys::Second, Family::Ordered, "PFDEBUG"),
+    // Vector sets and arrays of Redis 8.
+    plain(
+        Keys::First,
+        Family::Ordered,
+        "VADD VREM VSETATTR ARSET ARMSET ARDEL ARDELRANGE ARINSERT ARRING ARSEEK",
+    ),
+    // Databases, and what may touch anything.
+    plain(Keys::Database, Family::Ordered, "FLUSHDB"),
+    plain(
+        Keys::Everything,
+        Family::Ordered,
+        "FLUSHALL SWAPDB EVAL EVALSHA FCALL",
+    ),
+];
+
+static ROWS: LazyLock<HashMap<&'static [u8], Row>> = LazyLock::new(|| {
+    let line = |&(keys, family, form, names): &Line| {
+        let row = Row { keys, family, form };
+        names
+            .split_whitespace()
+            .map(move |name| (name.as_bytes(), row))
+    };
+    TABLE.iter().flat_map(line).collect()
+});
+
+/// The row of a command of this name, however it is spelt.
+pub(super) fn row(name: &[u8]) -> Option<Row> {
+    let mut upper = [0; MAX_NAME];
+    let upper = upper.get_mut(..name.len())?;
+    upper.copy_from_slice(name);
+    upper.make_ascii_uppercase();
+    ROWS.get(&*upper).copied()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn no_name_is_there_twice() {
+        let names = TABLE.iter().flat_map(|line| line.3.split_whitespace());
+        assert_eq!(names.count(), ROWS.len());
+        assert!(ROWS.keys().all(|name| name.len() <= MAX_NAME));
+        assert_eq!(row(b"hset").unwrap().family, Family::Elements);
+        assert_eq!(row(b"AVERYLONGCOMMANDNAMETHATNOBODYKNOWS"), None);
+    }
+}

@@ -1,0 +1,442 @@
+//! Random commands with random arguments, each site on keys of its own.
+//!
+//! Sites that write the same key are another matter; here every command of one site, valid or not,
+//! must leave both sites equal.
+
+use std::thread;
+use std::time::{Duration, SystemTime, UNIX_EPOCH};
+
+use rand::rngs::StdRng;
+use rand::{Rng, SeedableRng};
+use redis::Cmd;
+
+use super::case::{
+    FIELD_TTL, Product, R50, R60, R62, R70, R80_V90, R80_V91, R84, R84_V81, R84_V91, Since, V90,
+};
+use crate::harness::compare::differences;
+use crate::harness::{Client, Options, Pair, patience, rng_from_seed};
+
+/// Commands by the version that knows them and the version that can hold what they leave.
+///
+/// `{s}` is a key that mostly is a string, `{l}` a list, `{t}` a set, `{z}` a sorted set, `{h}` a
+/// hash, `{x}` a stream, `{p}` a HyperLogLog, `{k}` any; `{v}` a value, `{m}` one of a few members,
+/// `{n}` a small number, `{f}` a fraction, `{id}` a stream id, `{db}` a database, `{sec}` and `{ms}`
+/// a span, `{at}` and `{atms}` a moment, sometimes past.
+const FORMS: &[(Since, Since, &[&str])] = &[
+    (
+        R50,
+        R50,
+        &[
+            "SET {s} {v}",
+            "SET {s} {n}",
+            "SET {k} {v}",
+            "SET {s} {v} EX {sec}",
+            "SET {s} {v} PX {ms} XX",
+            "SET {s} {v} NX",
+            "SETEX {s} {sec} {v}",
+            "PSETEX {s} {ms} {v}",
+            "SETNX {s} {v}",
+            "GETSET {s} {v}",
+            "MSET {s} {v} {s} {n} {k} {v}",
+            "MSETNX {s} {v} {s} {v}",
+            "APPEND {s} {v}",
+            "SETRANGE {s} {n} {v}",
+            "INCR {s}",
+            "DECR {s}",
+            "INCRBY {s} {n}",
+            "DECRBY {s} {n}",
+            "INCRBYFLOAT {s} {f}",
+            "SETBIT {s} {n} 1",
+            "SETBIT {s} {n} 0",
+            "BITFIELD {s} SET u8 {n} 200 INCRBY i5 {n} 9",
+            "BITOP OR {s} {s} {s}",
+            "BITOP NOT {s} {s}",
+            "BITOP XOR {s} {s} {k}",
+            "PFADD {p} {m} {v}",
+            "PFADD {p} {m}",
+            "PFMERGE {p} {p} {p}",
+            "PFCOUNT {p}",
+        ],
+    ),
+    (
+        R50,
+        R50,
+        &[
+            "LPUSH {l} {v} {m}",
+            "RPUSH {l} {m} {n} {m}",
+            "LPUSHX {l} {v}",
+            "RPUSHX {l} {m}",
+            "LINSERT {l} BEFORE {m} {v}",
+            "LINSERT {l} AFTER {m} {n}",
+            "LSET {l} {n} {v}",
+            "LREM {l} {n} {m}",
+            "LTRIM {l} {n} -{n}",
+            "LPOP {l}",
+            "RPOP {l}",
+            "RPOPLPUSH {l} {l}",
+            "SADD {t} {m} {m} {v}",
+            "SADD {t} {n} {n}",
+            "SREM {t} {m} {n}",
+            "SMOVE {t} {t} {m}",
+            "SPOP {t}",
+            "SPOP {t} {n}",
+            "SINTERSTORE {t} {t} {t}",
+            "SUNIONSTORE {t} {t} {t}",
+            "SDIFFSTORE {t} {t} {t}",
+            "SORT {l} ALPHA STORE {l}",
+            "SORT {t} ALPHA DESC STORE {k}",
+            "SORT {z} BY nosort LIMIT 0 {n} STORE {l}",
+        ],
+    ),
+    (
+        R50,
+        R50,
+        &[
+            "ZADD {z} {n} {m} {f} {m}",
+            "ZADD {z} NX {n} {m}",
+            "ZADD {z} XX CH {f} {m}",
+            "ZADD {z} INCR {f} {m}",
+            "ZINCRBY {z} {f} {m}",
+            "ZREM {z} {m} {m}",
+            "ZPOPMIN {z}",
+            "ZPOPMAX {z} {n}",
+            "ZREMRANGEBYRANK {z} {n} {n}",
+            "ZREMRANGEBYSCORE {z} {n} {n}",
+            "ZREMRANGEBYLEX {z} [{m} ({m}",
+            "ZUNIONSTORE {z} 2 {z} {z} WEIGHTS {n} {f}",
+            "ZUNIONSTORE {z} 2 {z} {t}",
+            "ZINTERSTORE {z} 2 {z} {z} AGGREGATE MIN",
+            "GEOADD {z} 13.36 38.11 {m}",
+            "GEORADIUS {z} 13 38 200 km STORE {z}",
+            "HSET {h} {m} {v}",
+            "HMSET {h} {m} {n} {m} {v}",
+            "HSETNX {h} {m} {v}",
+            "HINCRBY {h} {m} {n}",
+            "HINCRBYFLOAT {h} {m} {f}",
+            "HDEL {h} {m} {m}",
+        ],
+    ),
+    (
+        R50,
+        R50,
+        &[
+            "XADD {x} * {m} {v}",
+            "XADD {x} {id} {m} {v} {m} {n}",
+            "XADD {x} MAXLEN ~ {n} * {m} {v}",
+            "XADD {x} MAXLEN {n} * {m} {v}",
+            "XTRIM {x} MAXLEN {n}",
+            "XDEL {x} {id}",
+            "XSETID {x} {id}",
+            "XGROUP CREATE {x} g 0",
+            "XGROUP CREATE {x} h $ MKSTREAM",
+            "XGROUP DESTROY {x} g",
+            "XGROUP SETID {x} g {id}",
+            "XGROUP DELCONSUMER {x} g c",
+            "XREADGROUP GROUP g c COUNT {n} STREAMS {x} >",
+            "XREADGROUP GROUP h d STREAMS {x} >",
+            "XREADGROUP GROUP g d NOACK COUNT 1 STREAMS {x} >",
+            "XACK {x} g {id}",
+            "XCLAIM {x} g d 0 {id}",
+        ],
+    ),
+    (
+        R50,
+        R50,
+        &[
+            "DEL {k} {k}",
+            "UNLINK {k}",
+            "RENAME {k} {k}",
+            "RENAMENX {k} {k}",
+            "MOVE {k} {db}",
+            "EXPIRE {k} {sec}",
+            "PEXPIRE {k} {ms}",
+            "EXPIREAT {k} {at}",
+            "PEXPIREAT {k} {atms}",
+            "PERSIST {k}",
+            "SELECT {db}",
+            "SELECT 0",
+            "NOSUCH {k}",
+            "SET {k}",
+            "LPUSH {s} {v}",
+        ],
+    ),
+    (R60, R60, &["SET {s} {v} KEEPTTL", "SET {k} {n} XX KEEPTTL"]),
+    (
+        R62,
+        R62,
+        &[
+            "SET {s} {v} GET",
+            "SET {s} {v} EXAT {at}",
+            "SET {s} {v} PXAT {atms}",
+            "GETDEL {s}",
+            "GETEX {s} EX {sec}",
+            "GETEX {s} PXAT {atms}",
+            "GETEX {s} PERSIST",
+            "LPOP {l} {n}",
+            "RPOP {l} {n}",
+            "LMOVE {l} {l} LEFT RIGHT",
+            "lmove {l} {l} right left",
+            "ZADD {z} GT {n} {m}",
+            "ZADD {z} LT CH {f} {m}",
+            "ZDIFFSTORE {z} 2 {z} {z}",
+            "ZRANGESTORE {z} {z} {n} {n} REV",
+            "ZRANGESTORE {z} {z} -inf {n} BYSCORE LIMIT 0 {n}",
+            "GEOSEARCHSTORE {z} {z} FROMLONLAT 13 38 BYRADIUS 100 km",
+            "COPY {k} {k}",
+            "COPY {k} {k} REPLACE",
+            "COPY {k} {k} DB {db} REPLACE",
+            "XADD {x} NOMKSTREAM * {m} {v}",
+            "XADD {x} MINID {id} * {m} {v}",
+            "XTRIM {x} MINID {id}",
+            "XGROUP CREATECONSUMER {x} g e",
+            "XAUTOCLAIM {x} g e 0 0 COUNT {n}",
+        ],
+    ),
+    (
+        R70,
+        R70,
+        &[
+            "EXPIRE {k} {sec} NX",
+            "EXPIRE {k} {sec} GT",
+            "PEXPIREAT {k} {atms} LT",
+            "PEXPIRE {k} {ms} XX",
+            "SET {s} {v} NX GET",
+            "LMPOP 2 {l} {l} LEFT COUNT {n}",
+            "ZMPOP 2 {z} {z} MAX COUNT {n}",
+            "XADD {x} 7-* {m} {v}",
+        ],
+    ),
+    (
+        FIELD_TTL,
+        FIELD_TTL,
+        &[
+            "HEXPIRE {h} {sec} FIELDS 2 {m} {m}",
+            "HPEXPIREAT {h} {atms} FIELDS 1 {m}",
+            "HPERSIST {h} FIELDS 1 {m}",
+            "HPEXPIRE {h} {ms} NX FIELDS 1 {m}",
+        ],
+    ),
+    (
+        R80_V90,
+        FIELD_TTL,
+        &[
+            "HSETEX {h} EX {sec} FIELDS 1 {m} {v}",
+            "HSETEX {h} KEEPTTL FIELDS 2 {m} {v} {m} {n}",
+            "HSETEX {h} FNX FIELDS 1 {m} {v}",
+            "HGETEX {h} PERSIST FIELDS 1 {m}",
+        ],
+    ),
+    (R80_V91, R50, &["HGETDEL {h} FIELDS 2 {m} {m}"]),
+    (
+        R84_V81,
+        R50,
+        &["SET {s} {v} IFEQ {n}", "SET {s} {n} IFEQ {n} EX {sec}"],
+    ),
+    (
+        R84_V91,
+        R50,
+        &["MSETEX 2 {s} {v} {s} {n} EX {sec}", "MSETEX 1 {s} {v} NX"],
+    ),
+    (R84, R50, &["DELEX {s} IFEQ {n}", "DELEX {k}"]),
+    (V90, R50, &["DELIFEQ {s} {n}"]),
+];
+
+/// Commands of one site that the other can hold.
+fn forms(origin: &Product, target: &Product) -> Vec<&'static str> {
+    FORMS
+        .iter()
+        .filter(|(since, _, _)| since.knows(origin))
+        .filter(|(_, needs, _)| *needs != FIELD_TTL || needs.knows(target))
+        .flat_map(|(_, _, forms)| forms.iter().copied())
+        .collect()
+}
+
+/// Writes `count` commands at each site and compares; what is wrong, if anything is.
+pub(crate) fn run(names: [&str; 2], count: usize) -> Vec<String> {
+    let mut rng = rng_from_seed("generated commands");
+    let rngs = [rng.random(), rng.random()].map(StdRng::seed_from_u64);
+    let pair = Pair::start(&Options {
+        versions: names.map(str::to_owned),
+        ..Options::default()
+    });
+    for site in pair.sites() {
+        site.sidecar.expect_errors("");
+    }
+    let products = pair.sites().map(|site| Product::of(&mut site.client()));
+    let forms = [
+        forms(&products[0], &products[1]),
+        forms(&products[1], &products[0]),
+    ];
+    let history = thread::scope(|scope| {
+        let mut writers = Vec::new();
+        for ((site, forms), rng) in pair.sites().into_iter().zip(&forms).zip(rngs) {
+            let mut writer = Writer {
+                client: site.client(),
+                site: site.name,
+                rng,
+                db: "0".to_owned(),
+                history: Vec::new(),
+            };
+            writers.push(scope.spawn(move || {
+                writer.write(forms, count);
+                writer.history
+            }));
+        }
+        let histories = writers.into_iter().map(|w| w.join().expect("a writer"));
+        histories.flatten().collect::<Vec<String>>()
+    });
+    if let Err(reason) = rest(&pair) {
+        return vec![reason];
+    }
+    let (mut a, mut b) = pair.clients();
+    let (_, differences) = differences(&mut a, &mut b);
+    let wrong = differences.iter().map(|difference| {
+        let key = difference.key.escape_ascii().to_string();
+        let lines: Vec<&str> = history.iter().map(String::as_str).collect();
+        let of_key = lines.iter().filter(|line| line.contains(&key)).rev();
+        let mut last: Vec<&str> = of_key.take(30).copied().collect();
+        last.reverse();
+        format!("{difference}\n    {}", last.join("\n    "))
+    });
+    let mut wrong: Vec<String> = wrong.collect();
+    wrong.extend(pair.echoes());
+    wrong
+}
+
+fn rest(pair: &Pair) -> Result<(), String> {
+    let mut reason = String::new();
+    for _ in 0..patience(30).as_millis() / 500 {
+        match pair.try_settle(Duration::from_millis(500)) {
+            Ok(()) => return Ok(()),
+            Err(error) => reason = error,
+        }
+        if let Some((site, stop)) = pair.stopped() {
+            return Err(format!(
+                "{site}: the link stops: {}: {}",
+                stop.reason, stop.detail
+            ));
+        }
+    }
+    Err(reason)
+}
+
+/// A client that writes at random.
+struct Writer {
+    client: Client,
+    site: &'static str,
+    rng: StdRng,
+    /// The selected database, for the history.
+    db: String,
+    history: Vec<String>,
+}
+
+impl Writer {
+    fn write(&mut self, forms: &[&str], count: usize) {
+        let mut written = 0;
+        while written < count {
+            let transaction = self.rng.random_range(0..12) == 0;
+            let size = if transaction {
+                self.rng.random_range(0..6)
+            } else {
+                1
+            };
+            if transaction {
+                self.send(vec![b"MULTI".to_vec()]);
+            }
+            for _ in 0..size {
+                let form = forms[self.rng.random_range(0..forms.len())];
+                let mut args = self.fill(form);
+                if self.rng.random_range(0..15) == 0 && !form.starts_with("SELECT") {
+                    let script = b"return redis.call(unpack(ARGV))".to_vec();
+                    args.splice(0..0, [b"EVAL".to_vec(), script, b"0".to_vec()]);
+                }
+                self.send(args);
+            }
+            if transaction {
+                let end = if self.rng.random_range(0..5) == 0 {
+                    "DISCARD"
+                } else {
+                    "EXEC"
+                };
+                self.send(vec![end.into()]);
+            }
+            written += size.max(1);
+        }
+    }
+
+    /// Sends a command, which may be refused.
+    fn send(&mut self, args: Vec<Vec<u8>>) {
+        let mut command = Cmd::new();
+        for arg in &args {
+            command.arg(&arg[..]);
+        }
+        let reply = command.query::<redis::Value>(self.client.connection());
+        let text: Vec<String> = args.iter().map(|a| a.escape_ascii().to_string()).collect();
+        let sign = if reply.is_ok() { "" } else { "! " };
+        self.history
+            .push(format!("{sign}{} {:.150}", self.db, text.join(" ")));
+        if args[0] == b"SELECT" && reply.is_ok() {
+            self.db.clone_from(&text[1]);
+        }
+    }
+
+    fn fill(&mut self, form: &str) -> Vec<Vec<u8>> {
+        let word = |word: &str| match word.split_once('{') {
+            None => word.as_bytes().to_vec(),
+            Some((before, name)) => {
+                let argument = self.argument(name.trim_end_matches('}'));
+                [before.as_bytes(), &argument].concat()
+            }
+        };
+        form.split(' ').map(word).collect()
+    }
+
+    fn argument(&mut self, name: &str) -> Vec<u8> {
+        let now = SystemTime::now()
+            .duration_since(UNIX_EPOCH)
+            .expect("a clock");
+        let past = self.rng.random_range(0..8) == 0;
+        let span = Duration::from_secs(self.rng.random_range(200..100_000));
+        let moment = if past { now - span } else { now + span };
+        let text = match name {
+            "v" => return self.value(),
+            "m" => format!("m{}", self.rng.random_range(0..9)),
+            "n" => self.rng.random_range(0..12).to_string(),
+            "f" => (f64::from(self.rng.random_range(-900..900)) / 7.0).to_string(),
+            "id" => format!(
+                "{}-{}",
+                self.rng.random_range(1..9),
+                self.rng.random_range(0..3)
+            ),
+            "db" => self.rng.random_range(0..3).to_string(),
+            "sec" => span.as_secs().to_string(),
+            "ms" => span.as_millis().to_string(),
+            "at" => moment.as_secs().to_string(),
+            "atms" => moment.as_millis().to_string(),
+            kind => self.key(kind),
+        };
+        text.into_bytes()
+    }
+
+    /// A key of this kind, seldom of another.
+    fn key(&mut self, kind: &str) -> String {
+        const KINDS: [&str; 7] = ["s", "l", "t", "z", "h", "x", "p"];
+        let other = kind == "k" || self.rng.random_range(0..25) == 0;
+        let kind = if other {
+            KINDS[self.rng.random_range(0..7)]
+        } else {
+            kind
+        };
+        format!("{}:{kind}{}", self.site, self.rng.random_range(0..5))
+    }
+
+    fn value(&mut self) -> Vec<u8> {
+        let length = match self.rng.random_range(0..10) {
+            0 => 0,
+            1 => 300,
+            2 => 5000,
+            _ => self.rng.random_range(1..20),
+        };
+        (0..length).map(|_| self.rng.random()).collect()
+    }
+}
