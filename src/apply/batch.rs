@@ -13,6 +13,7 @@ use crate::command::{
 };
 use crate::config::{Flush, Publish};
 use crate::model::{Hlc, Offset, Record};
+use crate::rdb::decode::has_disputed_entry;
 use crate::redis::put_command;
 
 /// A batch is closed at this many commands: at some 2 µs each it keeps the target's other clients
@@ -34,6 +35,8 @@ pub(super) struct Target {
     pub publish: Publish,
     /// What is owed already.
     pub debts: Debts,
+    /// Whether some values must not be RESTOREd as they are.
+    pub disputes: bool,
 }
 
 /// Whole records, ready to be sent.
@@ -95,7 +98,12 @@ impl Batch {
             if target.ignores(command) {
                 return;
             }
-            match target.dialect.put(command, body) {
+            let put = if target.is_disputed(command) {
+                Put::State
+            } else {
+                target.dialect.put(command, body)
+            };
+            match put {
                 Put::Commands(count) => *commands += count,
                 Put::Nothing => *unheld += 1,
                 Put::State => owed.extend(target.written(command, db)),
@@ -271,6 +279,13 @@ impl Target {
         }
     }
 
+    /// Whether a command restores a value that this server would misread.
+    fn is_disputed(&self, command: &Command<'_>) -> bool {
+        self.disputes
+            && command.is(b"RESTORE")
+            && has_disputed_entry(command.arg(3)).unwrap_or(true)
+    }
+
     /// Whether a record may not be applied before a person has decided.
     fn stops_at(&self, record: &Record) -> bool {
         let mut stops = false;
@@ -400,6 +415,7 @@ mod tests {
                 &SiteId::try_new("a").unwrap(),
                 &SiteId::try_new("b").unwrap(),
             ),
+            disputes: false,
         }
     }
 

@@ -409,7 +409,7 @@ impl Applier {
             if verdict.is_final() {
                 return Form::Delete;
             }
-            let form = Form::of(state, writing, now);
+            let form = Form::of(state, writing, self.disputes, now);
             if let Form::Unheld(why) | Form::Rebuild(_, why) = &form
                 && !why.is_empty()
             {

@@ -134,6 +134,8 @@ pub struct Begin {
     pub base: Epoch,
     /// Whether it has data of ours, but not what began our present base.
     pub gap: bool,
+    /// Whether one of the two servers is a Valkey of 9.1 or later and the other is not.
+    pub disputes: bool,
 }
 
 /// Applies the records of one peer. Lives as long as the process; sessions come and go.
@@ -156,6 +158,9 @@ pub struct Applier {
     base: Epoch,
     /// Whether the peer lacks writes that are here and not in our journal.
     gap: bool,
+    /// Whether some values of the peer's server must not be RESTOREd here as they are: see
+    /// [`crate::rdb::decode::has_disputed_entry`].
+    disputes: bool,
     /// Whether the copy that the plan foresees is answered by one from here.
     owes_back: bool,
     /// What the snapshot being copied had seen of us.
@@ -187,6 +192,7 @@ impl Applier {
             marks_removed: 0,
             base: Epoch(0),
             gap: false,
+            disputes: false,
             owes_back: false,
             copy_seen: Cursor::ZERO,
         }
@@ -312,7 +318,13 @@ impl Applier {
     }
 
     async fn begin(&mut self, begin: Begin, stop: &CancellationToken) -> Result<(), Error> {
-        let Begin { flow, base, gap } = begin;
+        let Begin {
+            flow,
+            base,
+            gap,
+            disputes,
+        } = begin;
+        self.disputes = disputes;
         let home = self
             .progress
             .borrow()

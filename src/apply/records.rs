@@ -79,6 +79,7 @@ impl Applier {
             flush: self.config.flush,
             publish: self.config.publish,
             debts: self.debts.clone(),
+            disputes: self.disputes,
         }))
     }
 

@@ -7,6 +7,7 @@ use super::batch::Sealed;
 use super::target::Writing;
 use crate::link::{State, Value};
 use crate::rdb::commands::{Abilities, Limits, Piece, Rebuild};
+use crate::rdb::decode::has_disputed_entry;
 use crate::rdb::{Fit, fit, is_of_module};
 use crate::redis::Info;
 
@@ -33,11 +34,16 @@ pub(super) enum Form {
 
 impl Form {
     /// The form of a state for this server.
-    pub(super) fn of(state: &State, writing: &Writing, now_ms: u64) -> Self {
+    pub(super) fn of(state: &State, writing: &Writing, disputes: bool, now_ms: u64) -> Self {
         let expired = state.expire_at_ms != 0 && state.expire_at_ms <= now_ms;
         match &state.value {
             Value::Function(_) if writing.info.version.at_least(7, 0) => Self::Function,
             Value::Function(_) => Self::Unheld("functions are known since 7.0".to_owned()),
+            Value::Dump(payload)
+                if !expired && disputes && has_disputed_entry(payload).unwrap_or(true) =>
+            {
+                rebuilt(&state.key, payload, &writing.info).unwrap_or_else(Self::Unheld)
+            }
             Value::Dump(payload) if !expired => {
                 Self::of_payload(&state.key, payload, &writing.info)
             }

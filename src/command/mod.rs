@@ -7,7 +7,7 @@
 //!                       table ◄── catalog          (or the state of the key instead)
 //! ```
 //!
-//! Everything here is pure. [`table`] is the one place that says what a command is; a [`Catalog`]
+//! Everything here is pure. `table` is the one place that says what a command is; a [`Catalog`]
 //! adds what a server says of commands that are not in it.
 
 mod canonical;

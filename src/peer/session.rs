@@ -17,6 +17,7 @@ use crate::intake::Shared;
 use crate::link::{self, Ack, Copy, Flow, Hello, Message, Plan, Reader, Writer};
 use crate::model::{Cursor, Epoch, SiteId};
 use crate::progress::Progress;
+use crate::redis::Info;
 use crate::status::{CopyStatus, PeerBoard, PeerState};
 
 /// How often the peer hears from us, whatever else happens.
@@ -155,8 +156,10 @@ async fn then_cancel<T>(over: &CancellationToken, half: impl Future<Output = T>)
 /// How the session begins for the applier.
 fn begin(flow: Flow, ours: &Hello, theirs: &Hello) -> Begin {
     let rests_on_older = |base: Epoch| base != Epoch(0) && base != ours.base();
+    let new_valkey = |hello: &Hello| Info::writes_long_entries_its_own_way(&hello.redis);
     Begin {
         flow,
+        disputes: new_valkey(ours) != new_valkey(theirs),
         base: theirs.base(),
         gap: theirs.mark().is_some_and(|mark| rests_on_older(mark.base)),
     }

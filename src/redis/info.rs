@@ -161,6 +161,14 @@ impl Info {
         }
     }
 
+    /// Whether a product, as [`product`](Self::product) names it, writes entries of 16,383 bytes in a
+    /// packed list in a way of its own: Valkey from 9.1 on (measured on 9.1.2; 9.0 was not at hand).
+    #[must_use]
+    pub fn writes_long_entries_its_own_way(product: &str) -> bool {
+        let own = product.strip_prefix("Valkey ").map(Version::parse);
+        own.is_some_and(|v| v.at_least(9, 0))
+    }
+
     /// Its own version, when it is a Valkey; [`version`](Self::version) is what that is compatible
     /// with.
     #[must_use]
