@@ -22,6 +22,7 @@ use crate::link::Wire;
 use crate::model::{InstanceId, SELF_KEY, SiteId, fence_key, mark_key, owed_key};
 use crate::peer::{self, Incoming, Peer, filter};
 use crate::progress::{Deliveries, Progress};
+use crate::replica::Snapshot;
 use crate::status::{Board, PeerState, PeerStatus};
 
 /// How long a graceful stop waits for the peers to have applied what was read. With what follows
@@ -105,6 +106,9 @@ impl App {
         };
         let (writer, journal, recovered) = Writer::open(settings)?;
         say_torn(recovered.truncated_bytes);
+        if let Err(error) = Snapshot::remove_partial(&dir) {
+            warn!(%error, "cannot look for what is left of snapshots");
+        }
         let shared = Shared {
             journal: journal.clone(),
             table: Arc::new(Table::default()),

@@ -47,6 +47,9 @@ pub fn init(filter: &str, format: Format) -> Result<(), Error> {
     let builder = tracing_subscriber::fmt()
         .with_env_filter(parse_filter(filter)?)
         .with_writer(io::stderr)
+        // It would say on stderr that stderr cannot be written, and panic: a full disk under the
+        // log must not end the process.
+        .log_internal_errors(false)
         .with_ansi(terminal);
     if format == Format::Json || (format == Format::Auto && !terminal) {
         let json = builder.json().flatten_event(true);

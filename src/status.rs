@@ -22,7 +22,7 @@ pub struct Status {
     pub version: String,
     /// Seconds since this process started.
     pub uptime_seconds: f64,
-    /// True when every peer is settled.
+    /// True when all that was read is journaled, and every peer is settled.
     pub settled: bool,
     /// The local Redis.
     pub redis: RedisStatus,
@@ -394,14 +394,17 @@ impl Board {
             peer
         };
         let peers: Vec<PeerStatus> = self.peers.iter().map(|(_, p)| peer(p)).collect();
+        let journal = self.journal().clone();
+        // While the journal refuses, what was read is nowhere yet.
+        let reads = redis.connected && journal.error.is_none();
         Status {
             site: self.site.to_string(),
             instance: self.instance.to_string(),
             version: env!("CARGO_PKG_VERSION").to_owned(),
             uptime_seconds: self.started.elapsed().as_secs_f64(),
-            settled: redis.connected && peers.iter().all(|p| p.settled),
+            settled: reads && peers.iter().all(|p| p.settled),
             redis,
-            journal: self.journal().clone(),
+            journal,
             peers,
         }
     }

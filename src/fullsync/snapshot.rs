@@ -6,7 +6,7 @@ use std::path::PathBuf;
 
 use tokio::sync::{mpsc, watch};
 use tokio::time::{Duration, sleep};
-use tracing::info;
+use tracing::{info, warn};
 
 use super::{Gate, Hold, Part, Parts};
 use crate::apply::Debts;
@@ -26,6 +26,9 @@ const PART_KEYS: usize = 128;
 const PART_BYTES: usize = 1 << 20;
 /// Parts read ahead.
 const PARTS_AHEAD: usize = 2;
+/// How long to wait before trying again to take a snapshot that had no room: each attempt costs
+/// Redis a fork.
+const WAIT_FOR_ROOM: Duration = Duration::from_secs(10);
 /// How long the main stream may take to reach the place of a snapshot.
 const CATCH_UP: Duration = Duration::from_secs(60);
 
@@ -175,16 +178,39 @@ impl Copier {
     }
 
     /// A snapshot from `since` or later. The server may hand us one that it had begun for another
-    /// replica before; the next attempt then begins a new one.
+    /// replica before; the next attempt then begins a new one. While the disk has no room for it we
+    /// wait, so that what comes from the peer goes on.
     async fn take_since(&self, since: Cursor, seen: &Seen) -> Result<Snapshot, Error> {
         loop {
-            let snapshot = self.take(since.epoch, seen).await?;
+            let snapshot = match self.take(since.epoch, seen).await {
+                Err(Error::Snapshot(error @ SnapshotError::Disk { .. })) => {
+                    self.show(Some(error.to_string()));
+                    sleep(WAIT_FOR_ROOM).await;
+                    continue;
+                }
+                taken => taken?,
+            };
+            self.show(None);
             if snapshot.at >= since {
                 return Ok(snapshot);
             }
             info!(at = %snapshot.at, %since, "the snapshot was begun before for another replica; taking a new one");
             snapshot.remove();
         }
+    }
+
+    /// Shows why the copy waits, or that it no longer does; logs it once.
+    fn show(&self, error: Option<String>) {
+        let Some(board) = self.shared.board.peer(&self.receives_from.0) else {
+            return;
+        };
+        let mut board = board.lock();
+        if let Some(error) = &error
+            && board.error.as_ref() != Some(error)
+        {
+            warn!(peer = %board.site, error, "the copy waits");
+        }
+        board.error = error;
     }
 
     /// The snapshot of an interrupted copy, and what it had seen.
@@ -194,7 +220,7 @@ impl Copier {
         let snapshot = found
             .into_iter()
             .find(|s| s.at == copy.snapshot && usable)?;
-        let seen = std::fs::read_to_string(snapshot.path.with_extension("seen")).ok()?;
+        let seen = std::fs::read_to_string(snapshot.seen_path()).ok()?;
         Some((snapshot, seen.parse().ok()?))
     }
 
@@ -219,7 +245,7 @@ impl Copier {
         }
         let at = Cursor { epoch, offset };
         let snapshot = replica::spool(&mut replica, at, &self.dir).await?;
-        let path = snapshot.path.with_extension("seen");
+        let path = snapshot.seen_path();
         std::fs::write(&path, seen.to_string()).map_err(|source| Error::File {
             path: path.display().to_string(),
             source,

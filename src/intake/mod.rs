@@ -35,6 +35,8 @@ const FIRST_WAIT: Duration = Duration::from_millis(50);
 /// The longest wait before connecting again: a Redis that is back must not wait for us long, and
 /// one that is away must not be bothered.
 const LONGEST_WAIT: Duration = Duration::from_secs(2);
+/// The longest wait when there is no room for a snapshot: each attempt costs Redis a fork.
+const LONGEST_WAIT_FOR_ROOM: Duration = Duration::from_secs(10);
 /// A connection that lived this long counts as a success: the waits begin anew.
 const SUCCESS: Duration = Duration::from_secs(5);
 
@@ -106,12 +108,24 @@ pub enum Error {
     Unsupported(String),
 }
 
+impl Error {
+    /// The longest wait before the next attempt.
+    const fn longest_wait(&self) -> Duration {
+        match self {
+            Self::Snapshot(SnapshotError::Disk { .. }) | Self::Journal(_) => LONGEST_WAIT_FOR_ROOM,
+            _ => LONGEST_WAIT,
+        }
+    }
+}
+
 /// Reads the local Redis for ever.
 #[derive(Debug)]
 pub struct Intake {
     config: Config,
     shared: Shared,
     stream: Stream,
+    /// What was last logged; empty when it is over.
+    trouble: String,
 }
 
 impl Intake {
@@ -132,6 +146,7 @@ impl Intake {
                 config,
                 shared,
                 stream,
+                trouble: String::new(),
             },
             progress,
         ))
@@ -144,18 +159,17 @@ impl Intake {
             let begun = Instant::now();
             let result = self.follow(&stop).await;
             self.shared.board.redis().connected = false;
-            match result {
-                Ok(()) => break,
-                Err(error) => self.report(&error),
-            }
+            let Err(error) = result else { break };
+            self.report(&error);
             if begun.elapsed() > SUCCESS {
                 wait = FIRST_WAIT;
             }
+            let longest = error.longest_wait();
             tokio::select! {
                 () = stop.cancelled() => break,
-                () = sleep(wait) => {}
+                () = sleep(wait.min(longest)) => {}
             }
-            wait = (wait * 2).min(LONGEST_WAIT);
+            wait = (wait * 2).min(longest);
         }
         if let Err(error) = self.stream.sync() {
             error!(%error, "the journal could not be synced at the end");
@@ -168,6 +182,7 @@ impl Intake {
             () = stop.cancelled() => return Ok(()),
             attached = resume::attach(&self.config, &self.shared, &mut self.stream) => attached?,
         };
+        self.trouble.clear();
         {
             let mut redis = self.shared.board.redis();
             redis.connected = true;
@@ -176,12 +191,13 @@ impl Intake {
         self.stream.follow(attached, stop).await
     }
 
-    fn report(&self, error: &Error) {
+    fn report(&mut self, error: &Error) {
         let mut redis = self.shared.board.redis();
         let message = error.to_string();
         // One line per kind of trouble, not one per attempt.
-        if redis.error.as_deref() != Some(&message) {
+        if self.trouble != message {
             warn!(%error, "not reading the local Redis");
+            self.trouble.clone_from(&message);
         }
         redis.error = Some(message);
         // Known to be usable again as soon as it answers.

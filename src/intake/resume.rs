@@ -1,6 +1,7 @@
 //! Where to go on: what the journal says, and what Redis makes of it.
 
 use std::fs::File;
+use std::path::Path;
 
 use tracing::{debug, info, warn};
 
@@ -179,16 +180,14 @@ pub(super) async fn attach(
             let at = Cursor { epoch, offset };
             let snapshot = replica::spool(&mut replica, at, &config.dir).await?;
             announce(&snapshot, at);
-            let empty = is_empty(&snapshot)?;
-            let state = history::begin(history, previous, epoch, replid, offset, empty);
+            let empty = is_empty(&snapshot, &config.dir);
+            // It was taken to see what is there; a copy takes its own.
+            snapshot.remove();
+            let state = history::begin(history, previous, epoch, replid, offset, empty?);
+            // Only now is the process known: were it before, the next attempt would take a server
+            // that came back older for one that was never away.
+            stream.begins(state.clone(), facts.seen, &facts.info.run_id)?;
             say(history, &state);
-            if empty || history == History::Older {
-                snapshot.remove();
-            }
-            // Only now: were it known before the snapshot was taken whole, the next attempt would
-            // take a server that came back older for one that was never away.
-            stream.set_run_id(&facts.info.run_id);
-            stream.begins(state, facts.seen)?;
         }
     }
     // Diskless: the server sends nothing until it has got an ACK after the snapshot.
@@ -222,9 +221,9 @@ fn say(history: History, state: &EpochState) {
 }
 
 /// Whether a snapshot holds no key but ours.
-fn is_empty(snapshot: &Snapshot) -> Result<bool, Error> {
+fn is_empty(snapshot: &Snapshot, dir: &Path) -> Result<bool, Error> {
     let file = File::open(&snapshot.path).map_err(|source| replica::SnapshotError::Disk {
-        path: snapshot.path.display().to_string(),
+        path: dir.display().to_string(),
         source,
     })?;
     let mut reader = rdb::Reader::try_new(file)?;

@@ -61,6 +61,8 @@ pub(super) struct Stream {
     run_id: String,
     last_record: Cursor,
     self_mark: u64,
+    /// The database that is selected where the journal ends.
+    read_db: u32,
     /// Since when, in our stream, an origin's marks must be our own: the first fence of its
     /// applier, set after the predecessor's connection was killed.
     own_since: BTreeMap<String, Offset>,
@@ -112,6 +114,7 @@ impl Stream {
                 .map_or_else(|| "-".to_owned(), |s| s.run_id.clone()),
             last_record: saved.as_ref().map_or(Cursor::ZERO, |s| s.last_record),
             self_mark: saved.as_ref().map_or(0, |s| s.self_mark),
+            read_db: saved.as_ref().map_or(0, |s| s.db),
             own_since: BTreeMap::new(),
             progress: Progress::default(),
             attachments: 0,
@@ -171,52 +174,55 @@ impl Stream {
 
     /// The server process that is attached to.
     pub(super) fn set_run_id(&mut self, run_id: &str) {
-        // An empty word would be lost in the text.
-        run_id.clone_into(&mut self.run_id);
-        if self.run_id.is_empty() {
-            self.run_id.push('-');
-        }
+        self.run_id = word(run_id);
     }
 
     /// The stream goes on, perhaps under a new id.
     pub(super) fn continues(&mut self, replid: Option<ReplId>) -> Result<(), Error> {
-        let (offset, db) = self.decoder.boundary();
-        self.decoder = self.decoder_at(offset, db);
-        self.frame = FrameBuilder::new(offset);
-        if let (Some(replid), Some(state)) = (replid, &self.state)
-            && state.replid != replid
+        if let (Some(replid), Some(mut saved)) = (replid, self.saved())
+            && saved.state.replid != replid
         {
-            self.state = Some(Arc::new(EpochState {
-                replid,
-                ..EpochState::clone(state)
-            }));
-            self.save(FrameKind::Continue)?;
+            saved.state.replid = replid;
+            self.save(FrameKind::Continue, &saved)?;
+            self.state = Some(Arc::new(saved.state));
         }
         self.publish();
         Ok(())
     }
 
-    /// A new epoch begins with the data of a snapshot.
-    pub(super) fn begins(&mut self, state: EpochState, seen: Seen) -> Result<(), Error> {
-        self.decoder = self.decoder_at(state.began, 0);
-        self.frame = FrameBuilder::new(state.began);
-        self.progress.read = Cursor {
-            epoch: state.epoch,
-            offset: state.began,
+    /// A new epoch begins with the data of a snapshot, which the server process `run_id` has sent.
+    /// When the journal refuses, everything is as it was: the next attempt judges the data anew.
+    pub(super) fn begins(
+        &mut self,
+        state: EpochState,
+        seen: Seen,
+        run_id: &str,
+    ) -> Result<(), Error> {
+        let (epoch, offset) = (state.epoch, state.began);
+        let saved = Saved {
+            state,
+            at: Cursor { epoch, offset },
+            db: 0,
+            run_id: word(run_id),
+            last_record: self.last_record,
+            self_mark: self.self_mark,
+            seen,
         };
-        self.state = Some(Arc::new(state));
-        self.seen = Arc::new(seen);
+        self.save(FrameKind::Epoch, &saved)?;
+        self.decoder = self.decoder_at(offset, 0);
+        self.frame = FrameBuilder::new(offset);
+        self.progress.read = saved.at;
+        self.read_db = 0;
+        self.state = Some(Arc::new(saved.state));
+        self.seen = Arc::new(saved.seen);
+        self.run_id = saved.run_id;
         self.own_since.clear();
-        self.save(FrameKind::Epoch)?;
         self.publish();
         Ok(())
     }
 
     /// Writes the state of the epoch into the journal.
-    fn save(&mut self, kind: FrameKind) -> Result<(), Error> {
-        let Some(saved) = self.saved() else {
-            return Ok(());
-        };
+    fn save(&mut self, kind: FrameKind, saved: &Saved) -> Result<(), Error> {
         let body = saved.to_string().into_bytes();
         let header = FrameHeader {
             kind,
@@ -227,9 +233,31 @@ impl Stream {
             last_record: Offset(0),
             stamp_ms: wall_ms(),
         };
-        self.writer.append(&header, &body)?;
+        self.append(&header, &body)?;
         self.writer.set_preamble(body);
         Ok(())
+    }
+
+    /// Appends to the journal, and shows when it refuses and when it takes writes again.
+    fn append(&mut self, header: &FrameHeader, body: &[u8]) -> Result<(), journal::Error> {
+        let appended = self.writer.append(header, body);
+        let mut journal = self.shared.board.journal();
+        match &appended {
+            Ok(()) => {
+                if journal.error.take().is_some() {
+                    info!("the journal takes writes again");
+                }
+            }
+            Err(error) => {
+                let message = error.to_string();
+                if journal.error.as_ref() != Some(&message) {
+                    error!(%error, "the journal refuses writes; reading waits, nothing is lost");
+                }
+                journal.error = Some(message);
+            }
+        }
+        drop(journal);
+        appended
     }
 
     /// Forces everything to the disk.
@@ -247,6 +275,7 @@ impl Stream {
         self.progress.attached = self.attachments;
         self.publish();
         let ended = self.follow_attached(replica, stop).await;
+        self.rewind();
         self.progress.attached = 0;
         self.publish();
         ended
@@ -290,6 +319,17 @@ impl Stream {
                 more = replica.more() => more?,
             }
         }
+    }
+
+    /// Goes back to where the journal ends, which is what was published: what has been read since,
+    /// and was not journaled because the disk refused or the stream broke, is read again.
+    fn rewind(&mut self) {
+        self.progress = self.publish.borrow().clone();
+        self.seen = Arc::clone(&self.progress.seen);
+        self.self_mark = self.progress.self_mark;
+        let offset = self.progress.read.offset;
+        self.decoder = self.decoder_at(offset, self.read_db);
+        self.frame = FrameBuilder::new(offset);
     }
 
     /// Decodes what has come, up to one frame.
@@ -453,6 +493,7 @@ impl Stream {
             if self.progress.read.offset != end {
                 self.frame = FrameBuilder::new(end);
                 self.progress.read.offset = end;
+                self.read_db = db;
                 self.publish();
             }
             return Ok(());
@@ -473,12 +514,13 @@ impl Stream {
             stamp_ms: wall_ms(),
         };
         let body = frame.finish();
-        while let Err(error) = self.writer.append(&header, &body) {
-            self.on_disk_error(&error);
+        while let Err(error) = self.append(&header, &body) {
             tokio::select! {
                 () = stop.cancelled() => return Err(error.into()),
                 () = sleep(DISK_RETRY) => replica.acknowledge(self.read().offset).await?,
             }
+            // What the peers have meanwhile got may be all the room that is missing.
+            self.trim();
         }
         if records {
             self.last_record = Cursor {
@@ -487,21 +529,10 @@ impl Stream {
             };
             self.shared.board.set_last_record(self.last_record);
         }
-        if self.shared.board.journal().error.take().is_some() {
-            info!("the journal takes writes again");
-        }
         self.progress.read = Cursor { epoch, offset: end };
+        self.read_db = db;
         self.publish();
         Ok(())
-    }
-
-    fn on_disk_error(&self, error: &journal::Error) {
-        let message = error.to_string();
-        let mut journal = self.shared.board.journal();
-        if journal.error.as_ref() != Some(&message) {
-            error!(%error, "the journal refuses writes; reading waits, nothing is lost");
-        }
-        journal.error = Some(message);
     }
 
     fn publish(&mut self) {
@@ -522,6 +553,14 @@ impl Stream {
 
     /// Once a second: forget and trim what every peer has, keep the preamble fresh.
     fn housekeeping(&mut self) {
+        self.trim();
+        if let Some(saved) = self.saved() {
+            self.writer.set_preamble(saved.to_string().into_bytes());
+        }
+    }
+
+    /// Forgets, and removes from the journal, what every peer has.
+    fn trim(&mut self) {
         let delivered = self.shared.deliveries.by_all();
         self.recent.forget(&self.shared.table, delivered.seen);
         if delivered.seen != Cursor::ZERO
@@ -532,8 +571,11 @@ impl Stream {
         {
             warn!(%error, "the journal cannot be trimmed");
         }
-        if let Some(saved) = self.saved() {
-            self.writer.set_preamble(saved.to_string().into_bytes());
-        }
     }
+}
+
+/// Never empty: an empty word would be lost in the text.
+fn word(run_id: &str) -> String {
+    let word = if run_id.is_empty() { "-" } else { run_id };
+    word.to_owned()
 }

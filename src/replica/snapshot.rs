@@ -33,9 +33,9 @@ pub enum SnapshotError {
     #[error(transparent)]
     Replica(#[from] Error),
     /// The disk.
-    #[error("cannot write the snapshot {path}: {source}; make room there or repair the disk")]
+    #[error("cannot keep a snapshot in {path}: {source}; make room there or repair the disk")]
     Disk {
-        /// The file.
+        /// The directory, so that every attempt says the same.
         path: String,
         /// Why.
         source: io::Error,
@@ -69,11 +69,47 @@ impl Snapshot {
         Ok(found)
     }
 
-    /// Removes the file; it is only a copy.
+    /// The file beside it that says what of others it holds.
+    #[must_use]
+    pub fn seen_path(&self) -> PathBuf {
+        self.path.with_extension("seen")
+    }
+
+    /// Removes the files; it is only a copy.
     pub fn remove(&self) {
-        if let Err(error) = std::fs::remove_file(&self.path) {
-            tracing::warn!(path = %self.path.display(), %error, "cannot remove a used snapshot");
+        remove(&self.seen_path());
+        remove(&self.path);
+    }
+
+    /// Removes what a killed process has left of snapshots that it was taking. Only before any is
+    /// taken.
+    ///
+    /// # Errors
+    /// The directory cannot be read.
+    pub fn remove_partial(dir: &Path) -> io::Result<()> {
+        for entry in std::fs::read_dir(dir)? {
+            let path = entry?.path();
+            let complete = path.with_extension("rdb");
+            let name = complete.file_name().and_then(|n| n.to_str());
+            if path.extension().is_some_and(|e| e == PARTIAL)
+                && name.and_then(parse_file_name).is_some()
+            {
+                remove(&path);
+            }
         }
+        Ok(())
+    }
+}
+
+/// The extension of a snapshot that is being taken.
+const PARTIAL: &str = "part";
+
+fn remove(path: &Path) {
+    match std::fs::remove_file(path) {
+        Err(error) if error.kind() != io::ErrorKind::NotFound => {
+            tracing::warn!(path = %path.display(), %error, "cannot remove a used snapshot");
+        }
+        _ => {}
     }
 }
 
@@ -86,39 +122,36 @@ fn parse_file_name(name: &str) -> Option<Cursor> {
     })
 }
 
-/// Takes the snapshot that follows a full resync into a file in `dir`.
+/// Takes the snapshot that follows a full resync into a file in `dir`. Cancel safe: what is not
+/// complete is removed.
 ///
 /// # Errors
-/// The connection broke, the server could not make it, or the disk is full. The partial file is
-/// removed.
+/// The connection broke, the server could not make it, or the disk is full.
 pub async fn spool(
     replica: &mut Replica,
     at: Cursor,
     dir: &Path,
 ) -> Result<Snapshot, SnapshotError> {
     let path = dir.join(Snapshot::file_name(at));
-    let part = path.with_extension("part");
+    let part = Partial(path.with_extension(PARTIAL));
     let disk = |source| SnapshotError::Disk {
-        path: part.display().to_string(),
+        path: dir.display().to_string(),
         source,
     };
-    let result = async {
-        let mut file = File::create(&part).await.map_err(disk)?;
-        let bytes = receive(replica, &mut file, &disk).await?;
-        file.flush().await.map_err(disk)?;
-        fs::rename(&part, &path).await.map_err(disk)?;
-        Ok(Snapshot {
-            at,
-            path: path.clone(),
-            bytes,
-        })
+    let mut file = File::create(&part.0).await.map_err(disk)?;
+    let bytes = receive(replica, &mut file, &disk).await?;
+    file.flush().await.map_err(disk)?;
+    fs::rename(&part.0, &path).await.map_err(disk)?;
+    Ok(Snapshot { at, path, bytes })
+}
+
+/// A snapshot that is being taken; renamed when it is complete.
+struct Partial(PathBuf);
+
+impl Drop for Partial {
+    fn drop(&mut self) {
+        remove(&self.0);
     }
-    .await;
-    if result.is_err() {
-        // Nothing can be done about a failure here, and the next snapshot overwrites the file.
-        drop(fs::remove_file(&part).await);
-    }
-    result
 }
 
 async fn receive(

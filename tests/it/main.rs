@@ -30,6 +30,8 @@ mod initial;
 #[cfg(test)]
 mod resume;
 #[cfg(test)]
+mod disk;
+#[cfg(test)]
 mod bad_input;
 #[cfg(test)]
 mod bad_peer;

@@ -17,7 +17,7 @@ use crate::harness::{
 /// Servers that have on disk what they acknowledged.
 const DURABLE: &[&str] = &["appendonly yes", "appendfsync always"];
 
-fn durable() -> Options {
+pub(crate) fn durable() -> Options {
     Options {
         servers: DURABLE,
         ..Options::default()
@@ -25,13 +25,13 @@ fn durable() -> Options {
 }
 
 /// A client at each site, writing about so often.
-fn load_on(pair: &Pair, pause_ms: u64) -> Load {
+pub(crate) fn load_on(pair: &Pair, pause_ms: u64) -> Load {
     let sites = pair.sites().map(|s| (s.name, s.server.port()));
     Load::start(&sites, Duration::from_millis(pause_ms), 1)
 }
 
 /// Ends the load, lets everything settle, and judges. Exact says that no answer can be missing.
-fn judged(pair: &Pair, load: Load, is_exact: bool) {
+pub(crate) fn judged(pair: &Pair, load: Load, is_exact: bool) {
     let tallies = load.finish();
     pair.wait_synchronizing();
     pair.settle();

@@ -41,6 +41,9 @@ pub(crate) struct Config {
     /// Where the journal is, when not beside the configuration.
     pub(crate) journal: Option<PathBuf>,
     pub(crate) admin_port: u16,
+    /// How large each of its files may grow. Beyond, writes fail as on a full disk, until
+    /// [`Sidecar::limit_files`] lifts the limit.
+    pub(crate) file_limit: Option<u64>,
 }
 
 impl Config {
@@ -59,6 +62,7 @@ impl Config {
             journal_size: "10GiB".to_owned(),
             journal: None,
             admin_port: free_port(),
+            file_limit: None,
         }
     }
 
@@ -121,7 +125,11 @@ impl Sidecar {
     pub(crate) fn start(&mut self) {
         assert!(self.child.is_none(), "{} is running", self.config.site);
         let log = self.open_log();
-        let child = Command::new(TANDEM)
+        let mut command = match self.config.file_limit {
+            Some(bytes) => limited(bytes),
+            None => Command::new(TANDEM),
+        };
+        let child = command
             .args(["run", "--log-format", "text", "--config"])
             .arg(self.write_config())
             .stdin(Stdio::null())
@@ -151,6 +159,16 @@ impl Sidecar {
     /// Sends it a signal by name.
     pub(crate) fn signal(&self, name: &str) {
         signal(self.child.as_ref().expect("a running sidecar"), name);
+    }
+
+    /// Changes the limit of a running sidecar that was started with one; none lifts it.
+    pub(crate) fn limit_files(&self, bytes: Option<u64>) {
+        let pid = self.child.as_ref().expect("a running sidecar").id();
+        let status = Command::new("prlimit")
+            .args(["--pid", &pid.to_string(), &file_size(bytes)])
+            .status()
+            .expect("prlimit runs");
+        assert!(status.success(), "prlimit: {status}");
     }
 
     /// Waits until it ends by itself.
@@ -277,6 +295,24 @@ impl Drop for Sidecar {
             errors.join("\n")
         );
     }
+}
+
+/// The program, under a soft limit for its files, which needs no privilege to be lifted again. The
+/// signal that comes with a write beyond the limit would end it: it is ignored, so that only the
+/// write fails.
+fn limited(bytes: u64) -> Command {
+    let mut command = Command::new("prlimit");
+    let ignoring = "trap '' XFSZ; exec \"$0\" \"$@\"";
+    command.args([&file_size(Some(bytes)), "--", "sh", "-c", ignoring, TANDEM]);
+    command
+}
+
+/// The option of prlimit that sets the soft limit.
+fn file_size(bytes: Option<u64>) -> String {
+    bytes.map_or_else(
+        || "--fsize=unlimited:".to_owned(),
+        |bytes| format!("--fsize={bytes}:"),
+    )
 }
 
 /// A GET of HTTP/1.0, so that the body ends with the connection.
