@@ -32,6 +32,8 @@
 //!   of its own history the data holds.
 //! * **Echo**: what we wrote for a peer, come back in our stream. The mark in its transaction tells
 //!   it apart, so it is not sent back; it says what has now been *seen*.
+//! * **Canonical form**: how a command travels, free of relative times and conditions. **Dialect**: how
+//!   an older server is told the same, or that it needs the key's state instead. ([`command`])
 //! * **State**: the whole value of a key, or that there is none. A **copy** is the states of all
 //!   keys, from a snapshot. A **debt** is one state that a peer owes us, because its last one was
 //!   refused or a command of it failed here.
