@@ -19,6 +19,8 @@ use crate::redis::put_command;
 /// A batch is closed at this many commands: at some 2 µs each it keeps the target's other clients
 /// waiting for a quarter of a millisecond.
 pub(super) const MAX_COMMANDS: u32 = 128;
+/// The longest word of an unknown command that is taken for a key; longer ones are values.
+const MAX_GUESSED: usize = 4096;
 /// A batch is closed at this size.
 pub(super) const MAX_BYTES: usize = 256 << 10;
 
@@ -218,7 +220,12 @@ impl Batch {
         let scanned = for_each_in(&self.body, 0, |command, db| {
             if at == number {
                 let name = Bytes::copy_from_slice(command.arg(0));
-                found = Some((self.target.catalog.touched(command, db), name));
+                let catalog = &self.target.catalog;
+                let touched = match catalog.touched(command, db) {
+                    Touched::Everything if !catalog.knows(&name) => words(command, db),
+                    touched => touched,
+                };
+                found = Some((touched, name));
             }
             at += 1;
         });
@@ -336,6 +343,18 @@ fn is_flush(command: &Command<'_>) -> bool {
     command.is(b"FLUSHALL") || command.is(b"FLUSHDB")
 }
 
+/// What a command may touch that nobody here knows, such as one of a module that only the peer has:
+/// any of its words may be a key. To ask for the state of what is none does no harm.
+fn words(command: &Command<'_>, db: u32) -> Touched {
+    let words = command.args(1).filter(|word| word.len() <= MAX_GUESSED);
+    let key = |word: &[u8]| crate::command::Key {
+        db,
+        name: word.to_vec(),
+        access: Access::Write,
+    };
+    Touched::Keys(words.map(key).collect())
+}
+
 /// A transaction as it is sent.
 #[derive(Debug)]
 pub(super) struct Sealed {
@@ -449,6 +468,21 @@ mod tests {
         })
         .unwrap();
         lines
+    }
+
+    #[test]
+    fn any_word_of_a_command_that_nobody_knows_may_be_a_key() {
+        let mut batch = Batch::new(target("8.6.3"));
+        let long = format!("module.write a {}", "x".repeat(MAX_GUESSED + 1));
+        batch.push(&record(10, 2, &[&long, "FLUSHALL"])).unwrap();
+        let key = Key {
+            db: 2,
+            name: b"a".to_vec(),
+            access: Access::Write,
+        };
+        // The first command is the SELECT.
+        assert_eq!(batch.touched(1).unwrap().0, Touched::Keys(vec![key]));
+        assert_eq!(batch.touched(2).unwrap().0, Touched::Everything);
     }
 
     #[test]

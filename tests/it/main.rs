@@ -26,6 +26,8 @@ mod selecting;
 #[cfg(test)]
 mod loops;
 #[cfg(test)]
+mod modules;
+#[cfg(test)]
 mod initial;
 #[cfg(test)]
 mod resume;

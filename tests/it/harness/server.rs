@@ -42,6 +42,7 @@ impl Server {
         let mut lines: Vec<String> = all.map(|option| format!("--{option}")).collect();
         if version_of(&binary) >= (7, 0) {
             lines.push("--enable-debug-command yes".to_owned());
+            lines.push("--enable-module-command yes".to_owned());
         }
         let mut server = Self {
             binary,
