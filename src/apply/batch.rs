@@ -220,12 +220,7 @@ impl Batch {
         let scanned = for_each_in(&self.body, 0, |command, db| {
             if at == number {
                 let name = Bytes::copy_from_slice(command.arg(0));
-                let catalog = &self.target.catalog;
-                let touched = match catalog.touched(command, db) {
-                    Touched::Everything if !catalog.knows(&name) => words(command, db),
-                    touched => touched,
-                };
-                found = Some((touched, name));
+                found = Some((self.target.touched(command, db), name));
             }
             at += 1;
         });
@@ -329,9 +324,17 @@ impl Target {
         owed.extend(new);
     }
 
+    /// What a command touches; of one that nobody here knows, perhaps.
+    fn touched(&self, command: &Command<'_>, db: u32) -> Touched {
+        match self.catalog.touched(command, db) {
+            Touched::Everything if !self.catalog.knows(command.arg(0)) => words(command, db),
+            touched => touched,
+        }
+    }
+
     /// The keys that a command writes.
     fn written(&self, command: &Command<'_>, db: u32) -> Vec<Key> {
-        let Touched::Keys(keys) = self.catalog.touched(command, db) else {
+        let Touched::Keys(keys) = self.touched(command, db) else {
             return Vec::new();
         };
         let written = keys.into_iter().filter(|k| k.access == Access::Write);
@@ -475,7 +478,7 @@ mod tests {
         let mut batch = Batch::new(target("8.6.3"));
         let long = format!("module.write a {}", "x".repeat(MAX_GUESSED + 1));
         batch.push(&record(10, 2, &[&long, "FLUSHALL"])).unwrap();
-        let key = Key {
+        let key = crate::command::Key {
             db: 2,
             name: b"a".to_vec(),
             access: Access::Write,
