@@ -6,6 +6,7 @@ use std::time::Duration;
 
 use crate::harness::wait::let_pass;
 use crate::harness::{Client, Options, Pair, Sidecar, compare, patience, wait_for, wait_until};
+use crate::initial::reads;
 use crate::resume::{durable, judged, load_on};
 
 /// How large a file may grow before the disk counts as full: the journal's first segment gets there
@@ -52,16 +53,6 @@ fn is_told_full(sidecar: &Sidecar) {
         match sidecar.status()?.journal.error {
             Some(error) if error.contains("append") => Ok(()),
             other => Err(format!("{other:?}")),
-        }
-    });
-}
-
-/// Waits until a sidecar reads its server's stream.
-fn reads(sidecar: &Sidecar) {
-    wait_until("the stream to be read", patience(20), || {
-        match sidecar.status()?.redis {
-            redis if redis.connected => Ok(()),
-            redis => Err(format!("{redis:?}")),
         }
     });
 }
@@ -280,7 +271,7 @@ fn a_copy_without_room_is_told_and_made_again() {
     pair.a.sidecar.config.file_limit = Some(ROOM);
     pair.cut_link();
     pair.start_sidecars();
-    reads(&pair.a.sidecar);
+    reads(&pair.a);
     pair.a.sidecar.limit_files(Some(LIMIT));
     pair.mend_link();
     no_room(|| Ok(pair.a.sidecar.peer("b")?.error));
@@ -385,7 +376,7 @@ fn a_snapshot_that_is_given_up_takes_no_room() {
 
     // The first one is complete, and the one of the copy is under way when the link breaks.
     pair.a.redis_proxy.as_ref().unwrap().mend();
-    reads(&pair.a.sidecar);
+    reads(&pair.a);
     slowly(&pair);
     pair.mend_link();
     let second = partial(&pair, "");

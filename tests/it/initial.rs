@@ -4,6 +4,7 @@ use std::time::Duration;
 
 use tandem::status::{CopyCounts, PeerState};
 
+use crate::harness::compare::all_keys;
 use crate::harness::load::{self, Load};
 use crate::harness::{Client, Options, Pair, Site, compare, patience, wait_until};
 use crate::table;
@@ -34,6 +35,16 @@ fn wait_received(pair: &Pair, percent: u64) {
         match &peer.receiving {
             Some(copy) if copy.keys_done * 100 >= KEYS * percent => Ok(()),
             other => Err(format!("{:?} {other:?}", peer.state)),
+        }
+    });
+}
+
+/// Waits until the sidecar of a site reads its server's stream.
+pub(crate) fn reads(site: &Site) {
+    wait_until("the stream to be read", patience(30), || {
+        match site.sidecar.status()?.redis {
+            redis if redis.connected => Ok(()),
+            redis => Err(format!("{redis:?}")),
         }
     });
 }
@@ -265,20 +276,134 @@ fn without_an_initial_copy_only_new_writes_travel() {
     assert_eq!(a.ask::<u64>("EXISTS new:a new:b"), 2);
 }
 
+/// No copy has been made since the sidecars started.
+fn nothing_copied(pair: &Pair) {
+    for site in pair.sites() {
+        let copied = site.sidecar.status().unwrap().peers[0].copied.clone();
+        assert_eq!(copied, CopyCounts::default(), "{}", site.name);
+    }
+}
+
+#[test]
+fn none_at_either_site_leaves_both_as_they_are() {
+    for initial in [["none", "none"], ["none", "auto"], ["send", "none"]] {
+        println!("{initial:?}");
+        let mut pair = Pair::prepare(&Options {
+            initial,
+            ..Options::default()
+        });
+        let (mut a, mut b) = pair.clients();
+        for (client, site, n) in [(&mut a, "a", 10), (&mut b, "b", 20)] {
+            client.run(&format!("SET common {site}"));
+            client.run(&format!("SET own:{site} 1"));
+            client.run(&format!("SET n {n}"));
+            client.run("RPUSH list first");
+        }
+        pair.start_sidecars();
+        pair.wait_synchronizing();
+        a.run("INCR n");
+        b.run("RPUSH list b");
+        // A restart is no second meeting.
+        pair.a.sidecar.kill();
+        pair.b.sidecar.kill();
+        a.run("RPUSH list a");
+        b.run("INCR n");
+        b.run("SET new 1");
+        pair.start_sidecars();
+        pair.wait_synchronizing();
+        pair.settle();
+        nothing_copied(&pair);
+        for (client, site, n) in [(&mut a, "a", 12), (&mut b, "b", 22)] {
+            assert_eq!(client.ask::<String>("GET common"), site);
+            assert_eq!(client.ask::<u64>("EXISTS own:a own:b"), 1, "{site}");
+            assert_eq!(client.ask::<u64>("GET n"), n, "what was done travels");
+            assert_eq!(client.ask::<u64>("LLEN list"), 3, "{site}");
+            assert_eq!(client.ask::<u64>("EXISTS new"), 1, "{site}");
+        }
+        pair.no_echo();
+    }
+}
+
+#[test]
+fn none_keeps_an_empty_site_empty_until_something_is_written() {
+    for initial in [["none", "auto"], ["auto", "none"]] {
+        println!("{initial:?}");
+        let mut pair = Pair::prepare(&Options {
+            initial,
+            ..Options::default()
+        });
+        let (mut a, mut b) = pair.clients();
+        populate(&mut a, 1000);
+        a.run("SET n 5");
+        pair.start_sidecars();
+        pair.wait_synchronizing();
+        pair.settle();
+        assert_eq!(all_keys(&mut b, 0).len(), 0);
+        a.run("INCR n");
+        a.run("DEL key:0");
+        b.run("SET key:1 b");
+        pair.settle();
+        nothing_copied(&pair);
+        assert_eq!(b.ask::<u64>("GET n"), 1, "what was done travels");
+        assert_eq!(all_keys(&mut b, 0).len(), 2);
+        assert_eq!(a.ask::<String>("GET key:1"), "b");
+        assert_eq!(all_keys(&mut a, 0).len(), 1000);
+    }
+}
+
+#[test]
+fn none_means_nothing_to_two_empty_sites() {
+    let mut pair = Pair::prepare(&Options {
+        initial: ["none"; 2],
+        ..Options::default()
+    });
+    pair.cut_link();
+    pair.start_sidecars();
+    for site in pair.sites() {
+        reads(site);
+    }
+    let (mut a, mut b) = pair.clients();
+    for n in 0..50 {
+        a.run("INCR n");
+        b.run(&format!("RPUSH list:{n} b"));
+    }
+    pair.mend_link();
+    pair.wait_synchronizing();
+    pair.settle();
+    assert_eq!(compare(&pair), 51);
+    nothing_copied(&pair);
+}
+
+#[test]
+fn a_copy_after_an_outage_brings_what_none_has_left_out() {
+    let mut pair = Pair::prepare(&Options {
+        initial: ["none"; 2],
+        servers: &["appendonly yes", "appendfsync always"],
+        ..Options::default()
+    });
+    let (mut a, mut b) = pair.clients();
+    a.run("SET own:a 1");
+    b.run("SET own:b 1");
+    pair.start_sidecars();
+    pair.wait_synchronizing();
+    a.run("INCR n");
+    pair.settle();
+    pair.a.server.kill();
+    pair.a.server.restart();
+    pair.wait_synchronizing();
+    b.run("INCR n");
+    pair.settle();
+    assert_eq!(compare(&pair), 3);
+    assert_eq!(pair.a.client().ask::<u64>("GET n"), 2);
+}
+
 #[test]
 fn two_empty_sites_keep_what_is_written_before_they_meet() {
     let mut pair = Pair::prepare(&Options::default());
     pair.cut_link();
     pair.start_sidecars();
     for site in pair.sites() {
-        wait_until("the stream to be read", patience(30), || {
-            let status = site.sidecar.status()?;
-            if status.redis.connected {
-                Ok(())
-            } else {
-                Err(format!("{:?}", status.redis))
-            }
-        });
+        reads(site);
     }
     let (mut a, mut b) = pair.clients();
     for n in 0..100 {
