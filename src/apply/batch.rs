@@ -8,6 +8,7 @@ use std::collections::BTreeSet;
 use bytes::Bytes;
 
 use super::debts::{Debts, Key, member};
+use super::sealed::Sealed;
 use crate::command::{
     Access, Catalog, Command, Dialect, Put, ScanError, Touched, for_each_in, removes_marks, scanner,
 };
@@ -356,67 +357,6 @@ fn words(command: &Command<'_>, db: u32) -> Touched {
         access: Access::Write,
     };
     Touched::Keys(words.map(key).collect())
-}
-
-/// A transaction as it is sent.
-#[derive(Debug)]
-pub(super) struct Sealed {
-    /// The bytes, MULTI to EXEC.
-    pub bytes: Vec<u8>,
-    /// How many commands are between MULTI and EXEC.
-    pub count: usize,
-    /// How many of them come before the body.
-    pub head: usize,
-    /// The database selected at the end.
-    pub db: u32,
-}
-
-impl Sealed {
-    /// MULTI and the mark.
-    #[must_use]
-    pub(super) fn begin(connection_db: u32, key: &str, mark: &str) -> Self {
-        let mut sealed = Self {
-            bytes: Vec::new(),
-            count: 0,
-            head: 0,
-            db: connection_db,
-        };
-        put_command(&mut sealed.bytes, &[b"MULTI"]);
-        sealed.select(0);
-        sealed.command(&[b"SET", key.as_bytes(), mark.as_bytes()]);
-        sealed.head = sealed.count;
-        sealed
-    }
-
-    /// Selects a database, if another one is.
-    pub(super) fn select(&mut self, db: u32) {
-        if self.db != db {
-            self.command(&[b"SELECT", db.to_string().as_bytes()]);
-            self.db = db;
-        }
-    }
-
-    /// Appends a command.
-    pub(super) fn command(&mut self, args: &[&[u8]]) {
-        put_command(&mut self.bytes, args);
-        self.count += 1;
-    }
-
-    fn append(&mut self, commands: &[u8], count: u32, db: u32) {
-        self.raw(commands, count as usize);
-        self.db = db;
-    }
-
-    /// Appends commands that are in the protocol's form already.
-    pub(super) fn raw(&mut self, commands: &[u8], count: usize) {
-        self.bytes.extend_from_slice(commands);
-        self.count += count;
-    }
-
-    /// EXEC.
-    pub(super) fn end(&mut self) {
-        put_command(&mut self.bytes, &[b"EXEC"]);
-    }
 }
 
 #[cfg(test)]

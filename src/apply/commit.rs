@@ -6,8 +6,8 @@ use tokio::time::sleep;
 use tokio_util::sync::CancellationToken;
 use tracing::warn;
 
-use super::batch::Sealed;
 use super::reply::{Class, Outcome, classify};
+use super::sealed::Sealed;
 use super::{Applier, Error};
 use crate::model::{Mark, mark_key};
 use crate::redis;

@@ -11,11 +11,11 @@ use std::sync::Arc;
 use tokio_util::sync::CancellationToken;
 use tracing::{debug, warn};
 
-use super::batch::Sealed;
 use super::commit::{Executed, LONGEST_WAIT, pause, unexpected_refusal};
 use super::debts::{Key, member};
 use super::rebase::{Replay, replays};
 use super::reply::{Class, classify};
+use super::sealed::Sealed;
 use super::target::{await_fence, put_fence};
 use super::value::Form;
 use super::{Applier, Error};

@@ -12,6 +12,7 @@ mod guard;
 mod rebase;
 mod records;
 mod reply;
+mod sealed;
 mod self_mark;
 mod target;
 mod value;
@@ -24,8 +25,8 @@ use tokio::time::timeout;
 use tokio_util::sync::CancellationToken;
 use tracing::info;
 
-use self::batch::Sealed;
 pub use self::debts::{Debts, Key};
+use self::sealed::Sealed;
 pub use self::self_mark::keep_self_mark;
 use self::target::{FENCE_TIMEOUT, Writing, await_fence, put_fence};
 use crate::command::{Catalog, ScanError};

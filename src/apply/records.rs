@@ -6,9 +6,10 @@ use std::sync::Arc;
 use tokio_util::sync::CancellationToken;
 use tracing::warn;
 
-use super::batch::{Batch, Sealed, Target};
+use super::batch::{Batch, Target};
 use super::commit::{Executed, unexpected_refusal};
 use super::debts::{self, Key};
+use super::sealed::Sealed;
 use super::{Applier, Error};
 use crate::command::Touched;
 use crate::link::{self, Message, Records};

@@ -5,9 +5,9 @@ use std::time::Duration;
 use tokio::sync::watch;
 use tokio::time::timeout;
 
-use super::batch::Sealed;
 use super::debts::{Key, parse_member};
 use super::reply::{Outcome, outcome};
+use super::sealed::Sealed;
 use super::{Config, Error};
 use crate::command::Dialect;
 use crate::intake::connection_name;

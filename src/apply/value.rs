@@ -3,7 +3,7 @@
 //! A value that the server knows is RESTOREd as it came. One that is newer than the server is
 //! rebuilt with commands. What neither can do is left out and counted: everything else still flows.
 
-use super::batch::Sealed;
+use super::sealed::Sealed;
 use super::target::Writing;
 use crate::link::{State, Value};
 use crate::rdb::commands::{Abilities, Limits, Piece, Rebuild};

@@ -409,6 +409,18 @@ pub(super) const HYPERLOGLOGS: &[Case] = &[
         ],
     ),
     case(
+        "PFCOUNT in a transaction of reads",
+        R50,
+        &[
+            "PFADD @1 a b c",
+            "MULTI",
+            "PFCOUNT @1",
+            "GET @2",
+            "EXEC",
+            "SET @2 v",
+        ],
+    ),
+    case(
         "PFADD dense",
         R50,
         &[

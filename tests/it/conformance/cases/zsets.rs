@@ -267,6 +267,8 @@ pub(super) const GEO: &[Case] = &[
             "GEORADIUS @1 15 37 200 km STORE @2",
             "GEORADIUS @1 15 37 100 km COUNT 1 ASC STORE @3",
             "GEORADIUS @1 0 0 1 km STORE @2",
+            "SET @4 x",
+            "GEORADIUS @5 15 37 100 km STORE @4",
         ],
     ),
     case(
