@@ -19,7 +19,7 @@ use crate::converge::Table;
 use crate::intake::{self, Intake, Shared};
 use crate::journal::{self, Journal, Writer};
 use crate::link::Wire;
-use crate::model::{InstanceId, SELF_KEY, SiteId, fence_key, mark_key, owed_key};
+use crate::model::{InstanceId, SELF_KEY, SiteId, fence_key, mark_key, owed_key, part_key};
 use crate::peer::{self, Incoming, Peer, filter};
 use crate::progress::{Deliveries, Progress};
 use crate::replica::Snapshot;
@@ -271,7 +271,12 @@ async fn listen(address: std::net::SocketAddr) -> Result<TcpListener, Error> {
 fn reserved(peers: &[SiteId]) -> Vec<String> {
     let mut keys = vec![SELF_KEY.to_owned()];
     for peer in peers {
-        keys.extend([mark_key(peer), owed_key(peer), fence_key(peer)]);
+        keys.extend([
+            mark_key(peer),
+            owed_key(peer),
+            fence_key(peer),
+            part_key(peer),
+        ]);
         keys.push(fence_key(peer).replacen("fence:", "fence:apply:", 1));
         keys.push(fence_key(peer).replacen("fence:", "fence:read:", 1));
     }

@@ -37,7 +37,7 @@ impl Applier {
         }
     }
 
-    fn marked(&self) -> Result<Mark, Error> {
+    pub(super) fn marked(&self) -> Result<Mark, Error> {
         self.mark
             .clone()
             .ok_or(Error::Unexpected("states before the session began"))
@@ -95,6 +95,10 @@ impl Applier {
         let mark = self.marked()?;
         let copy = mark.copy.filter(|c| c.next == states.first);
         let mut copy = copy.ok_or(Error::Unexpected("a part of a copy"))?;
+        if !self.take_parts(&states.states, stop).await? {
+            self.show_progress(copy.next, states.bytes_done);
+            return Ok(());
+        }
         copy.next += states.states.len() as u64;
         let rules = Rules {
             seen: self.copy_seen,
@@ -103,16 +107,21 @@ impl Applier {
         };
         let mark = Mark {
             copy: Some(copy),
-            ..mark
+            part: None,
+            ..self.marked()?
         };
         self.take_states(&states.states, rules, &mark, stop).await?;
+        self.show_progress(copy.next, states.bytes_done);
+        Ok(())
+    }
+
+    fn show_progress(&self, entries: u64, bytes_done: u64) {
         let mut board = self.board.lock();
         if let Some(receiving) = &mut board.receiving
-            && receiving.advance(copy.next, states.bytes_done, Instant::now())
+            && receiving.advance(entries, bytes_done, Instant::now())
         {
             info!(peer = %self.config.peer, "receiving a copy: {receiving}");
         }
-        Ok(())
     }
 
     async fn on_copy_end(
@@ -172,10 +181,14 @@ impl Applier {
         if owed.at < mark.at {
             return Err(Error::Unexpected("states"));
         }
+        if !self.take_parts(&owed.states, stop).await? {
+            return Ok(());
+        }
         // Every record up to there has come before them.
         let mark = Mark {
             at: owed.at,
-            ..mark
+            part: None,
+            ..self.marked()?
         };
         self.take_states(&owed.states, rules, &mark, stop).await
     }

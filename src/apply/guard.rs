@@ -13,6 +13,7 @@ use tracing::{debug, warn};
 
 use super::commit::{Executed, LONGEST_WAIT, pause, unexpected_refusal};
 use super::debts::{Key, member};
+use super::parts::{Parts, put_removal};
 use super::rebase::{Replay, replays};
 use super::reply::{Class, classify};
 use super::sealed::Sealed;
@@ -22,7 +23,7 @@ use super::{Applier, Error};
 use crate::command::key_hash;
 use crate::intake::wall_ms;
 use crate::link::{State, Value};
-use crate::model::{Cursor, Mark, is_reserved, owed_key};
+use crate::model::{Cursor, Mark, is_reserved, owed_key, part_key};
 use crate::redis::{Reply, put_command};
 
 /// How often a transaction is tried whose keys keep changing, before its keys count as refused.
@@ -67,7 +68,8 @@ impl Verdict {
 
 /// What this site has of a key.
 struct Here<'a> {
-    /// As DUMP gives it, without version and checksum.
+    exists: bool,
+    /// As DUMP gives it, without version and checksum; none where it was not asked for.
     value: Option<&'a [u8]>,
     /// As a state says it.
     expire_at_ms: u64,
@@ -79,11 +81,12 @@ const DUMP_FOOTER: usize = 10;
 const TTL_SLACK_MS: u64 = 20;
 
 impl<'a> Here<'a> {
-    /// From the replies to DUMP and PTTL.
-    fn of([dump, ttl]: &'a [Reply; 2], now_ms: u64) -> Self {
-        let dump = dump.bytes();
+    /// From the replies to DUMP, or EXISTS, and PTTL.
+    fn of([reply, ttl]: &'a [Reply; 2], now_ms: u64) -> Self {
+        let dump = reply.bytes();
         let left = ttl.integer().and_then(|t| u64::try_from(t).ok());
         Self {
+            exists: dump.is_some() || reply.integer() == Some(1),
             value: dump.map(|d| without_footer(d)),
             expire_at_ms: left.map_or(0, |l| now_ms + l),
         }
@@ -214,7 +217,7 @@ impl Applier {
         Ok(())
     }
 
-    /// WATCH, DUMP and PTTL of each, and a fence that has come back: the two replies of each, and
+    /// WATCH, DUMP and PTTL of each (EXISTS, of a large one), and a fence that has come back: the two replies of each, and
     /// the place of the fence. None when the connection had to be opened anew.
     async fn look(
         &mut self,
@@ -231,15 +234,23 @@ impl Applier {
             count
         };
         put(&[b"UNWATCH"]);
-        let mut db = writing.db;
+        let (mut db, part) = (writing.db, part_key(&self.config.peer));
+        let mut part_there = None;
         let mut places = Vec::with_capacity(states.len());
         for state in states {
             if db != state.db {
                 put(&[b"SELECT", state.db.to_string().as_bytes()]);
                 db = state.db;
             }
-            put(&[b"WATCH", &state.key]);
-            places.push(put(&[b"DUMP", &state.key]) - 1);
+            if matches!(state.value, Value::Part(..)) {
+                put(&[b"WATCH", &state.key, part.as_bytes()]);
+                part_there = Some(put(&[b"EXISTS", part.as_bytes()]) - 1);
+                // To read a large value only to see whether it is the same would cost too much.
+                places.push(put(&[b"EXISTS", &state.key]) - 1);
+            } else {
+                put(&[b"WATCH", &state.key]);
+                places.push(put(&[b"DUMP", &state.key]) - 1);
+            }
             put(&[b"PTTL", &state.key]);
         }
         if db != 0 {
@@ -247,14 +258,44 @@ impl Applier {
         }
         put_fence(&mut out, &self.config, self.fence);
         count += 1;
+        let Some(mut replies) = self.ask_all(&out, count, stop).await? else {
+            return Ok(None);
+        };
+        if let Some(writing) = &mut self.writing {
+            writing.db = 0;
+        }
+        let Ok(fence) = await_fence(&self.config, &mut self.progress, fence_of).await else {
+            self.reopen(stop).await?;
+            return Ok(None);
+        };
+        if let (Some(parts), Some(at)) = (&mut self.parts, part_there) {
+            parts.found(replies.get(at).and_then(Reply::integer) == Some(1));
+        }
+        let mut take = |i: usize| {
+            let reply = replies.get_mut(i);
+            reply.map_or(Reply::Nil, |r| std::mem::replace(r, Reply::Nil))
+        };
+        let looks = places.into_iter().map(|i| [take(i), take(i + 1)]).collect();
+        Ok(Some((looks, fence.at)))
+    }
+
+    /// Sends commands that change nothing and reads their replies. None when they could not be
+    /// carried out: the connection was opened anew.
+    pub(super) async fn ask_all(
+        &mut self,
+        commands: &[u8],
+        count: usize,
+        stop: &CancellationToken,
+    ) -> Result<Option<Vec<Reply>>, Error> {
+        let writing = self.writing.as_mut().ok_or(Error::NoStream)?;
         let replies = tokio::select! {
-            replies = writing.pipeline(&out, count) => replies,
+            replies = writing.pipeline(commands, count) => replies,
             () = stop.cancelled() => {
                 self.writing = None;
                 return Err(Error::Stopped);
             }
         };
-        let mut replies = match replies {
+        let replies = match replies {
             Ok(replies) => replies,
             Err(error) => {
                 warn!(peer = %self.config.peer, %error, "lost the connection while writing");
@@ -266,17 +307,7 @@ impl Applier {
             self.on_refused_look(message, stop).await?;
             return Ok(None);
         }
-        writing.db = 0;
-        let Ok(fence) = await_fence(&self.config, &mut self.progress, fence_of).await else {
-            self.reopen(stop).await?;
-            return Ok(None);
-        };
-        let mut take = |i: usize| {
-            let reply = replies.get_mut(i);
-            reply.map_or(Reply::Nil, |r| std::mem::replace(r, Reply::Nil))
-        };
-        let looks = places.into_iter().map(|i| [take(i), take(i + 1)]).collect();
-        Ok(Some((looks, fence.at)))
+        Ok(Some(replies))
     }
 
     /// Turns refusals into rebases where only writes of the very key are unseen.
@@ -321,12 +352,15 @@ impl Applier {
     }
 
     fn verdict(&self, state: &State, here: &Here<'_>, rules: Rules) -> Verdict {
-        let exists = here.value.is_some();
+        let exists = here.exists;
         if is_reserved(&state.key) || matches!(state.value, Value::Unsaid) {
             return Verdict::Leave { kept: false };
         }
         if matches!(state.value, Value::Function(_)) {
             return Verdict::Take { existed: false };
+        }
+        if self.parts.as_ref().is_some_and(Parts::is_gone) {
+            return Verdict::Refuse;
         }
         if rules.keep && here.is(state) {
             return Verdict::Leave { kept: false };
@@ -355,6 +389,7 @@ impl Applier {
     ) -> Result<Executed, Error> {
         let key = crate::model::mark_key(&self.config.peer);
         let (text, set) = (mark.to_string(), owed_key(&self.config.peer));
+        let part = part_key(&self.config.peer);
         let forms = self.forms(states, verdicts)?;
         let dropped = self.debts.dropped();
         let debts = self.debts.clone();
@@ -368,12 +403,15 @@ impl Applier {
                     Verdict::Refuse => owed.push(member(&name)),
                     // What is here stays, and nothing is written on top of it.
                     Verdict::Take { .. } | Verdict::Rebase(_) if form.is_unheld() => {}
-                    Verdict::Take { .. } => form.put(&mut sealed, state),
+                    Verdict::Take { .. } => form.put(&mut sealed, state, &part),
                     Verdict::Rebase(replay) => {
-                        form.put(&mut sealed, state);
+                        form.put(&mut sealed, state, &part);
                         sealed.raw(&replay.bytes, replay.count);
                     }
                     Verdict::Leave { .. } => {}
+                }
+                if matches!(state.value, Value::Part(..)) {
+                    put_removal(&mut sealed, state.db, &part);
                 }
                 if *verdict != Verdict::Refuse && debts.wants(&name) {
                     paid.push(member(&name));
@@ -409,8 +447,11 @@ impl Applier {
             if verdict.is_final() {
                 return Form::Delete;
             }
-            let form = Form::of(state, writing, self.disputes, now);
-            if let Form::Unheld(why) | Form::Rebuild(_, why) = &form
+            let form = match (&state.value, &self.parts) {
+                (Value::Part(..), Some(parts)) if !state.is_expired(now) => parts.form(),
+                _ => Form::of(state, writing, self.disputes, now),
+            };
+            if let Form::Unheld(why) | Form::Rebuild(_, why) | Form::Rename(why) = &form
                 && !why.is_empty()
             {
                 let key = state.key.escape_ascii();

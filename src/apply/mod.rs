@@ -9,6 +9,7 @@ mod commit;
 mod copy;
 mod debts;
 mod guard;
+mod parts;
 mod rebase;
 mod records;
 mod reply;
@@ -26,6 +27,7 @@ use tokio_util::sync::CancellationToken;
 use tracing::info;
 
 pub use self::debts::{Debts, Key};
+use self::parts::{Parts, put_removal};
 use self::sealed::Sealed;
 pub use self::self_mark::keep_self_mark;
 use self::target::{FENCE_TIMEOUT, Writing, await_fence, put_fence};
@@ -36,7 +38,7 @@ use crate::intake::Shared;
 use crate::journal::{self, Journal};
 use crate::link::{self, Flow, MAX_KEYS, Message};
 use crate::model::{
-    Cursor, Epoch, Hlc, InstanceId, Mark, MarkError, RecordError, Seen, SiteId, mark_key,
+    Cursor, Epoch, Hlc, InstanceId, Mark, MarkError, RecordError, Seen, SiteId, mark_key, part_key,
 };
 use crate::progress::{Deliveries, EpochState, Progress};
 use crate::redis::{self, Info, Settings};
@@ -152,6 +154,8 @@ pub struct Applier {
     debts: Debts,
     writing: Option<Writing>,
     mark: Option<Mark>,
+    /// A large value that is being put together.
+    parts: Option<Parts>,
     fence: u64,
     /// The count of removed marks up to which ours has been written again.
     marks_removed: u64,
@@ -189,6 +193,7 @@ impl Applier {
             debts,
             writing: None,
             mark: None,
+            parts: None,
             fence: 0,
             marks_removed: 0,
             base: Epoch(0),
@@ -343,9 +348,12 @@ impl Applier {
             home: Epoch(0),
             owes: false,
             copy: None,
+            part: None,
             seen: Seen::default(),
         });
         mark.at = flow.start;
+        self.parts = None;
+        let half_done = mark.part.take();
         (self.base, self.gap) = (base, gap);
         self.owes_back = flow.copy.is_some_and(|c| c.back);
         if flow.whole {
@@ -355,7 +363,13 @@ impl Applier {
             return Ok(());
         }
         self.mark = Some(mark.clone());
-        self.commit(|_| {}, mark, stop).await.map(drop)
+        let key = part_key(&self.config.peer);
+        let clear = |sealed: &mut Sealed| {
+            if let Some(db) = half_done {
+                put_removal(sealed, db, &key);
+            }
+        };
+        self.commit(clear, mark, stop).await.map(drop)
     }
 
     /// Marks may have been removed by a client, or another sidecar may be at work.

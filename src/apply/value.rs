@@ -12,7 +12,7 @@ use crate::rdb::{Fit, fit, is_of_module};
 use crate::redis::Info;
 
 /// How large the commands are with which a value is rebuilt.
-const LIMITS: Limits = Limits {
+pub(super) const LIMITS: Limits = Limits {
     bytes: 1 << 20,
     commands: 1024,
 };
@@ -28,6 +28,8 @@ pub(super) enum Form {
     Restore(Option<bytes::Bytes>),
     /// Rebuilt with commands; with what the server cannot hold of it.
     Rebuild(Vec<Piece>, String),
+    /// Renamed from where its parts were put together; with what the server cannot hold of it.
+    Rename(String),
     /// The server has nothing to hold it.
     Unheld(String),
 }
@@ -35,7 +37,7 @@ pub(super) enum Form {
 impl Form {
     /// The form of a state for this server.
     pub(super) fn of(state: &State, writing: &Writing, disputes: bool, now_ms: u64) -> Self {
-        let expired = state.expire_at_ms != 0 && state.expire_at_ms <= now_ms;
+        let expired = state.is_expired(now_ms);
         match &state.value {
             Value::Function(_) if writing.info.version.at_least(7, 0) => Self::Function,
             Value::Function(_) => Self::Unheld("functions are known since 7.0".to_owned()),
@@ -47,7 +49,7 @@ impl Form {
             Value::Dump(payload) if !expired => {
                 Self::of_payload(&state.key, payload, &writing.info)
             }
-            Value::Dump(_) | Value::Absent | Value::Unsaid => Self::Delete,
+            Value::Dump(_) | Value::Part(..) | Value::Absent | Value::Unsaid => Self::Delete,
         }
     }
 
@@ -70,7 +72,9 @@ impl Form {
     }
 
     /// Writes it into a transaction.
-    pub(super) fn put(&self, sealed: &mut Sealed, state: &State) {
+    ///
+    /// `parts` is the key under which large values are put together.
+    pub(super) fn put(&self, sealed: &mut Sealed, state: &State, parts: &str) {
         if let (Self::Function, Value::Function(source)) = (self, &state.value) {
             return sealed.command(&[b"FUNCTION", b"LOAD", b"REPLACE", source]);
         }
@@ -91,10 +95,11 @@ impl Form {
                 for piece in pieces {
                     sealed.raw(&piece.bytes, piece.commands);
                 }
-                if state.expire_at_ms != 0 {
-                    let at = state.expire_at_ms.to_string();
-                    sealed.command(&[b"PEXPIREAT", &state.key, at.as_bytes()]);
-                }
+                put_expiry(sealed, state);
+            }
+            (Self::Rename(_), _) => {
+                sealed.command(&[b"RENAME", parts.as_bytes(), &state.key]);
+                put_expiry(sealed, state);
             }
             (Self::Delete, _) => sealed.command(&[b"DEL", &state.key]),
             _ => {}
@@ -102,14 +107,25 @@ impl Form {
     }
 }
 
-/// The commands that rebuild a value, or why there are none.
-fn rebuilt(key: &[u8], payload: &[u8], info: &Info) -> Result<Form, String> {
-    let abilities = match info.valkey() {
+fn put_expiry(sealed: &mut Sealed, state: &State) {
+    if state.expire_at_ms != 0 {
+        let at = state.expire_at_ms.to_string();
+        sealed.command(&[b"PEXPIREAT", &state.key, at.as_bytes()]);
+    }
+}
+
+/// What a server can do with which a value is rebuilt.
+pub(super) fn abilities(info: &Info) -> Abilities {
+    match info.valkey() {
         Some(own) => Abilities::of_valkey(own.major, own.minor),
         None => Abilities::of_redis(info.version.major, info.version.minor),
-    };
+    }
+}
+
+/// The commands that rebuild a value, or why there are none.
+fn rebuilt(key: &[u8], payload: &[u8], info: &Info) -> Result<Form, String> {
     let mut rebuild =
-        Rebuild::try_new(payload, key, abilities, LIMITS).map_err(|e| e.to_string())?;
+        Rebuild::try_new(payload, key, abilities(info), LIMITS).map_err(|e| e.to_string())?;
     let pieces = rebuild.by_ref().collect::<Result<Vec<_>, _>>();
     let pieces = pieces.map_err(|e| e.to_string())?;
     Ok(Form::Rebuild(pieces, rebuild.losses().to_string()))

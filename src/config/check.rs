@@ -8,9 +8,9 @@ use std::path::PathBuf;
 use super::mistake::Mistake;
 use super::source::{Section, Source, Value};
 use super::{
-    Admin, Config, DEFAULT_ADMIN, DEFAULT_JOURNAL, DEFAULT_LINK, Databases, Existing, Flush,
-    Initial, JournalConfig, Keys, Link, MAX_PATTERNS, MIN_JOURNAL, MIN_RATE, Peer, Publish, Size,
-    Sync,
+    Admin, BIG_VALUES, Config, DEFAULT_ADMIN, DEFAULT_BIG_VALUE, DEFAULT_JOURNAL, DEFAULT_LINK,
+    Databases, Existing, Flush, Initial, JournalConfig, Keys, Link, MAX_PATTERNS, MIN_JOURNAL,
+    MIN_RATE, Peer, Publish, Size, Sync,
 };
 use crate::model::{Pattern, SiteId};
 use crate::redis::{Password, Settings};
@@ -151,6 +151,7 @@ fn sync(section: &Section, mistakes: &mut Vec<Mistake>) -> Sync {
     let flush = optional(section, "flush", mistakes, |v| word(v, &Flush::WORDS));
     let publish = optional(section, "publish", mistakes, |v| word(v, &Publish::WORDS));
     let max_rate = optional(section, "max_rate", mistakes, max_rate);
+    let big_value = optional(section, "big_value", mistakes, big_value);
     Sync {
         initial: initial.unwrap_or_default(),
         existing: existing.unwrap_or_default(),
@@ -162,7 +163,18 @@ fn sync(section: &Section, mistakes: &mut Vec<Mistake>) -> Sync {
         flush: flush.unwrap_or_default(),
         publish: publish.unwrap_or_default(),
         max_rate: max_rate.flatten(),
+        big_value: big_value.unwrap_or(DEFAULT_BIG_VALUE),
     }
+}
+
+/// Bytes: `"4MiB"`.
+fn big_value(value: &Value) -> Result<u64, String> {
+    let size: Size = value.text()?.parse().map_err(reason)?;
+    if !BIG_VALUES.contains(&size.0) {
+        let (least, most) = (Size(*BIG_VALUES.start()), Size(*BIG_VALUES.end()));
+        return Err(format!("must be from {least} to {most}"));
+    }
+    Ok(size.0)
 }
 
 /// `"off"`, or bytes a second: `"50MB"`.

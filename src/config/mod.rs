@@ -16,6 +16,7 @@ use std::ffi::OsString;
 use std::fs::File;
 use std::io::Read as _;
 use std::net::{IpAddr, Ipv4Addr, SocketAddr};
+use std::ops::RangeInclusive;
 use std::path::{Path, PathBuf};
 
 pub use self::mistake::Errors;
@@ -77,6 +78,9 @@ pub struct Sync {
     pub publish: Publish,
     /// The most bytes a second that a copy from here may send; none: as fast as the peer takes it.
     pub max_rate: Option<u64>,
+    /// How large a value may be that a copy from here sends whole, in bytes; larger ones travel in
+    /// parts of about that size.
+    pub big_value: u64,
 }
 
 /// Which keys are synced.
@@ -180,6 +184,14 @@ pub const MIN_JOURNAL: u64 = 16 << 20;
 
 /// The slowest copy: a slower one would not end before the journal is full.
 const MIN_RATE: u64 = 64 << 10;
+
+/// How large a value may be that travels whole, unless configured: several of them are in memory
+/// at once on the way.
+pub const DEFAULT_BIG_VALUE: u64 = 4 << 20;
+
+/// What may be configured for that: smaller parts cost more round trips than they save memory, and
+/// larger ones defeat their purpose.
+const BIG_VALUES: RangeInclusive<u64> = 16 << 10..=256 << 20;
 
 /// The most patterns of keys: each costs time with every key that is written.
 const MAX_PATTERNS: usize = 100;

@@ -54,6 +54,7 @@ impl fmt::Display for Config {
         if let Some(rate) = self.sync.max_rate {
             writeln!(f, "max_rate = \"{}\"", Size(rate))?;
         }
+        writeln!(f, "big_value = \"{}\"", Size(self.sync.big_value))?;
         writeln!(f, "\n[journal]\ndir = {:?}", self.journal.dir)?;
         writeln!(f, "max_size = \"{}\"", Size(self.journal.max_size))?;
         write!(f, "\n[admin]\nlisten = \"{}\"", self.admin.listen)

@@ -55,6 +55,7 @@ const SECTIONS: [(&str, &[&str]); 6] = [
             "flush",
             "publish",
             "max_rate",
+            "big_value",
         ],
     ),
     ("journal", &["dir", "max_size"]),

@@ -16,7 +16,7 @@ use crate::intake::{Shared, connection_name};
 use crate::link::{Copy, CopyBegin, CopyStates, State, Value};
 use crate::model::{CopyProgress, Cursor, Epoch, Seen, SiteId, is_reserved};
 use crate::progress::Progress;
-use crate::rdb;
+use crate::rdb::{self, Place};
 use crate::redis::Settings;
 use crate::replica::{self, PsyncReply, Replica, Snapshot, SnapshotError};
 
@@ -88,6 +88,8 @@ pub struct Copier {
     pub dir: PathBuf,
     /// What travels.
     pub filter: Filter,
+    /// How large a value may be that travels whole, in bytes.
+    pub part_size: usize,
     /// Journal, table.
     pub shared: Shared,
     /// What has been read.
@@ -274,8 +276,10 @@ impl Copier {
         })?;
         let (send, parts) = mpsc::channel(PARTS_AHEAD);
         let (filter, debts) = (self.filter.clone(), self.debts.clone());
+        let part_size = self.part_size;
         tokio::task::spawn_blocking(move || {
-            if let Err(error) = read_parts(file, first, (&filter, &debts), &send) {
+            let what = (&filter, &debts);
+            if let Err(error) = read_parts(file, first, part_size, what, &send) {
                 // Nobody listens any more when the session is over.
                 drop(send.blocking_send(Err(error)));
             }
@@ -284,80 +288,127 @@ impl Copier {
     }
 }
 
+/// Reads a snapshot into parts of a copy, until it ends or nobody listens any more.
 fn read_parts(
     file: File,
     skip: u64,
+    part_size: usize,
     (filter, debts): (&Filter, &Debts),
     send: &mpsc::Sender<Result<Part, Error>>,
 ) -> Result<(), Error> {
-    let mut reader = rdb::Reader::try_new(file)?;
-    let (mut number, mut bytes, mut states) = (0_u64, 0, Vec::new());
+    let mut reader = rdb::Reader::try_new(file)?.dividing(part_size);
+    let mut gathered = Gathered {
+        skip,
+        ..Gathered::default()
+    };
+    // Whether the large value that is being read is left out.
+    let mut is_left_out = false;
     while let Some(entry) = reader.next_entry()? {
-        let state = match entry {
-            rdb::Entry::Value(value)
+        let bytes_done = reader.bytes_read();
+        let ready = match entry {
+            rdb::Entry::Value(value) | rdb::Entry::Part(value, _)
                 if is_reserved(&value.key) || !filter.has(value.db, &value.key) =>
             {
                 continue;
             }
-            rdb::Entry::Value(value) => {
-                let wanted = debts.wants(&(value.db, value.key.clone()));
-                State {
-                    db: value.db,
-                    key: value.key,
-                    expire_at_ms: value.expire_at_ms.unwrap_or(0),
-                    value: if wanted {
-                        Value::Unsaid
-                    } else {
-                        Value::Dump(value.payload)
-                    },
+            rdb::Entry::Value(value) if debts.wants(&(value.db, value.key.clone())) => {
+                gathered.push(state(value, |_| Value::Unsaid), bytes_done)
+            }
+            rdb::Entry::Value(value) => gathered.push(state(value, Value::Dump), bytes_done),
+            rdb::Entry::Part(value, Place::First) => {
+                is_left_out = debts.wants(&(value.db, value.key.clone()));
+                if is_left_out {
+                    gathered.push(state(value, |_| Value::Unsaid), bytes_done)
+                } else {
+                    if !gathered.take().is_none_or(|states| sent(states, send)) {
+                        return Ok(());
+                    }
+                    gathered.number += 1;
+                    gathered.alone(state(value, |p| Value::Part(Place::First, p)), bytes_done)
                 }
             }
+            rdb::Entry::Part(_, _) if is_left_out => continue,
+            rdb::Entry::Part(value, place) => {
+                gathered.alone(state(value, |p| Value::Part(place, p)), bytes_done)
+            }
             rdb::Entry::Function(source) => {
-                let value = Value::Function(source.into());
-                State {
+                let library = State {
                     db: 0,
                     key: bytes::Bytes::new(),
                     expire_at_ms: 0,
-                    value,
-                }
+                    value: Value::Function(source.into()),
+                };
+                gathered.push(library, bytes_done)
             }
             rdb::Entry::Aux { .. } | rdb::Entry::SizeHint { .. } => continue,
         };
-        number += 1;
-        if number <= skip {
-            continue;
-        }
-        if let Value::Dump(payload) = &state.value {
-            bytes += payload.len();
-        }
-        states.push(state);
-        if states.len() >= PART_KEYS || bytes >= PART_BYTES {
-            bytes = 0;
-            if !send_states(&mut states, number, reader.bytes_read(), send) {
-                return Ok(());
-            }
+        if !ready.is_none_or(|states| sent(states, send)) {
+            return Ok(());
         }
     }
-    if !states.is_empty() && !send_states(&mut states, number, reader.bytes_read(), send) {
-        return Ok(());
+    if gathered.take().is_none_or(|states| sent(states, send)) {
+        drop(send.blocking_send(Ok(Part::End(gathered.number))));
     }
-    drop(send.blocking_send(Ok(Part::End(number))));
     Ok(())
 }
 
-/// False when nobody listens any more.
-fn send_states(
-    states: &mut Vec<State>,
+fn state(value: rdb::Value, say: impl FnOnce(bytes::Bytes) -> Value) -> State {
+    State {
+        db: value.db,
+        key: value.key,
+        expire_at_ms: value.expire_at_ms.unwrap_or(0),
+        value: say(value.payload),
+    }
+}
+
+/// States on their way into one message.
+#[derive(Default)]
+struct Gathered {
+    /// Entries that the peer has.
+    skip: u64,
+    /// Entries so far, those that the peer has included.
     number: u64,
+    bytes: usize,
     bytes_done: u64,
-    send: &mpsc::Sender<Result<Part, Error>>,
-) -> bool {
-    let states = std::mem::take(states);
-    let first = number - states.len() as u64;
-    send.blocking_send(Ok(Part::States(CopyStates {
-        first,
-        bytes_done,
-        states,
-    })))
-    .is_ok()
+    states: Vec<State>,
+}
+
+impl Gathered {
+    /// Adds the next entry; gives what is gathered when that is enough.
+    fn push(&mut self, state: State, bytes_done: u64) -> Option<CopyStates> {
+        self.number += 1;
+        if self.number <= self.skip {
+            return None;
+        }
+        self.bytes += state.value.size();
+        self.bytes_done = bytes_done;
+        self.states.push(state);
+        let is_enough = self.states.len() >= PART_KEYS || self.bytes >= PART_BYTES;
+        is_enough.then(|| self.take()).flatten()
+    }
+
+    /// What is gathered, if anything is.
+    fn take(&mut self) -> Option<CopyStates> {
+        self.bytes = 0;
+        let states = std::mem::take(&mut self.states);
+        (!states.is_empty()).then(|| CopyStates {
+            first: self.number - states.len() as u64,
+            bytes_done: self.bytes_done,
+            states,
+        })
+    }
+
+    /// A part of the last entry: it travels alone.
+    fn alone(&self, part: State, bytes_done: u64) -> Option<CopyStates> {
+        (self.number > self.skip).then(|| CopyStates {
+            first: self.number - 1,
+            bytes_done,
+            states: vec![part],
+        })
+    }
+}
+
+/// False when nobody listens any more.
+fn sent(states: CopyStates, send: &mpsc::Sender<Result<Part, Error>>) -> bool {
+    send.blocking_send(Ok(Part::States(states))).is_ok()
 }

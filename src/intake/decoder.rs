@@ -512,6 +512,7 @@ mod tests {
             home: Epoch(1),
             owes: false,
             copy: None,
+            part: None,
             seen: Seen::default(),
         };
         format!("SET tandem:from:b |{mark}")

@@ -13,6 +13,7 @@ use crate::model::{
     Cursor, Epoch, MAX_FRAME, Offset, RecordError, Seen, put_bytes, put_varint, take_bytes,
     take_u8, take_varint,
 };
+use crate::rdb::Place;
 
 /// The first bytes of a connection: a name that no other protocol begins with, then the versions
 /// spoken, lowest and highest.
@@ -76,6 +77,14 @@ pub struct State {
     pub value: Value,
 }
 
+impl State {
+    /// Whether the key has expired by now.
+    #[must_use]
+    pub const fn is_expired(&self, now_ms: u64) -> bool {
+        self.expire_at_ms != 0 && self.expire_at_ms <= now_ms
+    }
+}
+
 /// What a [`State`] says.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Value {
@@ -83,6 +92,9 @@ pub enum Value {
     Absent,
     /// As DUMP gives it and RESTORE takes it.
     Dump(Bytes),
+    /// A part of a large value, as DUMP gives values. Its parts come one after the other, each
+    /// alone in its message: see [`Reader::dividing`](crate::rdb::Reader::dividing).
+    Part(Place, Bytes),
     /// The source of a function library.
     Function(Bytes),
     /// Nothing is said of it: the sender waits for the receiver's state of it.
@@ -94,7 +106,7 @@ impl Value {
     #[must_use]
     pub fn size(&self) -> usize {
         match self {
-            Self::Dump(bytes) | Self::Function(bytes) => bytes.len(),
+            Self::Dump(bytes) | Self::Part(_, bytes) | Self::Function(bytes) => bytes.len(),
             Self::Absent | Self::Unsaid => 0,
         }
     }
@@ -201,6 +213,9 @@ const ABSENT: u8 = 0;
 const DUMP: u8 = 1;
 const FUNCTION: u8 = 2;
 const UNSAID: u8 = 3;
+const FIRST_PART: u8 = 4;
+const MIDDLE_PART: u8 = 5;
+const LAST_PART: u8 = 6;
 
 impl Message {
     /// Appends the message as a frame.
@@ -409,6 +424,14 @@ fn put_states(out: &mut Vec<u8>, states: &[State]) {
                 out.push(DUMP);
                 put_bytes(out, payload);
             }
+            Value::Part(place, payload) => {
+                out.push(match place {
+                    Place::First => FIRST_PART,
+                    Place::Middle => MIDDLE_PART,
+                    Place::Last => LAST_PART,
+                });
+                put_bytes(out, payload);
+            }
             Value::Function(source) => {
                 out.push(FUNCTION);
                 put_bytes(out, source);
@@ -427,6 +450,9 @@ fn take_states(input: &mut Bytes) -> Result<Vec<State>, RecordError> {
             UNSAID => Value::Unsaid,
             DUMP => Value::Dump(take_bytes(input)?),
             FUNCTION => Value::Function(take_bytes(input)?),
+            FIRST_PART => Value::Part(Place::First, take_bytes(input)?),
+            MIDDLE_PART => Value::Part(Place::Middle, take_bytes(input)?),
+            LAST_PART => Value::Part(Place::Last, take_bytes(input)?),
             _ => return Err(RecordError::Malformed("unknown kind of value")),
         };
         states.push(State {
@@ -464,6 +490,9 @@ mod tests {
             state(Value::Unsaid),
             state(Value::Dump(Bytes::from_static(b"dump"))),
             state(Value::Function(Bytes::from_static(b"#!lua"))),
+            state(Value::Part(Place::First, Bytes::from_static(b"a"))),
+            state(Value::Part(Place::Middle, Bytes::from_static(b"b"))),
+            state(Value::Part(Place::Last, Bytes::from_static(b"c"))),
         ];
         vec![
             Message::Hello(Box::new(crate::link::hello::tests::hello("a"))),

@@ -332,6 +332,7 @@ mod tests {
             home: Epoch(home),
             owes: false,
             copy: None,
+            part: None,
             seen: Seen::default(),
         }
     }

@@ -5,7 +5,7 @@ use std::sync::Arc;
 
 use tokio::sync::{OwnedSemaphorePermit, Semaphore, mpsc};
 
-use super::message::{Message, Value};
+use super::message::Message;
 
 /// How much may wait to be applied: what a fast link brings during a few commits, little enough
 /// that a slow Redis costs no memory. A larger message waits until it is alone.
@@ -67,14 +67,8 @@ impl Sender {
 /// About how much memory a message holds.
 fn size(message: &Message) -> usize {
     let states = |states: &[super::State]| {
-        let value = |v: &Value| match v {
-            Value::Absent | Value::Unsaid => 0,
-            Value::Dump(bytes) | Value::Function(bytes) => bytes.len(),
-        };
-        states
-            .iter()
-            .map(|s| 64 + s.key.len() + value(&s.value))
-            .sum()
+        let size = |s: &super::State| 64 + s.key.len() + s.value.size();
+        states.iter().map(size).sum()
     };
     match message {
         Message::Records(records) => records.body.len(),

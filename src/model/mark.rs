@@ -5,7 +5,7 @@
 //! that `redis-cli GET tandem:from:singapore` answers a person too:
 //!
 //! `1 i=<instance> n=<batch> at=<epoch>/<offset> hlc=<stamp> low=<epoch>/<offset> base=<epoch>
-//! home=<epoch> owes=<0|1> [copy=<epoch>/<offset>/<next entry>/<o|k>] seen=<site>:<epoch>/<offset>,…`
+//! home=<epoch> owes=<0|1> [copy=<epoch>/<offset>/<next entry>/<o|k>] [part=<database>] seen=<site>:<epoch>/<offset>,…`
 
 use std::fmt;
 use std::str::FromStr;
@@ -23,6 +23,8 @@ pub const MARK_PREFIX: &str = "tandem:from:";
 pub const FENCE_PREFIX: &str = "tandem:fence:";
 /// `tandem:owed:<origin>`: keys whose state that origin still owes us, a set.
 pub const OWED_PREFIX: &str = "tandem:owed:";
+/// `tandem:part:<origin>`: a large value of that origin, as long as it is not all here.
+const PART_PREFIX: &str = "tandem:part:";
 /// What we have read of our own stream, and where a state was read.
 pub const SELF_KEY: &str = "tandem:self";
 
@@ -45,6 +47,12 @@ pub fn fence_key(origin: &SiteId) -> String {
 #[must_use]
 pub fn owed_key(origin: &SiteId) -> String {
     format!("{OWED_PREFIX}{origin}")
+}
+
+/// The key under which a large value of an origin is put together.
+#[must_use]
+pub fn part_key(origin: &SiteId) -> String {
+    format!("{PART_PREFIX}{origin}")
 }
 
 /// Whether a key is one of ours.
@@ -75,6 +83,8 @@ pub struct Mark {
     pub owes: bool,
     /// A copy from the origin that is under way.
     pub copy: Option<CopyProgress>,
+    /// The database in which a large value is being put together, under [`part_key`].
+    pub part: Option<u32>,
     /// What the origin had seen, per site, when it made the last record applied.
     pub seen: Seen,
 }
@@ -168,6 +178,7 @@ impl Mark {
             home: Epoch(words.required("home", number)?),
             owes: words.required("owes", number::<u8>)? != 0,
             copy: words.optional("copy", number)?,
+            part: words.optional("part", number)?,
             seen: words.required("seen", number)?,
         })
     }
@@ -189,6 +200,9 @@ impl fmt::Display for Mark {
         )?;
         if let Some(copy) = &self.copy {
             write!(f, " copy={copy}")?;
+        }
+        if let Some(db) = self.part {
+            write!(f, " part={db}")?;
         }
         write!(f, " seen={}", self.seen)
     }
@@ -290,14 +304,19 @@ mod tests {
                 next: 5,
                 keep: true,
             }),
+            part: Some(3),
             seen,
         }
     }
 
     #[test]
     fn marks_survive_the_text() {
-        for copy in [None, mark().copy] {
-            let mark = Mark { copy, ..mark() };
+        for (copy, part) in [(None, Some(3)), (mark().copy, None)] {
+            let mark = Mark {
+                copy,
+                part,
+                ..mark()
+            };
             assert_eq!(Mark::parse(mark.to_string().as_bytes()).unwrap(), mark);
         }
         let mark = Mark {

@@ -172,6 +172,7 @@ fn copier(peer: &Peer, session: &Session, plan: &Plan) -> Copier {
         redis: peer.config.redis.clone(),
         dir: peer.config.dir.clone(),
         filter: filter(&peer.config.sync),
+        part_size: usize::try_from(peer.config.sync.big_value).unwrap_or(usize::MAX),
         shared: peer.shared.clone(),
         progress: peer.progress.clone(),
         gate: session.gate.clone(),

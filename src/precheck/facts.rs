@@ -335,6 +335,7 @@ mod tests {
             flush: crate::config::Flush::Forward,
             publish: crate::config::Publish::Forward,
             max_rate: None,
+            big_value: crate::config::DEFAULT_BIG_VALUE,
         };
         let (auto, refuse) = (Initial::Auto, Existing::Refuse);
         let level = |keys, new: &[&str], sync| data(keys, new, &sync).level();

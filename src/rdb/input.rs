@@ -157,6 +157,18 @@ impl<R: Read> Input<R> {
         });
     }
 
+    /// How many bytes were captured, those put before them included.
+    pub(super) fn captured(&self) -> usize {
+        let Some(capture) = &self.capture else {
+            return 0;
+        };
+        let kept = match capture.spilled.is_empty() {
+            true => capture.lead.len(),
+            false => capture.spilled.len(),
+        };
+        kept.saturating_add(self.at.saturating_sub(capture.from))
+    }
+
     /// What was captured, with room for `tail` more bytes.
     pub(super) fn end_capture(&mut self, tail: usize) -> Vec<u8> {
         let Some(capture) = self.capture.take() else {

@@ -27,6 +27,7 @@ pub mod commands;
 pub mod decode;
 mod error;
 mod input;
+mod parts;
 mod payload;
 mod string;
 #[cfg(test)]
@@ -36,8 +37,10 @@ mod version;
 
 pub use self::error::Error;
 use self::input::{BUFFER_SIZE, Input};
-use self::payload::{FOOTER_SIZE, VERSION_KEY_META, seal};
+pub use self::parts::Place;
+use self::parts::{Body, Rest};
 pub use self::payload::{Fit, fit, is_of_module, lowest_version, payload};
+use self::payload::{VERSION_KEY_META, seal};
 pub use self::string::lzf_decompress;
 pub use self::version::{Flavour, Version};
 
@@ -50,6 +53,10 @@ pub struct Reader<R> {
     db: u32,
     /// What has been said of the next value.
     attributes: Attributes,
+    /// How large a value may be that is given whole.
+    part_size: Option<usize>,
+    /// A value of which a part was given, and not the last.
+    rest: Option<Rest>,
 }
 
 /// What a snapshot holds, in its order.
@@ -57,6 +64,9 @@ pub struct Reader<R> {
 pub enum Entry {
     /// A key and its value.
     Value(Value),
+    /// A part of a large value: parts come one after the other, and only where they are asked for
+    /// ([`Reader::dividing`]).
+    Part(Value, Place),
     /// The source of a library of functions, for `FUNCTION LOAD REPLACE`.
     Function(Vec<u8>),
     /// A fact about the snapshot: `repl-id`, `repl-offset`, `repl-stream-db`, `redis-ver`, …
@@ -78,7 +88,7 @@ pub enum Entry {
 }
 
 /// A key and its value, ready for `RESTORE key ttl payload`.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Value {
     /// The database.
     pub db: u32,
@@ -118,7 +128,19 @@ impl<R: Read> Reader<R> {
             state: State::Entries,
             db: 0,
             attributes: Attributes::default(),
+            part_size: None,
+            rest: None,
         })
+    }
+
+    /// Gives values of more bytes than this in parts of about so many; see [`Entry::Part`]. A part
+    /// is larger by no more than one element.
+    #[must_use]
+    pub fn dividing(self, size: usize) -> Self {
+        Self {
+            part_size: Some(size.max(1)),
+            ..self
+        }
     }
 
     /// The format of the snapshot.
@@ -154,6 +176,11 @@ impl<R: Read> Reader<R> {
     }
 
     fn read_entry(&mut self) -> Result<Option<Entry>, Error> {
+        if let Some(rest) = self.rest.take() {
+            let (value, place, rest) = self.read_part(rest)?;
+            self.rest = rest;
+            return Ok(Some(Entry::Part(value, place)));
+        }
         loop {
             let offset = self.input.offset();
             let opcode = self.input.byte()?;
@@ -215,26 +242,33 @@ impl<R: Read> Reader<R> {
         let attributes = mem::take(&mut self.attributes);
         let key = self.input.string()?;
         let has_meta = !attributes.meta.is_empty();
-        let mut lead = attributes.meta;
-        lead.push(type_byte);
-        self.input.start_capture(lead);
-        self.input.skip_value(type_byte)?;
-        let body = self.input.end_capture(FOOTER_SIZE);
         let min_rdb_version = if has_meta {
             lowest.max(VERSION_KEY_META)
         } else {
             lowest
         };
-        Ok(Entry::Value(Value {
+        let mut lead = attributes.meta;
+        lead.push(type_byte);
+        let body = self.read_body(type_byte, lead)?;
+        let value = |payload| Value {
             db: self.db,
             key: key.into(),
             expire_at_ms: attributes.expire_at_ms,
-            payload: seal(body, min_rdb_version),
+            payload,
             min_rdb_version,
             module: type_byte == MODULE_TYPE || has_meta,
             idle_seconds: attributes.idle_seconds,
             frequency: attributes.frequency,
-        }))
+        };
+        Ok(match body {
+            Body::Whole(body) => Entry::Value(value(seal(body, min_rdb_version))),
+            Body::First(body, rest) => {
+                let value = value(Bytes::new());
+                self.rest = Some(rest.of(value.clone()));
+                let payload = self.sealed(body);
+                Entry::Part(Value { payload, ..value }, Place::First)
+            }
+        })
     }
 
     /// Keeps metadata of modules about the next key: in a payload it stands before the type.

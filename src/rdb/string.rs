@@ -62,19 +62,22 @@ impl<R: Read> Input<R> {
     /// Consumes a string unseen.
     #[inline]
     pub(super) fn skip_string(&mut self) -> Result<(), Error> {
-        let length = match self.length_or_packed()? {
-            Length::Plain(length) => length,
-            Length::Packed(PACKED_INT8) => 1,
-            Length::Packed(PACKED_INT16) => 2,
-            Length::Packed(PACKED_INT32) => 4,
-            Length::Packed(PACKED_LZF) => {
-                let packed = self.length()?;
-                self.length()?;
-                packed
-            }
-            Length::Packed(_) => return Err(self.malformed("unknown form of a string")),
-        };
+        let (length, _) = self.string_head()?;
         self.skip(length)
+    }
+
+    /// Consumes what comes before the bytes of a string: how many they are; and what they make,
+    /// when they are compressed.
+    #[inline]
+    pub(super) fn string_head(&mut self) -> Result<(u64, Option<u64>), Error> {
+        Ok(match self.length_or_packed()? {
+            Length::Plain(length) => (length, None),
+            Length::Packed(PACKED_INT8) => (1, None),
+            Length::Packed(PACKED_INT16) => (2, None),
+            Length::Packed(PACKED_INT32) => (4, None),
+            Length::Packed(PACKED_LZF) => (self.length()?, Some(self.length()?)),
+            Length::Packed(_) => return Err(self.malformed("unknown form of a string")),
+        })
     }
 
     /// Consumes as many strings, unseen.

@@ -16,10 +16,19 @@ const STREAM_ID: u64 = 16;
 const FIXED: u64 = 8;
 
 // What a stream has more of, by the type that brought it.
+pub(super) const STREAM_FIRST: u8 = 15;
 const STREAM_2: u8 = 19;
 const STREAM_3: u8 = 21;
 const STREAM_4: u8 = 26;
 const STREAM_5: u8 = 27;
+
+/// Whether a type is one of those of streams.
+pub(super) const fn is_stream(type_byte: u8) -> bool {
+    matches!(
+        type_byte,
+        STREAM_FIRST | STREAM_2 | STREAM_3 | STREAM_4 | STREAM_5
+    )
+}
 
 impl<R: Read> Input<R> {
     /// Consumes the body of a value of a type that [`lowest_version`](super::lowest_version)
@@ -58,7 +67,7 @@ impl<R: Read> Input<R> {
                 }
                 Ok(())
             }
-            15 | STREAM_2 | STREAM_3 | STREAM_4 | STREAM_5 => self.skip_stream(type_byte),
+            _ if is_stream(type_byte) => self.skip_stream(type_byte),
             22 => self.skip_hash_expiring(),
             24 => self.skip_hash_metadata(),
             25 => {
@@ -67,6 +76,31 @@ impl<R: Read> Input<R> {
             }
             28 => self.skip_array(),
             _ => Err(self.malformed("value of an unknown type")),
+        }
+    }
+
+    /// Consumes one element of a collection of plain elements, or one node of a stream.
+    pub(super) fn skip_element(&mut self, type_byte: u8) -> Result<(), Error> {
+        match type_byte {
+            1 | 2 | 14 => self.skip_string(),
+            5 => {
+                self.skip_string()?;
+                self.skip(FIXED)
+            }
+            18 => {
+                self.length()?;
+                self.skip_string()
+            }
+            22 => {
+                self.skip_strings(2)?;
+                self.skip(FIXED)
+            }
+            24 => {
+                self.length()?;
+                self.skip_strings(2)
+            }
+            // Names and values of a hash, first ids and entries of a stream.
+            _ => self.skip_strings(2),
         }
     }
 
@@ -118,10 +152,16 @@ impl<R: Read> Input<R> {
     }
 
     fn skip_stream(&mut self, type_byte: u8) -> Result<(), Error> {
-        // Packed entries under their first id, then how many there are and the last id.
+        // Packed entries under their first id.
         for _ in 0..self.length()? {
             self.skip_strings(2)?;
         }
+        self.skip_stream_tail(type_byte)
+    }
+
+    /// What a stream has behind its nodes.
+    pub(super) fn skip_stream_tail(&mut self, type_byte: u8) -> Result<(), Error> {
+        // How many entries there are, and the last id.
         self.skip_lengths(3)?;
         if type_byte >= STREAM_2 {
             // First id, greatest deleted id, how many were ever added.

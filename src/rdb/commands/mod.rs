@@ -20,7 +20,8 @@
 //!
 //! An entry that is pending and was deleted cannot be claimed. It is added for the time of the
 //! claim, in its place, and deleted again; servers that count have what they count set in the end.
-//! Instants of delivery and numbers of deliveries are kept.
+//! Instants of delivery and numbers of deliveries are kept. Of a divided stream, pending entries
+//! that were deleted from before the last part are lost on servers that do not claim what is gone.
 
 mod stream;
 mod target;
@@ -33,6 +34,7 @@ use std::borrow::Cow;
 use self::stream::StreamCommands;
 pub use self::target::{Abilities, Limits, Losses, PART_MIN};
 use self::writer::Writer;
+use super::Place;
 use super::decode::{Error, Fields, Items, Scores, Value, decode};
 
 /// Commands in the form of the protocol.
@@ -99,6 +101,18 @@ impl<'a> Rebuild<'a> {
                 ..Losses::default()
             },
         })
+    }
+
+    /// The value is a part of one that was divided ([`Place`]): parts of one value go to one key,
+    /// one after the other.
+    #[must_use]
+    pub fn of_part(mut self, place: Place) -> Self {
+        match &mut self.work {
+            Work::String { written, .. } if place != Place::First => *written = Some(0),
+            Work::Stream(stream) => stream.part(place),
+            _ => {}
+        }
+        self
     }
 
     /// What the target cannot be given; complete after the last piece.

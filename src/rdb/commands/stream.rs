@@ -4,6 +4,7 @@ use std::mem;
 
 use super::writer::Writer;
 use super::{Abilities, Losses};
+use crate::rdb::Place;
 use crate::rdb::decode::{Consumer, Entry, Error, Group, Id, Pending, Stream};
 
 /// How many ids one command has at most, for the sake of the server.
@@ -28,6 +29,10 @@ pub(super) struct StreamCommands<'a> {
     leading: u64,
     /// The deleted entries that were added after it.
     between: Vec<Id>,
+    /// Whether the server has entries of earlier parts.
+    continues: bool,
+    /// Whether later parts have what is not entries.
+    is_continued: bool,
 }
 
 /// What is being written.
@@ -73,7 +78,15 @@ impl<'a> StreamCommands<'a> {
             last_added: None,
             leading: 0,
             between: Vec::new(),
+            continues: false,
+            is_continued: false,
         })
+    }
+
+    /// It is a part of a stream.
+    pub(super) fn part(&mut self, place: Place) {
+        self.continues = place != Place::First;
+        self.is_continued = place != Place::Last;
     }
 
     /// Writes two commands at most; whether there may be more.
@@ -170,8 +183,9 @@ impl<'a> StreamCommands<'a> {
             && before(id)
         {
             self.looked = self.looked.saturating_add(1);
-            if id == Id::ZERO {
-                // No server gives it to an entry: it will be counted as lost.
+            if id == Id::ZERO || (self.continues && self.last_added.is_none()) {
+                // No server gives this id to an entry: it will be counted as lost. Or it is one of
+                // an earlier part, most likely.
                 return Ok(Phase::Entries);
             }
             self.last_added = Some(id);
@@ -184,8 +198,9 @@ impl<'a> StreamCommands<'a> {
         }
         let Some(entry) = self.held.take() else {
             return Ok(match self.last_added {
-                Some(_) => Phase::Number,
-                None => Phase::Create,
+                _ if self.is_continued => Phase::Done,
+                None if !self.continues => Phase::Create,
+                _ => Phase::Number,
             });
         };
         if self.pending.get(self.looked) == Some(&entry.id) {
@@ -216,9 +231,13 @@ impl<'a> StreamCommands<'a> {
             }
             return;
         }
+        let entries = match self.continues {
+            true => self.stream.length,
+            false => self.entries,
+        };
         let there = match last_time {
-            true => self.entries,
-            false => self.entries.saturating_add(self.placeholders()),
+            true => entries,
+            false => entries.saturating_add(self.placeholders()),
         };
         let added = self.stream.entries_added.unwrap_or(there).max(there);
         let added = signed(added).to_string();
@@ -338,7 +357,11 @@ impl<'a> StreamCommands<'a> {
     /// Leaves out what cannot be added, and so not be claimed.
     fn drop_lost(&self, claims: &mut Vec<Pending>, losses: &mut Losses) {
         let before = claims.len();
-        claims.retain(|pending| pending.id != Id::ZERO && Some(pending.id) <= self.last_added);
+        let last = match self.continues {
+            true => Some(self.stream.last_id),
+            false => self.last_added,
+        };
+        claims.retain(|pending| pending.id != Id::ZERO && Some(pending.id) <= last);
         let lost = before.saturating_sub(claims.len()) as u64;
         losses.pending = losses.pending.saturating_add(lost);
     }

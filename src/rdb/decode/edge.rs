@@ -5,10 +5,11 @@
 //! finds what follows such an entry in a payload of the other: Valkey 9.1 refuses to RESTORE it;
 //! Redis 8.0 and Valkey 8.1 take it, and crash at the next look at it (measured on the three).
 
+use super::body;
 use super::cursor::Cursor;
 use super::error::Error;
 use super::packed::{Form, Packed};
-use super::{body, streams};
+use crate::rdb::value::is_stream;
 
 /// The sizes of such entries with what stands after them: of either kind, by how many bytes that
 /// is.
@@ -50,7 +51,7 @@ pub fn has_disputed_entry(payload: &[u8]) -> Result<bool, Error> {
             }
             Ok(false)
         }
-        _ if streams(type_byte) => {
+        _ if is_stream(type_byte) => {
             for _ in 0..cursor.count(2)? {
                 cursor.skip_string()?;
                 if disputed(&mut cursor)? {

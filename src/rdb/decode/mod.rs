@@ -99,11 +99,6 @@ fn body(payload: &[u8]) -> Result<(Cursor<'_>, u16, bool), Error> {
     Ok((cursor, version, key_metadata))
 }
 
-/// Whether a type is one of those of streams.
-const fn streams(type_byte: u8) -> bool {
-    matches!(type_byte, 15 | 19 | 21 | 26 | 27)
-}
-
 /// Checks the footer: the version, and the bytes before it.
 fn open(payload: &[u8]) -> Result<(u16, &[u8]), Error> {
     let short = || Cursor::new(payload, payload.len(), NO_TYPE).malformed("no room for a footer");

@@ -14,6 +14,7 @@ use crc_fast::{CrcAlgorithm, checksum};
 use super::*;
 
 mod made;
+mod parts;
 mod real;
 
 const SERVERS: [&str; 10] = [

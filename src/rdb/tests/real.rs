@@ -117,7 +117,7 @@ fn snapshots_of_real_servers_hold_what_dump_gives() {
                     assert!(said.iter().any(|l| l[1..] == [&length, &crc]), "{server}");
                     continue;
                 }
-                Entry::Aux { .. } | Entry::SizeHint { .. } => continue,
+                Entry::Part(..) | Entry::Aux { .. } | Entry::SizeHint { .. } => continue,
             };
             let (rest, crc) = value.payload.split_at(value.payload.len() - 8);
             let (dumped, version) = rest.split_at(rest.len() - 2);
