@@ -35,7 +35,7 @@ const MAY_IMPORT: &[(&str, &[&str])] = &[
             "journal",
         ],
     ),
-    ("link", &["model", "status", "progress", "config"]),
+    ("link", &["model", "rdb", "status", "progress", "config"]),
     (
         "apply",
         &[

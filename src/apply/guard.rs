@@ -245,12 +245,15 @@ impl Applier {
             if matches!(state.value, Value::Part(..)) {
                 put(&[b"WATCH", &state.key, part.as_bytes()]);
                 part_there = Some(put(&[b"EXISTS", part.as_bytes()]) - 1);
-                // To read a large value only to see whether it is the same would cost too much.
-                places.push(put(&[b"EXISTS", &state.key]) - 1);
             } else {
                 put(&[b"WATCH", &state.key]);
-                places.push(put(&[b"DUMP", &state.key]) - 1);
             }
+            // What is here is compared with a value that has come whole, and with no other.
+            let look: &[u8] = match state.value {
+                Value::Dump(_) => b"DUMP",
+                _ => b"EXISTS",
+            };
+            places.push(put(&[look, &state.key]) - 1);
             put(&[b"PTTL", &state.key]);
         }
         if db != 0 {

@@ -1,11 +1,16 @@
 //! Answering a peer that asks for the states of keys.
 
 use std::collections::VecDeque;
+use std::path::PathBuf;
+use std::sync::Arc;
 
 use bytes::Bytes;
-use tokio::sync::{mpsc, watch};
+use tokio::sync::{OwnedSemaphorePermit, Semaphore, mpsc, watch};
 use tokio::time::{Duration, timeout};
+use tracing::info;
 
+use super::large::{self, Large, OwedState};
+use super::snapshot::Error;
 use super::{Gate, Insert};
 use crate::apply::{Debts, Key};
 use crate::command::key_hash;
@@ -14,7 +19,8 @@ use crate::intake::{Shared, connection_name, wall_ms};
 use crate::link::{OwedStates, State, Value};
 use crate::model::{Cursor, FENCE_PREFIX, InstanceId, Seen, SiteId, is_reserved};
 use crate::progress::Progress;
-use crate::redis::{Connection, Error, Reply, Settings, put_command};
+use crate::rdb::Flavour;
+use crate::redis::{Connection, Info, Reply, Settings, put_command};
 
 /// Keys read in one transaction: their values are in memory together.
 const KEYS_AT_ONCE: usize = 16;
@@ -43,6 +49,13 @@ pub struct Answerer {
     progress: watch::Receiver<Progress>,
     gate: Gate,
     debts: Debts,
+    /// Where large values are spooled.
+    dir: PathBuf,
+    /// How large a value may be that travels whole, in bytes.
+    part_size: u64,
+    flavour: Flavour,
+    /// Whoever has its permit may have a large value on disk. Never closed.
+    spooling: Arc<Semaphore>,
     number: u64,
     /// Keys noted as read in the table, to be forgotten when the peer has seen them.
     reads: VecDeque<(u128, Cursor)>,
@@ -58,6 +71,7 @@ impl Answerer {
         shared: Shared,
         progress: watch::Receiver<Progress>,
         debts: Debts,
+        (dir, part_size): (PathBuf, u64),
     ) -> Self {
         let gate = Gate::new(peer.clone());
         let (number, reads) = (0, VecDeque::new());
@@ -70,6 +84,10 @@ impl Answerer {
             progress,
             gate,
             debts,
+            dir,
+            part_size,
+            flavour: Flavour::Redis,
+            spooling: Arc::new(Semaphore::new(1)),
             number,
             reads,
         }
@@ -90,6 +108,7 @@ impl Answerer {
         requests: &mut mpsc::Receiver<Request>,
         inserts: &mpsc::Sender<Insert>,
     ) -> Result<(), Error> {
+        large::remove_leftover(&self.dir, &self.peer);
         let mut connection = None;
         while let Some(request) = requests.recv().await {
             // What was asked for must have seen what the peer has seen.
@@ -106,18 +125,35 @@ impl Answerer {
                 Some(connection) => connection,
                 none => {
                     let name = connection_name(&self.site, &format!("read:{}", self.peer));
-                    none.insert(Connection::open(&self.redis, &name).await?)
+                    let connection = none.insert(Connection::open(&self.redis, &name).await?);
+                    let info = Info::fetch(connection).await?;
+                    self.flavour = Flavour::of(info.rdb_version());
+                    connection
                 }
             };
             for keys in request.keys.chunks(KEYS_AT_ONCE) {
-                let keys = self.debts.answerable(keys.to_vec());
-                // Until the state is in the queue: states are sent in the order of their places.
-                let _turn = self.gate.turn().await;
-                let Some(insert) = self.read(connection, keys).await? else {
-                    continue;
-                };
-                if inserts.send(insert).await.is_err() {
-                    return Ok(());
+                let (large, small) = self.by_size(connection, keys).await?;
+                let large = large.into_iter().map(|key| (vec![key], true));
+                for (keys, is_large) in large.chain([(small, false)]) {
+                    // Before the turn to read, which others need while the last one is being sent.
+                    let spooling = match is_large {
+                        true => Arc::clone(&self.spooling).acquire_owned().await.ok(),
+                        false => None,
+                    };
+                    let keys = self.debts.answerable(keys);
+                    // Until the state is in the queue: states are sent in the order of their
+                    // places.
+                    let _turn = self.gate.turn().await;
+                    let insert = match spooling {
+                        Some(turn) => self.read_large(connection, keys, turn).await?,
+                        None => self.read(connection, keys).await?,
+                    };
+                    let Some(insert) = insert else {
+                        continue;
+                    };
+                    if inserts.send(insert).await.is_err() {
+                        return Ok(());
+                    }
                 }
             }
             self.forget();
@@ -153,8 +189,94 @@ impl Answerer {
         Ok(Some(Insert::Owed(OwedStates { at, seen, states }, hold)))
     }
 
+    /// Reads one large state, which goes to disk.
+    async fn read_large(
+        &mut self,
+        connection: &mut Connection,
+        mut keys: Vec<Key>,
+        turn: OwnedSemaphorePermit,
+    ) -> Result<Option<Insert>, Error> {
+        keys.retain(|(_, key)| !is_reserved(key));
+        let Some((db, key)) = keys.first().cloned() else {
+            return Ok(None);
+        };
+        let hold = self.gate.close(self.gate.seen(&self.progress.borrow()));
+        let hashes = vec![key_hash(db, &key)];
+        let reading = Reading::keys(&self.shared.table, hashes).await;
+        self.number += 1;
+        let places = self.queue(connection, &keys).await?;
+        let before = places.first().copied().unwrap_or_default();
+        let (file, ttl) = large::spool(connection, before, (&self.dir, &self.peer), turn).await?;
+        let Some((at, seen)) = self.fence().await else {
+            return Ok(None);
+        };
+        let read = reading.finish(at);
+        self.reads.extend(read.into_iter().map(|hash| (hash, at)));
+        let mut owed = OwedStates {
+            at,
+            seen,
+            states: Vec::new(),
+        };
+        let Some(file) = file else {
+            let pair = [Reply::Nil, Reply::Integer(ttl)];
+            owed.states.push(state(db, key, &pair, wall_ms()));
+            return Ok(Some(Insert::Owed(owed, hold)));
+        };
+        info!(peer = %self.peer, db, key = %key.escape_ascii(), "sending a large value");
+        let what = OwedState {
+            owed,
+            key: (db, key),
+            expire_at_ms: expiry(ttl, wall_ms()),
+        };
+        let size = usize::try_from(self.part_size).unwrap_or(usize::MAX);
+        let parts = large::read(&file, self.flavour, size, what)?;
+        Ok(Some(Insert::Large(Large {
+            at,
+            parts,
+            hold,
+            file,
+        })))
+    }
+
+    /// Parts large values from others. A server that does not tell their size has none.
+    async fn by_size(
+        &self,
+        connection: &mut Connection,
+        keys: &[Key],
+    ) -> Result<(Vec<Key>, Vec<Key>), Error> {
+        let mut out = Vec::new();
+        for (db, key) in keys {
+            put_command(&mut out, &[b"SELECT", db.to_string().as_bytes()]);
+            put_command(&mut out, &[b"MEMORY", b"USAGE", key]);
+        }
+        connection.send(&out).await?;
+        let (mut large, mut small) = (Vec::new(), Vec::new());
+        for key in keys {
+            let selected = connection.reply().await?;
+            connection.accepted("SELECT", selected)?;
+            let size = connection.reply().await?.integer().unwrap_or(0);
+            match size.unsigned_abs() > self.part_size {
+                true => large.push(key.clone()),
+                false => small.push(key.clone()),
+            }
+        }
+        Ok((large, small))
+    }
+
     /// One transaction: the fence that marks the place, then each key's value and time to live.
     async fn ask(&self, connection: &mut Connection, keys: &[Key]) -> Result<Vec<Reply>, Error> {
+        let places = self.queue(connection, keys).await?;
+        let exec = connection.reply().await?;
+        let replies = connection.accepted("EXEC", exec)?.array();
+        Ok(places
+            .into_iter()
+            .map(|p| replies.get(p).cloned().unwrap_or(Reply::Nil))
+            .collect())
+    }
+
+    /// Sends that transaction; gives where in the answer to EXEC, which is to be read, the values
+    /// and times to live are.
+    async fn queue(&self, connection: &mut Connection, keys: &[Key]) -> Result<Vec<usize>, Error> {
         let (mut out, mut count) = (Vec::new(), 0);
         let mut put = |args: &[&[u8]]| {
             put_command(&mut out, args);
@@ -185,12 +307,7 @@ impl Answerer {
             let queued = connection.reply().await?;
             connection.accepted("a read", queued)?;
         }
-        let exec = connection.reply().await?;
-        let replies = connection.accepted("EXEC", exec)?.array();
-        Ok(places
-            .into_iter()
-            .map(|p| replies.get(p).cloned().unwrap_or(Reply::Nil))
-            .collect())
+        Ok(places)
     }
 
     fn fence_name(&self) -> String {
@@ -227,14 +344,18 @@ fn state(db: u32, key: Bytes, pair: &[Reply], now_ms: u64) -> State {
         pair.first(),
         pair.get(1).and_then(Reply::integer).unwrap_or(-1),
     );
-    let left = u64::try_from(ttl).ok();
     let value = dump
         .and_then(Reply::bytes)
         .map_or(Value::Absent, |b| Value::Dump(b.clone()));
     State {
         db,
         key,
-        expire_at_ms: left.map_or(0, |left| now_ms + left),
+        expire_at_ms: expiry(ttl, now_ms),
         value,
     }
+}
+
+/// When a key expires of which PTTL says this; 0: never.
+fn expiry(ttl: i64, now_ms: u64) -> u64 {
+    u64::try_from(ttl).map_or(0, |left| now_ms + left)
 }

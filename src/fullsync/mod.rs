@@ -6,6 +6,7 @@
 //! two sites would swap their values.
 
 mod answer;
+mod large;
 mod snapshot;
 
 use std::sync::{Arc, Mutex, PoisonError};
@@ -17,6 +18,7 @@ use crate::model::{Cursor, SiteId};
 use crate::progress::Progress;
 
 pub use self::answer::{Answerer, Request};
+pub use self::large::{Large, Spooled};
 pub use self::snapshot::{Copier, Copying, Error, Prepared};
 
 /// Something that goes into the stream of records at one place.
@@ -26,6 +28,8 @@ pub enum Insert {
     Copy(Copying),
     /// States that the peer asked for.
     Owed(OwedStates, Hold),
+    /// A large state that the peer asked for: its parts follow.
+    Large(Large),
 }
 
 impl Insert {
@@ -35,11 +39,12 @@ impl Insert {
         match self {
             Self::Copy(copying) => copying.begin.at,
             Self::Owed(owed, _) => owed.at,
+            Self::Large(large) => large.at,
         }
     }
 }
 
-/// A part of a copy.
+/// A part of a copy, or of a large state.
 #[derive(Debug)]
 pub enum Part {
     /// It begins.
@@ -48,9 +53,16 @@ pub enum Part {
     States(CopyStates),
     /// It is complete; the number of entries.
     End(u64),
+    /// A part of a large state.
+    Owed {
+        /// It alone.
+        states: OwedStates,
+        /// Whether it is the last.
+        is_last: bool,
+    },
 }
 
-/// The parts of a copy, as they are read.
+/// The parts of a copy or a large state, as they are read.
 pub type Parts = mpsc::Receiver<Result<Part, Error>>;
 
 /// Closed while states are being read or wait to be sent.

@@ -17,7 +17,7 @@ use crate::link::{Copy, CopyBegin, CopyStates, State, Value};
 use crate::model::{CopyProgress, Cursor, Epoch, Seen, SiteId, is_reserved};
 use crate::progress::Progress;
 use crate::rdb::{self, Place};
-use crate::redis::Settings;
+use crate::redis::{self, Settings};
 use crate::replica::{self, PsyncReply, Replica, Snapshot, SnapshotError};
 
 /// The most keys in one part: the receiver watches them all at once.
@@ -38,11 +38,14 @@ pub enum Error {
     /// Redis.
     #[error(transparent)]
     Snapshot(#[from] SnapshotError),
+    /// Reading a state.
+    #[error(transparent)]
+    Redis(#[from] redis::Error),
     /// Attaching.
     #[error(transparent)]
     Replica(#[from] replica::Error),
     /// The file.
-    #[error("cannot use the snapshot {path}: {source}")]
+    #[error("cannot use {path}: {source}")]
     File {
         /// Its path.
         path: String,

@@ -192,6 +192,7 @@ impl Peer {
             shared.clone(),
             progress.clone(),
             debts.clone(),
+            (config.dir.clone(), config.sync.big_value),
         );
         board.lock().address.clone_from(&config.address);
         Self {

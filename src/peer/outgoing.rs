@@ -5,7 +5,7 @@ use std::collections::VecDeque;
 
 use tokio::time::{Duration, Instant, sleep_until};
 
-use crate::fullsync::{Gate, Hold, Insert, Part, Parts};
+use crate::fullsync::{Gate, Hold, Insert, Part, Parts, Spooled};
 use crate::intake::wall_ms;
 use crate::journal::{self, Frame, FrameKind, Journal};
 use crate::link::{Message, Records, State, Writer};
@@ -35,7 +35,7 @@ pub(super) struct Outgoing {
     /// Where the last record sent ends.
     pub sent: Cursor,
     pub records_sent: u64,
-    /// A copy that is being sent.
+    /// A copy or a large state that is being sent.
     copying: Option<(Parts, Hold)>,
     /// The most bytes of copies a second.
     max_rate: Option<u64>,
@@ -43,6 +43,8 @@ pub(super) struct Outgoing {
     not_before: Instant,
     /// The snapshot of the copy that was sent, until the peer has it.
     pub snapshot: Option<Snapshot>,
+    /// The large state that is being sent.
+    spooled: Option<Spooled>,
 }
 
 impl Outgoing {
@@ -65,10 +67,11 @@ impl Outgoing {
             max_rate,
             not_before: Instant::now(),
             snapshot: None,
+            spooled: None,
         })
     }
 
-    /// Whether a copy is being sent: records wait.
+    /// Whether a copy or a large state is being sent: records wait.
     pub(super) const fn is_copying(&self) -> bool {
         self.copying.is_some()
     }
@@ -183,6 +186,10 @@ impl Outgoing {
                 self.copying = Some((copying.parts, copying.hold));
                 self.snapshot = Some(copying.snapshot);
             }
+            Insert::Large(large) => {
+                self.copying = Some((large.parts, large.hold));
+                self.spooled = Some(large.file);
+            }
         }
     }
 
@@ -195,6 +202,12 @@ impl Outgoing {
             Part::End(entries) => {
                 self.copying = None;
                 Message::CopyEnd(entries)
+            }
+            Part::Owed { states, is_last } => {
+                if is_last {
+                    (self.copying, self.spooled) = (None, None);
+                }
+                Message::OwedStates(states)
             }
         };
         writer.push(&message);

@@ -12,7 +12,7 @@ use tracing::info;
 use super::outgoing::{Next, Outgoing};
 use super::{Agreed, Error, Incoming, Peer, filter};
 use crate::apply::{self, Applied, Begin, Debts, Outlet};
-use crate::fullsync::{Copier, Gate, Insert, Prepared, Request};
+use crate::fullsync::{Answerer, Copier, Gate, Insert, Prepared, Request};
 use crate::intake::Shared;
 use crate::link::{self, Ack, Copy, Flow, Hello, Message, Plan, Reader, Writer};
 use crate::model::{Cursor, Epoch, SiteId};
@@ -103,7 +103,7 @@ pub(super) async fn run(
         heard,
         inserts.clone(),
     );
-    let answering = async { Ok(peer.answerer.run(&mut asked, &inserts).await?) };
+    let answering = answer(&mut peer.answerer, &mut asked, &inserts);
     let replacing = replaced(
         &mut peer.incoming,
         &mut peer.next,
@@ -127,6 +127,18 @@ pub(super) async fn run(
     // The applier finishes its transaction, or gives up waiting for Redis.
     let (link, applying) = tokio::join!(then_cancel(&over, link), then_cancel(&over, applying));
     ended(link, applying, stop)
+}
+
+/// Answers what the peer asks for. A server that refuses is for a person to mend, whoever asked it.
+async fn answer(
+    answerer: &mut Answerer,
+    asked: &mut mpsc::Receiver<Request>,
+    inserts: &mpsc::Sender<Insert>,
+) -> Result<(), Error> {
+    match answerer.run(asked, inserts).await {
+        Err(crate::fullsync::Error::Redis(error)) => Err(error.into()),
+        ended => Ok(ended?),
+    }
 }
 
 /// Why the session ended, when its two halves ended so.

@@ -143,6 +143,27 @@ impl<R: Read> Reader<R> {
         }
     }
 
+    /// Divides one value as DUMP gave it, into [`Entry::Part`]s with an empty key, or gives it whole
+    /// as an [`Entry::Value`]. None: it is of a kind that is not divided.
+    ///
+    /// # Errors
+    /// There is nothing to read.
+    pub fn of_dump(input: R, flavour: Flavour, part_size: usize) -> Result<Option<Self>, Error> {
+        let mut input = Input::new(input, BUFFER_SIZE);
+        let type_byte = input.byte()?;
+        let version = Version { flavour, number: 0 };
+        let reader = Self {
+            input,
+            version,
+            state: State::Dump(Some(type_byte)),
+            db: 0,
+            attributes: Attributes::default(),
+            part_size: Some(part_size.max(1)),
+            rest: None,
+        };
+        Ok(parts::is_divisible(type_byte).then_some(reader))
+    }
+
     /// The format of the snapshot.
     pub fn version(&self) -> Version {
         self.version
@@ -162,7 +183,7 @@ impl<R: Read> Reader<R> {
     /// The snapshot cannot be read any further. Neither can it be later.
     pub fn next_entry(&mut self) -> Result<Option<Entry>, Error> {
         match self.state {
-            State::Entries => {}
+            State::Entries | State::Dump(_) => {}
             State::Complete => return Ok(None),
             State::Failed => return Err(Error::AfterError),
         }
@@ -180,6 +201,10 @@ impl<R: Read> Reader<R> {
             let (value, place, rest) = self.read_part(rest)?;
             self.rest = rest;
             return Ok(Some(Entry::Part(value, place)));
+        }
+        if let State::Dump(type_byte) = &mut self.state {
+            let type_byte = type_byte.take();
+            return type_byte.map(|t| self.read_value(t, 0, true)).transpose();
         }
         loop {
             let offset = self.input.offset();
@@ -219,7 +244,7 @@ impl<R: Read> Reader<R> {
                     Flavour::Valkey => self.skip_slot_import()?,
                 },
                 opcode::FUNCTION_PRE_GA => return Err(Error::UnknownOpcode { opcode, offset }),
-                type_byte => return self.read_value(type_byte, offset).map(Some),
+                type_byte => return self.read_value(type_byte, offset, false).map(Some),
             }
         }
     }
@@ -229,7 +254,8 @@ impl<R: Read> Reader<R> {
         u32::try_from(db).map_err(|_| self.input.malformed("database number too large"))
     }
 
-    fn read_value(&mut self, type_byte: u8, offset: u64) -> Result<Entry, Error> {
+    /// Reads a key and its value, or only a value.
+    fn read_value(&mut self, type_byte: u8, offset: u64, alone: bool) -> Result<Entry, Error> {
         let Some(lowest) = lowest_version(type_byte, self.version.flavour) else {
             // The type alone decides; whether the key can be read only makes the text better.
             let key = self.input.string().unwrap_or_else(|_| b"?".to_vec());
@@ -240,7 +266,10 @@ impl<R: Read> Reader<R> {
             });
         };
         let attributes = mem::take(&mut self.attributes);
-        let key = self.input.string()?;
+        let key = match alone {
+            true => Vec::new(),
+            false => self.input.string()?,
+        };
         let has_meta = !attributes.meta.is_empty();
         let min_rdb_version = if has_meta {
             lowest.max(VERSION_KEY_META)
@@ -308,6 +337,8 @@ impl<R: Read> Reader<R> {
 /// What a reader waits for.
 enum State {
     Entries,
+    /// One value alone; its type, while it was not begun.
+    Dump(Option<u8>),
     Complete,
     Failed,
 }

@@ -62,6 +62,11 @@ const HASH_METADATA: u8 = 24;
 /// What a stream has behind its nodes when it has nothing: length, last id, no groups.
 const NO_TAIL: &[u8] = &[0, 0, 0, 0];
 
+/// Whether values of a type are divided.
+pub(super) const fn is_divisible(type_byte: u8) -> bool {
+    type_byte == STRING || has_elements(type_byte)
+}
+
 const fn has_elements(type_byte: u8) -> bool {
     matches!(type_byte, 1 | 2 | 4 | 5 | 14 | 18 | 22 | HASH_METADATA) || is_stream(type_byte)
 }

@@ -70,11 +70,7 @@ pub fn fit(payload: &[u8], takes: impl Fn(u16) -> bool) -> Fit {
     if takes(version) {
         return Fit::AsItIs;
     }
-    let flavour = if version >= VALKEY_FIRST {
-        Flavour::Valkey
-    } else {
-        Flavour::Redis
-    };
+    let flavour = Flavour::of(version);
     let lowest = body.first().and_then(|t| lowest_version(*t, flavour));
     match lowest.filter(|lowest| takes(*lowest)) {
         Some(lowest) => Fit::Stamped(seal(body.to_vec(), lowest)),

@@ -3,6 +3,7 @@
 use std::fmt;
 
 use super::error::{Error, shown};
+use super::payload::VALKEY_FIRST;
 
 /// Which family of servers wrote a snapshot; decides what its numbers mean.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
@@ -11,6 +12,18 @@ pub enum Flavour {
     Redis,
     /// The first bytes are `VALKEY` and three digits: Valkey since 9.0.
     Valkey,
+}
+
+impl Flavour {
+    /// Whose an RDB version is: the numbers of Valkey's own begin far above those of Redis.
+    #[must_use]
+    pub const fn of(rdb_version: u16) -> Self {
+        if rdb_version >= VALKEY_FIRST {
+            Self::Valkey
+        } else {
+            Self::Redis
+        }
+    }
 }
 
 /// The format of a snapshot.

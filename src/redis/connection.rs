@@ -3,7 +3,7 @@
 use std::io;
 use std::time::Duration;
 
-use bytes::{BufMut, BytesMut};
+use bytes::{Buf, BufMut, BytesMut};
 use secrecy::ExposeSecret;
 use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt};
 use tokio::net::{TcpStream, UnixStream};
@@ -208,11 +208,7 @@ impl Connection {
     /// The reply is an error.
     pub fn accepted(&self, command: &str, reply: Reply) -> Result<Reply, Error> {
         match reply {
-            Reply::Error(message) => Err(Error::Refused {
-                address: self.address.to_string(),
-                command: command.to_owned(),
-                message,
-            }),
+            Reply::Error(message) => Err(self.refused(command, message)),
             other => Ok(other),
         }
     }
@@ -237,12 +233,57 @@ impl Connection {
             match self.scanner.take(&mut self.input) {
                 Ok(Some(reply)) => return Ok(reply),
                 Ok(None) => {}
-                Err(malformed) => {
-                    let address = self.address.to_string();
-                    return Err(Error::Malformed { address, malformed });
-                }
+                Err(malformed) => return Err(self.malformed(malformed.0)),
             }
             self.fill().await?;
+        }
+    }
+
+    /// Takes a line of a reply that is too large to be taken whole, and gives the number in it.
+    /// Cancel safe.
+    ///
+    /// # Errors
+    /// The connection broke, the server refused, or this is no line of that kind.
+    pub async fn line(&mut self, kind: u8) -> Result<i64, Error> {
+        let end = loop {
+            match self.input.windows(2).position(|w| w == b"\r\n") {
+                Some(end) => break end,
+                None if self.input.len() > READ_SIZE => return Err(self.malformed("line too long")),
+                None => self.fill().await?,
+            }
+        };
+        let line = self.input.split_to(end);
+        self.input.advance(2);
+        let text = String::from_utf8_lossy(line.get(1..).unwrap_or_default()).into_owned();
+        match line.first() {
+            Some(first) if *first == kind => Ok(text.parse().unwrap_or(0)),
+            Some(b'-') => Err(self.refused("a read", text)),
+            _ => Err(self.malformed("reply of another kind")),
+        }
+    }
+
+    /// Takes bytes of a reply, at least one and no more than so many. Cancel safe.
+    ///
+    /// # Errors
+    /// The connection broke.
+    pub async fn some(&mut self, most: usize) -> Result<BytesMut, Error> {
+        while self.input.is_empty() {
+            self.fill().await?;
+        }
+        Ok(self.input.split_to(most.min(self.input.len())))
+    }
+
+    /// Takes what ends a string in a reply. Cancel safe.
+    ///
+    /// # Errors
+    /// The connection broke, or the string does not end here.
+    pub async fn end_of_line(&mut self) -> Result<(), Error> {
+        while self.input.len() < 2 {
+            self.fill().await?;
+        }
+        match &self.input.split_to(2)[..] {
+            b"\r\n" => Ok(()),
+            _ => Err(self.malformed("string without end")),
         }
     }
 
@@ -272,6 +313,21 @@ impl Connection {
     #[must_use]
     pub const fn address(&self) -> &Address {
         &self.address
+    }
+
+    fn malformed(&self, how: &'static str) -> Error {
+        Error::Malformed {
+            address: self.address.to_string(),
+            malformed: MalformedReply(how),
+        }
+    }
+
+    fn refused(&self, command: &str, message: String) -> Error {
+        Error::Refused {
+            address: self.address.to_string(),
+            command: command.to_owned(),
+            message,
+        }
     }
 
     fn broken(&self, source: io::Error) -> Error {

@@ -83,7 +83,7 @@ impl Reply {
 /// Why bytes are not a reply.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
 #[error("malformed reply: {0}")]
-pub struct MalformedReply(&'static str);
+pub struct MalformedReply(pub(super) &'static str);
 
 /// Finds the end of a reply in a buffer that grows, without parsing anything twice.
 #[derive(Debug, Default)]

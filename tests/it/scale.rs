@@ -34,3 +34,38 @@ fn the_memory_of_a_sidecar_does_not_follow_the_data() {
         assert!(peak < MEMORY_KIB, "{}: {peak} KiB", site.name);
     }
 }
+
+#[test]
+fn the_memory_of_a_sidecar_does_not_follow_a_value() {
+    let is_full = env::var("TANDEM_FULL").is_ok_and(|v| v == "1");
+    // Elements of 10 KB: 100 MB, or more than one command can carry.
+    let elements: u64 = if is_full { 60_000 } else { 10_000 };
+    let mut pair = Pair::prepare(&Options::default());
+    let mut a = pair.a.client();
+    let fill = "for i=1,ARGV[1] do redis.call('RPUSH',KEYS[1],string.rep(i..'.',1500)) end";
+    a.send(&["EVAL", fill, "1", "list", &elements.to_string()]);
+    let noise = "local t={} for i=1,20000 do t[i]=redis.sha1hex(i) end \
+                 local s=table.concat(t) for i=1,40 do redis.call('APPEND',KEYS[1],s) end";
+    a.send(&["EVAL", noise, "1", "text"]);
+    pair.wire_a.up().throttle(20_000_000);
+    pair.start_sidecars();
+    // What is written there before the copy of the key has come has the whole value read again.
+    let mut b = pair.b.client();
+    wait_until("the copy to begin", patience(60), || {
+        let receiving = pair.b.sidecar.peer("a")?.receiving;
+        receiving.map(drop).ok_or_else(String::new)
+    });
+    b.run("RPUSH list more");
+    b.run("APPEND text more");
+    pair.wire_a.mend();
+    pair.wait_synchronizing();
+    pair.settle();
+    let refused = pair.b.sidecar.peer("a").unwrap().copied.refused;
+    assert_eq!(refused, 2, "they were read one by one");
+    assert_eq!(compare(&pair), 2);
+    for site in pair.sites() {
+        let peak = site.sidecar.peak_memory_kib();
+        println!("{}: {} MiB at the peak", site.name, peak / 1024);
+        assert!(peak < MEMORY_KIB / 2, "{}: {peak} KiB", site.name);
+    }
+}

@@ -8,7 +8,7 @@ use super::*;
 use crate::rdb::decode::tests::{Whole, string, whole};
 
 /// A value by database and key, with all that is known of it but its payload.
-type Parts = BTreeMap<(u32, Vec<u8>), (Value, Vec<bytes::Bytes>)>;
+type Parts = BTreeMap<(u32, Vec<u8>), (Value, Vec<Bytes>)>;
 
 /// The values of a snapshot, those that are divided in their parts.
 fn parts(file: &[u8], size: usize) -> Parts {
@@ -27,8 +27,10 @@ fn parts(file: &[u8], size: usize) -> Parts {
             Some(_) => assert_eq!(open.as_ref(), Some(&name)),
         }
         open = matches!(place, Some(Place::First | Place::Middle)).then(|| name.clone());
-        let payload = std::mem::take(&mut value.payload);
-        let (known, payloads) = all.entry(name).or_insert((value.clone(), Vec::new()));
+        let payload = mem::take(&mut value.payload);
+        let (known, payloads) = all
+            .entry(name)
+            .or_insert_with(|| (value.clone(), Vec::new()));
         assert_eq!(*known, value);
         payloads.push(payload);
     }
@@ -37,7 +39,7 @@ fn parts(file: &[u8], size: usize) -> Parts {
 }
 
 /// What the parts hold together.
-fn together(parts: &[bytes::Bytes]) -> Whole {
+fn together(parts: &[Bytes]) -> Whole {
     let mut all = whole(&parts[0]).unwrap();
     for part in &parts[1..] {
         match (&mut all, whole(part).unwrap()) {
@@ -115,7 +117,7 @@ fn a_part_is_as_large_as_asked_and_one_element_more() {
     let file = snapshot("REDIS0009", &[b"\x01\x01k", &body]);
     let mut parts = parts(&file, 5000);
     let (_, parts) = parts.remove(&(0, b"k".to_vec())).unwrap();
-    assert_eq!(parts.len(), (10_000 + 49) / 50);
+    assert_eq!(parts.len(), 10_000_usize.div_ceil(50));
     assert!(parts.iter().all(|p| p.len() < 5000 + 100 + 32));
 }
 

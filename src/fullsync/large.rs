@@ -1,0 +1,197 @@
+//! The state of one large key: spooled from the local Redis to disk, and read from there in parts.
+//!
+//! DUMP answers with the whole value at once. To hold it in memory for as long as the link takes
+//! would cost what the value has; so it goes where snapshots go.
+
+use std::fs::{self, File};
+use std::io::{self, Read};
+use std::path::{Path, PathBuf};
+
+use bytes::Bytes;
+use tokio::io::AsyncWriteExt;
+use tokio::sync::{OwnedSemaphorePermit, mpsc};
+use tracing::warn;
+
+use super::snapshot::Error;
+use super::{Hold, Part, Parts};
+use crate::link::{OwedStates, State, Value};
+use crate::model::{Cursor, SiteId};
+use crate::rdb::{self, Place};
+use crate::redis::Connection;
+
+/// Parts read ahead.
+const PARTS_AHEAD: usize = 2;
+/// How much of a value is taken from the connection at once.
+const CHUNK: usize = 256 << 10;
+
+/// A large state that is under way to the peer.
+#[derive(Debug)]
+pub struct Large {
+    /// Where it was read.
+    pub at: Cursor,
+    /// Its parts.
+    pub parts: Parts,
+    /// Holds back what we say we have seen.
+    pub hold: Hold,
+    /// The file, removed when the peer has all of it.
+    pub file: Spooled,
+}
+
+/// Where the value is of which parts are sent to a peer.
+fn path(dir: &Path, peer: &SiteId) -> PathBuf {
+    dir.join(format!("state-{peer}.dump"))
+}
+
+/// Removes what a killed process has left. Only before any value is spooled.
+pub(super) fn remove_leftover(dir: &Path, peer: &SiteId) {
+    remove(&path(dir, peer));
+}
+
+fn remove(path: &Path) {
+    match fs::remove_file(path) {
+        Err(error) if error.kind() != io::ErrorKind::NotFound => {
+            warn!(path = %path.display(), %error, "cannot remove a value that was sent");
+        }
+        _ => {}
+    }
+}
+
+/// A value on disk; removed when it is dropped.
+#[derive(Debug)]
+pub struct Spooled {
+    path: PathBuf,
+    /// The right to have one: each peer has one at a time, so that many of them cost one's room.
+    _turn: OwnedSemaphorePermit,
+}
+
+impl Drop for Spooled {
+    fn drop(&mut self) {
+        remove(&self.path);
+    }
+}
+
+/// The replies to DUMP and PTTL in the answer to EXEC, behind so many others; the value goes to a
+/// file. None: there is no such key.
+///
+/// # Errors
+/// The connection broke, the server refused, or the disk is full; the connection cannot be used
+/// further.
+pub(super) async fn spool(
+    connection: &mut Connection,
+    before: usize,
+    (dir, peer): (&Path, &SiteId),
+    turn: OwnedSemaphorePermit,
+) -> Result<(Option<Spooled>, i64), Error> {
+    let path = path(dir, peer);
+    let failed = |source| Error::File {
+        path: path.display().to_string(),
+        source,
+    };
+    connection.line(b'*').await?;
+    for _ in 0..before {
+        connection.line(b'+').await?;
+    }
+    let length = connection.line(b'$').await?;
+    let Ok(mut left) = usize::try_from(length) else {
+        return Ok((None, connection.line(b':').await?));
+    };
+    let spooled = Spooled {
+        path: path.clone(),
+        _turn: turn,
+    };
+    let mut file = tokio::fs::File::create(&path).await.map_err(failed)?;
+    while left > 0 {
+        let chunk = connection.some(left.min(CHUNK)).await?;
+        left = left.saturating_sub(chunk.len());
+        file.write_all(&chunk).await.map_err(failed)?;
+    }
+    file.flush().await.map_err(failed)?;
+    // The end of the value's line.
+    connection.end_of_line().await?;
+    Ok((Some(spooled), connection.line(b':').await?))
+}
+
+/// Reads the parts of a spooled value in a thread of its own; `state` says what all of them have in
+/// common.
+pub(super) fn read(
+    file: &Spooled,
+    flavour: rdb::Flavour,
+    part_size: usize,
+    state: OwedState,
+) -> Result<Parts, Error> {
+    let path = file.path.clone();
+    let failed = |path: &Path, source| Error::File {
+        path: path.display().to_string(),
+        source,
+    };
+    let source = File::open(&path).map_err(|e| failed(&path, e))?;
+    let (send, parts) = mpsc::channel(PARTS_AHEAD);
+    tokio::task::spawn_blocking(move || {
+        let result = match rdb::Reader::of_dump(source, flavour, part_size) {
+            Ok(Some(reader)) => read_parts(reader, &state, &send),
+            Ok(None) => match fs::read(&path) {
+                Ok(whole) => {
+                    state.send(Value::Dump(whole.into()), true, &send);
+                    Ok(())
+                }
+                Err(error) => Err(failed(&path, error)),
+            },
+            Err(error) => Err(error.into()),
+        };
+        if let Err(error) = result {
+            // Nobody listens any more when the session is over.
+            drop(send.blocking_send(Err(error)));
+        }
+    });
+    Ok(parts)
+}
+
+fn read_parts<R: Read>(
+    mut reader: rdb::Reader<R>,
+    state: &OwedState,
+    send: &mpsc::Sender<Result<Part, Error>>,
+) -> Result<(), Error> {
+    while let Some(entry) = reader.next_entry()? {
+        let is_listened_to = match entry {
+            rdb::Entry::Value(value) => state.send(Value::Dump(value.payload), true, send),
+            rdb::Entry::Part(value, place) => {
+                let is_last = place == Place::Last;
+                state.send(Value::Part(place, value.payload), is_last, send)
+            }
+            _ => true,
+        };
+        if !is_listened_to {
+            break;
+        }
+    }
+    Ok(())
+}
+
+/// What the parts of a state have in common.
+pub(super) struct OwedState {
+    /// All but the states.
+    pub owed: OwedStates,
+    /// The database and the key.
+    pub key: (u32, Bytes),
+    /// When it expires.
+    pub expire_at_ms: u64,
+}
+
+impl OwedState {
+    /// False when nobody listens any more.
+    fn send(&self, value: Value, is_last: bool, send: &mpsc::Sender<Result<Part, Error>>) -> bool {
+        let (db, key) = self.key.clone();
+        let state = State {
+            db,
+            key,
+            expire_at_ms: self.expire_at_ms,
+            value,
+        };
+        let states = OwedStates {
+            states: vec![state],
+            ..self.owed.clone()
+        };
+        send.blocking_send(Ok(Part::Owed { states, is_last }))
+            .is_ok()
+    }
+}
