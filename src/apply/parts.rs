@@ -34,7 +34,7 @@ pub(super) struct Parts {
 /// Why a value cannot be put together.
 #[derive(Debug, PartialEq, Eq)]
 enum Broken {
-    /// What was written of it is gone: evicted, flushed, or removed by a client.
+    /// What was written of it is gone, evicted, flushed or removed by a client; or is not known.
     Gone,
     /// The server cannot hold it.
     Unheld(String),
@@ -181,8 +181,9 @@ impl Applier {
                     parts.broken = error.map(|e| Broken::Unheld(e.clone()));
                     return Ok(());
                 }
+                // It was executed, and whether a command of it failed is not known.
                 Executed::Lost if self.mark.as_ref().is_some_and(|m| m.batch >= mark.batch) => {
-                    parts.is_written = true;
+                    parts.broken = Some(Broken::Gone);
                     return Ok(());
                 }
                 Executed::Changed | Executed::Lost => {}
