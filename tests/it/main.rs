@@ -49,3 +49,5 @@ mod versions;
 mod conformance;
 #[cfg(test)]
 mod rebuild;
+#[cfg(test)]
+mod foreign;
