@@ -60,9 +60,8 @@ pub enum Error {
     History,
     /// The interrupted copy cannot be resumed, and must not be begun again.
     #[error(
-        "the copy with existing = \"keep\" was interrupted and its snapshot is gone, so the \
-         receiver's own keys cannot be told from those already copied; set existing = \
-         \"overwrite\" at both sites, or empty the receiver"
+        "the copy with existing = \"keep\" was interrupted and its snapshot is gone or too old, so \
+         the receiver's own keys cannot be told from those already copied"
     )]
     KeepInterrupted,
 }
