@@ -8,7 +8,7 @@ use tracing::info;
 use super::guard::Rules;
 use super::{Applier, Error, Outlet};
 use crate::link::{CopyBegin, CopyStates, Message, OwedStates};
-use crate::model::{CopyProgress, Mark};
+use crate::model::{CopyProgress, Mark, Owes};
 use crate::status::CopyStatus;
 
 impl Applier {
@@ -28,7 +28,7 @@ impl Applier {
             Message::Copied => {
                 self.gap = false;
                 let mark = Mark {
-                    owes: false,
+                    owes: Owes::Nothing,
                     ..self.marked()?
                 };
                 self.commit(|_| {}, mark, stop).await.map(drop)
@@ -53,13 +53,16 @@ impl Applier {
         let known = mark
             .copy
             .filter(|c| c.snapshot == snapshot && c.next == begin.first);
-        let copy = match (known, begin.first) {
-            (Some(copy), _) => copy,
-            (None, 0) => CopyProgress {
-                snapshot,
-                next: 0,
-                keep: begin.keep,
-            },
+        let (copy, home) = match (known, begin.first) {
+            (Some(copy), _) => (copy, mark.home),
+            (None, 0) => {
+                let copy = CopyProgress {
+                    snapshot,
+                    next: 0,
+                    keep: begin.keep,
+                };
+                (copy, self.state().ok_or(Error::NoStream)?.epoch)
+            }
             (None, _) => return Err(Error::Unexpected("the middle of a copy")),
         };
         // Behind records that it does not hold, it would undo them.
@@ -79,6 +82,7 @@ impl Applier {
             |_| {},
             Mark {
                 copy: Some(copy),
+                home,
                 ..mark
             },
             stop,
@@ -134,11 +138,16 @@ impl Applier {
         let copy = mark.copy.filter(|c| c.next == entries);
         let copy = copy.ok_or(Error::Unexpected("the end of a copy"))?;
         let state = self.state().ok_or(Error::NoStream)?;
+        let owes = match (self.owes_back, mark.home < state.base) {
+            (false, _) => Owes::Nothing,
+            (true, false) => Owes::Missing,
+            (true, true) => Owes::All,
+        };
         let mark = Mark {
             at: mark.at.max(copy.snapshot),
             base: self.base,
             home: state.epoch,
-            owes: self.owes_back,
+            owes,
             copy: None,
             ..mark
         };

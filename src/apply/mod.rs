@@ -38,7 +38,8 @@ use crate::intake::Shared;
 use crate::journal::{self, Journal};
 use crate::link::{self, Flow, MAX_KEYS, Message};
 use crate::model::{
-    Cursor, Epoch, Hlc, InstanceId, Mark, MarkError, RecordError, Seen, SiteId, mark_key, part_key,
+    Cursor, Epoch, Hlc, InstanceId, Mark, MarkError, Owes, RecordError, Seen, SiteId, mark_key,
+    part_key,
 };
 use crate::progress::{Deliveries, EpochState, Progress};
 use crate::redis::{self, Info, Settings};
@@ -111,8 +112,8 @@ pub struct Applied {
     pub at: Cursor,
     /// Whether a copy from the peer is under way.
     pub copying: bool,
-    /// Whether the peer is owed a copy.
-    pub owes: bool,
+    /// What of a copy the peer is owed.
+    pub owes: Owes,
     /// Whether the data here rests on all that the peer's data rests on.
     pub whole: bool,
 }
@@ -346,7 +347,7 @@ impl Applier {
             low: Cursor::ZERO,
             base: Epoch(0),
             home: Epoch(0),
-            owes: false,
+            owes: Owes::Nothing,
             copy: None,
             part: None,
             seen: Seen::default(),

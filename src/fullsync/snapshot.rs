@@ -60,9 +60,8 @@ pub enum Error {
     History,
     /// The interrupted copy cannot be resumed, and must not be begun again.
     #[error(
-        "the copy with existing = \"keep\" was interrupted and its snapshot is gone, so the \
-         receiver's own keys cannot be told from those already copied; set existing = \
-         \"overwrite\" at both sites, or empty the receiver"
+        "the copy with existing = \"keep\" was interrupted and its snapshot is gone or too old, so \
+         the receiver's own keys cannot be told from those already copied"
     )]
     KeepInterrupted,
 }
@@ -126,7 +125,9 @@ impl Copier {
     pub fn prepare(&self, copy: Copy, start: Cursor) -> Prepared {
         let progress = self.progress.borrow().clone();
         let (peer, from) = &self.receives_from;
-        let (resumed, seen) = match copy.resume.and_then(|c| Some((c, self.find(c, start)?))) {
+        // With the other policy it begins again.
+        let begun = copy.resume.filter(|c| c.keep == copy.keep);
+        let (resumed, seen) = match begun.and_then(|c| Some((c, self.find(c, start)?))) {
             Some((progress, (snapshot, seen))) => (Some((snapshot, progress.next)), seen),
             None => {
                 let mut seen = Seen::clone(&progress.seen);
@@ -157,7 +158,9 @@ impl Copier {
             since,
         } = prepared;
         let reading = Reading::snapshot(&self.shared.table).await;
-        let interrupted = copy.resume.is_some_and(|c| c.keep && c.next > 0);
+        // A copy that answers one may begin again: what both have is equal.
+        let keeps_others = copy.keep && copy.back;
+        let interrupted = keeps_others && copy.resume.is_some_and(|c| c.keep && c.next > 0);
         let (snapshot, first) = match resumed {
             Some(resumed) => resumed,
             None if interrupted => return Err(Error::KeepInterrupted),
@@ -220,7 +223,12 @@ impl Copier {
 
     /// The snapshot of an interrupted copy, and what it had seen.
     fn find(&self, copy: CopyProgress, start: Cursor) -> Option<(Snapshot, Seen)> {
-        let usable = copy.snapshot >= start && self.shared.journal.first() <= copy.snapshot;
+        // What was written between the last record of an epoch and the next epoch is in no journal:
+        // only a snapshot from after it holds that.
+        let epoch = self.progress.borrow().state.as_ref().map(|s| s.epoch);
+        let usable = copy.snapshot >= start
+            && self.shared.journal.first() <= copy.snapshot
+            && epoch == Some(copy.snapshot.epoch);
         let found = Snapshot::find(&self.dir).ok()?;
         let snapshot = found
             .into_iter()

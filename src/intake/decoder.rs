@@ -457,7 +457,7 @@ fn fence(value: &[u8]) -> Option<(InstanceId, u64)> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::model::{Cursor, Epoch, Hlc, Seen};
+    use crate::model::{Cursor, Epoch, Hlc, Owes, Seen};
     use crate::redis::put_command;
 
     /// The events of a stream that arrives byte by byte, and the decoder behind it.
@@ -510,7 +510,7 @@ mod tests {
             low: Cursor::ZERO,
             base: Epoch(1),
             home: Epoch(1),
-            owes: false,
+            owes: Owes::Nothing,
             copy: None,
             part: None,
             seen: Seen::default(),

@@ -7,7 +7,7 @@
 //! that has data of its own, the receiver owes one back: what only it has must reach the sender.
 
 use crate::config::{Existing, Initial};
-use crate::model::{CopyProgress, Cursor, Mark};
+use crate::model::{CopyProgress, Cursor, Mark, Owes};
 use crate::status::Stop;
 
 use super::hello::Hello;
@@ -73,14 +73,12 @@ pub fn plan(me: &Hello, peer: &Hello) -> Result<Plan, Stop> {
             let (back, there) = copy_to_empty(owed, peer, me);
             (there, back)
         }
-        (Need::Copy { owed }, Need::Resume { .. }) => (
-            Some(copy(owed && back_keeps(me.existing), !owed, peer)),
-            None,
-        ),
-        (Need::Resume { .. }, Need::Copy { owed }) => (
-            None,
-            Some(copy(owed && back_keeps(peer.existing), !owed, me)),
-        ),
+        (Need::Copy { owed }, Need::Resume { .. }) => {
+            (Some(copy(owed && owed_keeps(me), !owed, peer)), None)
+        }
+        (Need::Resume { .. }, Need::Copy { owed }) => {
+            (None, Some(copy(owed && owed_keeps(peer), !owed, me)))
+        }
         (Need::Copy { owed: a }, Need::Copy { owed: b }) => merge(a, b, me, peer)?,
     };
     let none = |flow: Option<Copy>, need| flow.is_none() && matches!(need, Need::Copy { .. });
@@ -153,7 +151,7 @@ fn stop(reason: &str, detail: String, remedy: &str) -> Stop {
 }
 
 fn need(sender: &Hello, receiver: &Hello) -> Need {
-    let owed = sender.mark().is_some_and(|m| m.owes);
+    let owed = sender.mark().is_some_and(|m| m.owes.any());
     match receiver.mark() {
         Some(mark)
             if rests_on(&mark, sender, receiver) && !owed && sender.can_send_after(mark.at) =>
@@ -206,6 +204,13 @@ fn copy(keep: bool, back: bool, receiver: &Hello) -> Copy {
 #[must_use]
 pub fn back_keeps(existing: Existing) -> bool {
     existing != Existing::Keep
+}
+
+/// The same of a copy that was owed when its sender greeted. What both have is not equal where the
+/// sender's Redis has begun a history with writes that its sidecar never read.
+fn owed_keeps(sender: &Hello) -> bool {
+    let unread = |mark: Mark| mark.owes == Owes::All || mark.home < sender.base();
+    back_keeps(sender.existing) && !sender.mark().is_some_and(unread)
 }
 
 /// Both need a copy: who sends first.
@@ -330,7 +335,7 @@ mod tests {
             low: Cursor::ZERO,
             base: Epoch(base),
             home: Epoch(home),
-            owes: false,
+            owes: Owes::Nothing,
             copy: None,
             part: None,
             seen: Seen::default(),
@@ -462,7 +467,7 @@ mod tests {
         let (a, mut b) = synced();
         b.mark = Some(
             Mark {
-                owes: true,
+                owes: Owes::Missing,
                 ..mark(at(100, 400), 100, 200)
             }
             .to_string(),
@@ -477,6 +482,24 @@ mod tests {
             })
         );
         assert_eq!(plan.send.copy, None);
+    }
+
+    #[test]
+    fn the_second_half_of_a_merge_brings_what_nobody_had_read() {
+        let (a, mut b) = synced();
+        let owing = |owes, home| Mark {
+            owes,
+            ..mark(at(100, 400), 100, home)
+        };
+        let mut keeps = |base, mark: Mark| {
+            b.mark = Some(mark.to_string());
+            b.base = base;
+            decide(&a, &b).unwrap().receive.copy.unwrap().keep
+        };
+        assert!(keeps(200, owing(Owes::Missing, 200)));
+        assert!(!keeps(200, owing(Owes::All, 200)));
+        // It was restarted after it had received the first half.
+        assert!(!keeps(250, owing(Owes::Missing, 200)));
     }
 
     #[test]

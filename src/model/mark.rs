@@ -5,7 +5,7 @@
 //! that `redis-cli GET tandem:from:singapore` answers a person too:
 //!
 //! `1 i=<instance> n=<batch> at=<epoch>/<offset> hlc=<stamp> low=<epoch>/<offset> base=<epoch>
-//! home=<epoch> owes=<0|1> [copy=<epoch>/<offset>/<next entry>/<o|k>] [part=<database>] seen=<site>:<epoch>/<offset>,…`
+//! home=<epoch> owes=<0|1|2> [copy=<epoch>/<offset>/<next entry>/<o|k>] [part=<database>] seen=<site>:<epoch>/<offset>,…`
 
 use std::fmt;
 use std::str::FromStr;
@@ -77,16 +77,51 @@ pub struct Mark {
     /// The epoch of the origin in which the data here was last made whole: by a copy, or because
     /// the origin was empty when that epoch began. Zero: never.
     pub base: Epoch,
-    /// Our own epoch at that time.
+    /// Our own epoch at that time, or when the copy under way was begun.
     pub home: Epoch,
-    /// Whether this site owes the origin a copy: the second half of a merge.
-    pub owes: bool,
+    /// What of a copy this site owes the origin: the second half of a merge.
+    pub owes: Owes,
     /// A copy from the origin that is under way.
     pub copy: Option<CopyProgress>,
     /// The database in which a large value is being put together, under [`part_key`].
     pub part: Option<u32>,
     /// What the origin had seen, per site, when it made the last record applied.
     pub seen: Seen,
+}
+
+/// What a site owes the origin of a copy that it has received.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum Owes {
+    /// Nothing.
+    #[default]
+    Nothing,
+    /// The keys that the origin lacks: what both have is equal.
+    Missing,
+    /// Everything: after keys had been copied, a history began here with writes that nobody has
+    /// read, so what both have may differ.
+    All,
+}
+
+impl Owes {
+    /// Whether it owes a copy.
+    #[must_use]
+    pub const fn any(self) -> bool {
+        !matches!(self, Self::Nothing)
+    }
+
+    const fn number(self) -> u8 {
+        match self {
+            Self::Nothing => 0,
+            Self::Missing => 1,
+            Self::All => 2,
+        }
+    }
+
+    fn parse(text: &str) -> Option<Self> {
+        let all = [Self::Nothing, Self::Missing, Self::All];
+        let number = number::<u8>(text)?;
+        all.into_iter().find(|owes| owes.number() == number)
+    }
 }
 
 /// How far a copy has come, kept in the mark with the data that it brought.
@@ -176,7 +211,7 @@ impl Mark {
             low: words.required("low", number)?,
             base: Epoch(words.required("base", number)?),
             home: Epoch(words.required("home", number)?),
-            owes: words.required("owes", number::<u8>)? != 0,
+            owes: words.required("owes", Owes::parse)?,
             copy: words.optional("copy", number)?,
             part: words.optional("part", number)?,
             seen: words.required("seen", number)?,
@@ -196,7 +231,7 @@ impl fmt::Display for Mark {
             self.low,
             self.base,
             self.home,
-            u8::from(self.owes),
+            self.owes.number(),
         )?;
         if let Some(copy) = &self.copy {
             write!(f, " copy={copy}")?;
@@ -298,7 +333,7 @@ mod tests {
             low: Cursor::ZERO,
             base: Epoch(3),
             home: Epoch(4),
-            owes: true,
+            owes: Owes::All,
             copy: Some(CopyProgress {
                 snapshot: at,
                 next: 5,
@@ -317,6 +352,10 @@ mod tests {
                 part,
                 ..mark()
             };
+            assert_eq!(Mark::parse(mark.to_string().as_bytes()).unwrap(), mark);
+        }
+        for owes in [Owes::Nothing, Owes::Missing, Owes::All] {
+            let mark = Mark { owes, ..mark() };
             assert_eq!(Mark::parse(mark.to_string().as_bytes()).unwrap(), mark);
         }
         let mark = Mark {
@@ -342,7 +381,8 @@ mod tests {
             "1",
             "1 i=zz",
             &text.replace(" n=9", ""),
-            &text.replace("owes=1", "owes=x"),
+            &text.replace("owes=2", "owes=x"),
+            &text.replace("owes=2", "owes=3"),
         ] {
             assert!(Mark::parse(bad.as_bytes()).is_err(), "{bad}");
         }

@@ -11,7 +11,7 @@ mod site;
 
 pub use self::hlc::{Clock, Hlc, MAX_DRIFT};
 pub use self::mark::{
-    CopyProgress, FENCE_PREFIX, MARK_PREFIX, Mark, MarkError, OWED_PREFIX, RESERVED_PREFIX,
+    CopyProgress, FENCE_PREFIX, MARK_PREFIX, Mark, MarkError, OWED_PREFIX, Owes, RESERVED_PREFIX,
     SELF_KEY, SelfMark, fence_key, is_reserved, mark_key, owed_key, part_key,
 };
 pub use self::pattern::{Pattern, PatternError};

@@ -108,7 +108,9 @@ impl Error {
             Self::Copy(fullsync::Error::KeepInterrupted) => Some(Stop {
                 reason: "copy_impossible".to_owned(),
                 detail: self.to_string(),
-                remedy: "set existing = \"overwrite\" at both sites, or empty the receiver"
+                remedy: "set [sync] existing to overwrite at both sites and restart both; or stop \
+                         the receiver's sidecar, empty its Redis, delete its journal directory \
+                         and start it"
                     .to_owned(),
             }),
             Self::Redis(error) | Self::Apply(apply::Error::Redis(error)) => refusal(error),

@@ -15,7 +15,7 @@ use crate::apply::{self, Applied, Begin, Debts, Outlet};
 use crate::fullsync::{Answerer, Copier, Gate, Insert, Prepared, Request};
 use crate::intake::Shared;
 use crate::link::{self, Ack, Copy, Flow, Hello, Message, Plan, Reader, Writer};
-use crate::model::{Cursor, Epoch, SiteId};
+use crate::model::{Cursor, Epoch, Owes, SiteId};
 use crate::progress::Progress;
 use crate::redis::Info;
 use crate::status::{CopyStatus, PeerBoard, PeerState};
@@ -396,15 +396,15 @@ async fn copy(
             Some(prepared) => prepared,
             None => {
                 // What we still want of the peer must have come before we send what we have.
-                loop {
+                let owes = loop {
                     let now = *applied.borrow_and_update();
-                    if now.owes && !now.copying && copier.debts.is_empty() {
-                        break;
+                    if now.owes.any() && !now.copying && copier.debts.is_empty() {
+                        break now.owes;
                     }
                     applied.changed().await.map_err(|_| Error::Stopping)?;
-                }
+                };
                 let copy = Copy {
-                    keep: back_keeps,
+                    keep: back_keeps && owes != Owes::All,
                     back: false,
                     resume: None,
                 };
@@ -426,7 +426,7 @@ async fn copy(
             .await
             .map_err(|_| Error::Stopping)?;
         applied
-            .wait_for(|a| !a.owes)
+            .wait_for(|a| !a.owes.any())
             .await
             .map_err(|_| Error::Stopping)?;
     }
@@ -514,7 +514,7 @@ impl Session {
 
     fn refresh(&self, outgoing: &Outgoing, copy_ahead: bool, inputs: &Inputs) {
         let (applied, heard) = (*inputs.applied.borrow(), *inputs.heard.borrow());
-        let whole = applied.whole && !applied.owes && !copy_ahead;
+        let whole = applied.whole && !applied.owes.any() && !copy_ahead;
         let idle = self.pending.load(Ordering::Acquire) == 0;
         let paid = self.debts.is_empty() && heard.ack.owed == 0;
         let mut board = self.board.lock();

@@ -6,7 +6,9 @@ use std::time::{Duration, Instant};
 
 use crate::harness::compare::differences;
 use crate::harness::load::{self, Load};
-use crate::harness::{FaultProxy, Interposer, Server, Tap, Verdict, patience, wait_for};
+use crate::harness::{
+    FaultProxy, Interposer, Server, Tap, Verdict, patience, wait_for, wait_until,
+};
 
 #[test]
 fn the_compare_sees_every_kind_of_difference() {
@@ -167,4 +169,19 @@ fn a_server_keeps_its_promise_to_the_load_when_it_is_killed() {
     server.client().run("RPOP list:a");
     let judged = std::panic::catch_unwind(|| load::check(&tallies, &mut server.client()));
     assert!(judged.is_err());
+}
+
+#[test]
+fn a_server_that_dies_is_named_at_once_with_the_end_of_its_log() {
+    let server = Server::start(&[]);
+    let mut client = server.client();
+    drop(client.try_run("DEBUG SEGFAULT"));
+    let said = wait_until("the death to be noticed", patience(30), || {
+        let looked = std::panic::catch_unwind(|| server.expect_alive());
+        let death = looked.err().ok_or("it is alive")?;
+        Ok(*death.downcast::<String>().expect("a text"))
+    });
+    assert!(said.contains("has ended"), "{said}");
+    assert!(said.contains("crashed by signal"), "{said}");
+    assert!(said.contains(&server.port().to_string()), "{said}");
 }

@@ -32,6 +32,8 @@ mod initial;
 #[cfg(test)]
 mod large;
 #[cfg(test)]
+mod interrupted;
+#[cfg(test)]
 mod resume;
 #[cfg(test)]
 mod disk;
@@ -47,3 +49,5 @@ mod versions;
 mod conformance;
 #[cfg(test)]
 mod rebuild;
+#[cfg(test)]
+mod foreign;

@@ -6,7 +6,7 @@ use std::time::Duration;
 use redis::{Cmd, RedisResult, Value};
 
 use super::case::{Case, Names};
-use crate::harness::client::words;
+use crate::harness::client::{was_refused, words};
 use crate::harness::wait::let_pass;
 use crate::harness::{Client, Site, patience, wait_for};
 
@@ -58,6 +58,9 @@ impl Performer<'_> {
             return;
         }
         let result = command(&line, &self.reply).query(client.connection());
+        if result.as_ref().is_err_and(|error| !was_refused(error)) {
+            self.site.server.expect_alive();
+        }
         match (result, sign) {
             (Ok(value), "!") => self.wrong.push(format!("{line}: answered {value:?}")),
             (Ok(Value::BulkString(bytes)), _) => self.reply = bytes,

@@ -18,7 +18,13 @@ pub(crate) struct Client {
 impl Client {
     /// Connects, waiting while the server starts or loads.
     pub(crate) fn connect(port: u16) -> Self {
+        Self::connect_while(port, || {})
+    }
+
+    /// Connects, waiting while the server starts or loads; looks before each attempt.
+    pub(crate) fn connect_while(port: u16, look: impl Fn()) -> Self {
         wait_until("a Redis to answer", patience(20), || {
+            look();
             let mut client = Self::try_connect(port).map_err(|e| e.to_string())?;
             client.try_run("PING").map_err(|e| e.to_string())?;
             Ok(client)

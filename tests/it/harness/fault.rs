@@ -15,7 +15,7 @@ use super::ports::free_port;
 const LOOK: Duration = Duration::from_millis(5);
 /// The most that is read at once.
 const CHUNK: usize = 64 * 1024;
-/// No limit, for [`Lane::remaining`].
+/// No limit, for [`Lane::remaining`] and [`Lane::granted`].
 const UNLIMITED: i64 = -1;
 
 /// What one direction does with bytes.
@@ -38,6 +38,8 @@ pub(crate) struct Lane {
     rate: AtomicU64,
     /// After so many more bytes the connection is closed.
     remaining: AtomicI64,
+    /// So many more bytes pass until more are granted.
+    granted: AtomicI64,
     /// The next byte that passes is another one on arrival.
     flips: AtomicBool,
 }
@@ -49,6 +51,7 @@ impl Lane {
             delay_ms: AtomicU64::new(0),
             rate: AtomicU64::new(0),
             remaining: AtomicI64::new(UNLIMITED),
+            granted: AtomicI64::new(UNLIMITED),
             flips: AtomicBool::new(false),
         }
     }
@@ -80,6 +83,19 @@ impl Lane {
         self.remaining.store(bytes, Ordering::SeqCst);
     }
 
+    /// Lets so many more bytes pass, and then nothing until it is called again: what is behind the
+    /// wire goes at the speed of the test, whatever the machine's is.
+    pub(crate) fn grant(&self, bytes: u64) {
+        let bytes = i64::try_from(bytes).expect("a length");
+        let left = self.granted.load(Ordering::SeqCst).max(0);
+        self.granted.store(left + bytes, Ordering::SeqCst);
+    }
+
+    /// Whether all that was granted has passed.
+    pub(crate) fn is_used_up(&self) -> bool {
+        self.granted.load(Ordering::SeqCst) == 0
+    }
+
     /// Changes one byte of the next portion.
     pub(crate) fn flip_a_byte(&self) {
         self.flips.store(true, Ordering::SeqCst);
@@ -91,6 +107,19 @@ impl Lane {
         self.delay(Duration::ZERO);
         self.throttle(0);
         self.remaining.store(UNLIMITED, Ordering::SeqCst);
+        self.granted.store(UNLIMITED, Ordering::SeqCst);
+    }
+
+    /// Takes note of what has passed.
+    fn spend(&self, written: usize) {
+        let written = i64::try_from(written).expect("a length");
+        for limit in [&self.remaining, &self.granted] {
+            let spend = |left: i64| (left >= 0).then(|| (left - written).max(0));
+            // Without a limit there is nothing to note.
+            limit
+                .fetch_update(Ordering::SeqCst, Ordering::SeqCst, spend)
+                .ok();
+        }
     }
 
     fn is(&self, mode: Mode) -> bool {
@@ -293,6 +322,11 @@ fn deliver(mut to: &TcpStream, bytes: &[u8], lane: &Lane, alive: &dyn Fn() -> bo
         }
         let rate = lane.rate.load(Ordering::SeqCst);
         let remaining = lane.remaining.load(Ordering::SeqCst);
+        let granted = lane.granted.load(Ordering::SeqCst);
+        if granted == 0 {
+            thread::sleep(LOOK);
+            continue;
+        }
         let mut count = left.len();
         if rate > 0 {
             // Twenty portions a second.
@@ -300,6 +334,9 @@ fn deliver(mut to: &TcpStream, bytes: &[u8], lane: &Lane, alive: &dyn Fn() -> bo
         }
         if remaining >= 0 {
             count = count.min(usize::try_from(remaining).expect("a length"));
+        }
+        if granted > 0 {
+            count = count.min(usize::try_from(granted).expect("a length"));
         }
         if count == 0 {
             // The fault happens once; the next connection is whole.
@@ -312,10 +349,7 @@ fn deliver(mut to: &TcpStream, bytes: &[u8], lane: &Lane, alive: &dyn Fn() -> bo
             Err(_) => return false,
         };
         left = &left[written..];
-        if remaining >= 0 {
-            let used = i64::try_from(written).expect("a length");
-            lane.remaining.fetch_sub(used, Ordering::SeqCst);
-        }
+        lane.spend(written);
         if rate > 0 {
             let share = Duration::from_secs_f64(written as f64 / rate as f64);
             thread::sleep(share);

@@ -1,7 +1,7 @@
 //! A real Redis or Valkey server, unmodified, as a child on a loopback port.
 
 use std::env;
-use std::fs;
+use std::fs::{self, File};
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, ExitStatus, Stdio};
 use std::thread;
@@ -65,9 +65,50 @@ impl Server {
         self.port
     }
 
-    /// A new client of it.
+    /// A new client of it, which must be alive, unless the test has killed it and will start it
+    /// again.
     pub(crate) fn client(&self) -> Client {
-        Client::connect(self.port)
+        Client::connect_while(self.port, || self.expect_alive())
+    }
+
+    /// Fails at once, with the end of its log, when it has died though no test told it to.
+    pub(crate) fn expect_alive(&self) {
+        if let Some(how) = self.collapse() {
+            let name = self.binary.display();
+            panic!(
+                "the server {name} on port {} {how}; it said:\n{}\n{}",
+                self.port,
+                tail(&self.dir.path().join(STDERR), 20),
+                self.last_words()
+            );
+        }
+    }
+
+    /// The beginning of its report of a crash, which is long, or else the end of its log.
+    fn last_words(&self) -> String {
+        let log = self.log_tail(usize::MAX);
+        let report = log.find("BUG REPORT START").map(|at| log.split_at(at).1);
+        report.map_or_else(
+            || self.log_tail(40),
+            |report| report.lines().take(40).collect::<Vec<_>>().join("\n"),
+        )
+    }
+
+    /// How it came to an end that nobody asked for.
+    fn collapse(&self) -> Option<&'static str> {
+        let pid = self.child.as_ref()?.id();
+        // Its state stands behind its name, which is in brackets.
+        let stat = fs::read_to_string(format!("/proc/{pid}/stat")).unwrap_or_default();
+        let state = stat.rsplit_once(") ").map(|(_, rest)| rest);
+        if state.is_none_or(|s| s.starts_with(['Z', 'X'])) {
+            return Some("has ended");
+        }
+        // What allocators say before they abort. The server's report of a crash allocates, too, and
+        // then it may hang for ever.
+        let said = tail(&self.dir.path().join(STDERR), 20);
+        let broken = ["corrupted", "invalid", "free()", "malloc"];
+        let aborts = broken.iter().any(|word| said.contains(word));
+        aborts.then_some("has corrupted its memory")
     }
 
     /// SIGKILL.
@@ -113,7 +154,7 @@ impl Server {
             .args(["--logfile", "server.log"])
             .stdin(Stdio::null())
             .stdout(Stdio::null())
-            .stderr(Stdio::null());
+            .stderr(File::create(self.dir.path().join(STDERR)).expect("a file"));
         for option in &self.options {
             let args = words(option).into_iter();
             command.args(args.map(|arg| String::from_utf8(arg).expect("text")));
@@ -160,6 +201,9 @@ pub(crate) fn keep_after_failure(dir: &mut TempDir, of: &str) {
         println!("--- the directory of {of}: {}", dir.path().display());
     }
 }
+
+/// Where a server leaves what does not go to its log.
+const STDERR: &str = "server.err";
 
 /// What every server of the tests starts with; a later option of the same name wins.
 const DEFAULTS: &[&str] = &[
