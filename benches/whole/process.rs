@@ -18,7 +18,7 @@ use crate::wire::Wire;
 /// How long a process may take to answer.
 const START: Duration = Duration::from_secs(20);
 /// Between two looks.
-const LOOK: Duration = Duration::from_millis(5);
+const LOOK: Duration = Duration::from_millis(20);
 
 /// The options of every server, native or not: nothing is saved, a snapshot waits for nobody, and
 /// no link that is away for a while loses its place.
