@@ -45,7 +45,7 @@ impl Pair {
     pub(crate) fn start(programs: &Programs, arm: Arm) -> Result<Self> {
         let mut pair = Self::apart(programs)?;
         pair.join(programs, arm)?;
-        pair.flows(arm)?;
+        pair.flows()?;
         Ok(pair)
     }
 
@@ -58,7 +58,7 @@ impl Pair {
         };
         pair.proxy = Some(Proxy::to(target, delay)?);
         pair.join(programs, arm)?;
-        pair.flows(arm)?;
+        pair.flows()?;
         Ok(pair)
     }
 
@@ -104,13 +104,15 @@ impl Pair {
         wait("the sidecars", PATIENCE, || self.is_joined())
     }
 
-    /// A server keeps its stream back until the replica has acknowledged the snapshot, which it
-    /// does up to a second after its link is up. That second belongs to no load.
-    fn flows(&self, arm: Arm) -> Result<()> {
-        let mut near = self.near.wire()?;
-        wait("the replica's first acknowledgement", PATIENCE, || {
-            let replica = near.info("replication", "slave0");
-            Ok(arm == Arm::Tandem || replica?.contains("state=online"))
+    /// A server keeps its stream back until the replica has acknowledged the snapshot, up to a
+    /// second after it calls the link up and the replica online. That second belongs to no load:
+    /// a first write has to arrive.
+    fn flows(&self) -> Result<()> {
+        let ready = "bench:ready";
+        self.near.wire()?.ask(&["SET", ready, "1"])?;
+        let mut far = self.far.wire()?;
+        wait("the first write", PATIENCE, || {
+            Ok(far.ask(&["EXISTS", ready])? == "1")
         })
     }
 
