@@ -7,17 +7,20 @@
 #   make deny          licences, sources and advisories of all crates, with cargo-deny
 #   make test-matrix   the integration tests against ten versions of Redis and Valkey, and every
 #                      command between every two of them: writes docs/compatibility.md
+#   make bench         speed, cost and memory beside a native replica, with the installed server:
+#                      writes docs/performance.md; BENCH_ARGS="--quick" is a smoke run
 #
 # make demo and make test install what is missing with apt-get: gcc, certificates, redis-server.
 
 DEMO_SECONDS ?= 20
 DEMO_PROFILE ?= release
 DEMO_ARGS ?=
+BENCH_ARGS ?=
 SERVERS ?= $(CURDIR)/target/servers
 # What make deny checks. Advisories are read from GitHub: leave them out where that is out of reach.
 DENY ?= advisories bans licenses sources
 
-.PHONY: demo test lint docs deny test-matrix ensure
+.PHONY: demo test lint docs deny test-matrix bench ensure
 
 demo: ensure
 	cargo run --locked --profile $(DEMO_PROFILE) -- demo --seconds $(DEMO_SECONDS) $(DEMO_ARGS)
@@ -43,6 +46,9 @@ test-matrix: ensure
 	mkdir -p docs
 	TANDEM_SERVERS=$(SERVERS) TANDEM_MATRIX=$(CURDIR)/docs/compatibility.md \
 	  cargo test --release --locked --test it conformance::every_pair -- --nocapture
+
+bench: ensure
+	cargo bench --locked --bench whole -- $(BENCH_ARGS)
 
 ensure:
 	@tests/servers/ensure.sh

@@ -73,7 +73,7 @@ const MAY_IMPORT: &[(&str, &[&str])] = &[
 /// Only for those that put the parts together.
 const ANY: &[&str] = &["*"];
 
-/// The longest file of `src`, in lines: what a reader can hold in mind.
+/// The longest file of `src` and `benches`, in lines: what a reader can hold in mind.
 const MAX_LINES: usize = 600;
 
 /// Names that say nothing, and so attract everything.
@@ -166,7 +166,7 @@ fn the_allowed_imports_have_no_circle() {
 
 #[test]
 fn files_are_short() {
-    let all = files("src").into_iter();
+    let all = files("src").into_iter().chain(files("benches"));
     let long = all.map(|file| (file.text.lines().count(), file.path));
     let long: Vec<_> = long.filter(|(lines, _)| *lines > MAX_LINES).collect();
     assert!(long.is_empty(), "more than {MAX_LINES} lines: {long:?}");
@@ -182,7 +182,7 @@ fn nothing_is_left_over() {
         ["#[ig", "nore"].concat(),
     ];
     let mut found = Vec::new();
-    for file in files("src").into_iter().chain(files("tests")) {
+    for file in ["src", "tests", "benches"].into_iter().flat_map(files) {
         for (number, line) in file.code() {
             let bad = leftovers.iter().filter(|l| line.contains(l.as_str()));
             found.extend(bad.map(|l| format!("{}:{number}: {l}", file.path)));
@@ -197,7 +197,7 @@ fn names_say_something() {
         let mut parts = path.split('/');
         parts.any(|part| VAGUE.contains(&part.trim_end_matches(".rs")))
     };
-    let all = files("src").into_iter().chain(files("tests"));
+    let all = ["src", "tests", "benches"].into_iter().flat_map(files);
     let found: Vec<String> = all.map(|f| f.path).filter(|p| vague(p)).collect();
     assert!(found.is_empty(), "{found:?}");
 }
