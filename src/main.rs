@@ -64,9 +64,11 @@ fn done(exit: Exit) -> Result<(), Exit> {
     }
 }
 
-/// Runs a future on a runtime of its own.
+/// Runs a future on a runtime of its own, in this thread: handing a batch from thread to thread costs
+/// more than all that is done with it. Files are read and forced elsewhere, and so is the admin
+/// interface.
 fn block_on(future: impl Future<Output = Result<(), Exit>>) -> Result<Result<(), Exit>, Exit> {
-    let runtime = tokio::runtime::Builder::new_multi_thread()
+    let runtime = tokio::runtime::Builder::new_current_thread()
         .enable_all()
         .build();
     match runtime {

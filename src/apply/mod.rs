@@ -423,7 +423,10 @@ impl Applier {
             owes: mark.owes,
             whole: mark.copy.is_none() && mark.base == self.base,
         };
-        outlet.applied.send_replace(applied);
+        // Whoever waits for it is woken by what is new, and by nothing else.
+        outlet
+            .applied
+            .send_if_modified(|known| std::mem::replace(known, applied) != applied);
         let mut board = self.board.lock();
         board.committed_offset = mark.at.offset.0;
         board.states_owed = self.debts.len() as u64;

@@ -5,7 +5,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 
 use tokio::sync::{mpsc, watch};
-use tokio::time::{Duration, Instant, MissedTickBehavior, interval};
+use tokio::time::{Duration, Instant, MissedTickBehavior, interval, sleep_until};
 use tokio_util::sync::CancellationToken;
 use tracing::info;
 
@@ -22,6 +22,9 @@ use crate::status::{CopyStatus, PeerBoard, PeerState};
 
 /// How often the peer hears from us, whatever else happens.
 const HEARTBEAT: Duration = Duration::from_secs(1);
+/// How long an acknowledgement may wait for the next: at high rates each transaction would cost both
+/// sides a message. What waits for it is room in the journal, and a person who looks at the status.
+const ACK_GATHER: Duration = Duration::from_millis(5);
 /// How often the status is made up where no event does it.
 const REFRESH: Duration = Duration::from_millis(100);
 /// Messages between the parts of a session.
@@ -285,6 +288,37 @@ struct Inputs {
     progress: watch::Receiver<Progress>,
 }
 
+/// When the peer is told how far we are.
+struct Acks {
+    last: Option<Ack>,
+    is_due: bool,
+    not_before: Instant,
+}
+
+impl Default for Acks {
+    fn default() -> Self {
+        Self {
+            last: None,
+            is_due: false,
+            not_before: Instant::now(),
+        }
+    }
+}
+
+impl Acks {
+    /// What is to be told now, if it is anything new.
+    fn take(&mut self, now: impl FnOnce() -> Ack) -> Option<Ack> {
+        if !self.is_due || Instant::now() < self.not_before {
+            return None;
+        }
+        self.is_due = false;
+        let ack = Some(now()).filter(|ack| self.last != Some(*ack))?;
+        self.last = Some(ack);
+        self.not_before = Instant::now() + ACK_GATHER;
+        Some(ack)
+    }
+}
+
 /// From the journal, and the others, to the peer.
 async fn write(
     session: &Session,
@@ -298,6 +332,7 @@ async fn write(
     let mut refresh = interval(REFRESH);
     refresh.set_missed_tick_behavior(MissedTickBehavior::Delay);
     let mut copies_heard = 0;
+    let mut acks = Acks::default();
     let mut questions = Vec::new();
     loop {
         let copying = outgoing.is_copying();
@@ -323,15 +358,16 @@ async fn write(
                 question @ Message::Owe { .. } => questions.push(question),
                 Message::Copied => {
                     // What was refused in the copy is known before it counts as complete.
-                    writer.push(&session.ack(&inputs));
+                    writer.push(&Message::Ack(session.ack(&inputs)));
                     writer.push(&Message::Copied);
                 }
                 other => writer.push(&other),
             },
             changed = inputs.applied.changed() => {
                 changed.map_err(|_| Error::Stopping)?;
-                writer.push(&session.ack(&inputs));
+                acks.is_due = true;
             }
+            () = sleep_until(acks.not_before), if acks.is_due => {}
             changed = inputs.heard.changed() => {
                 changed.map_err(|_| Error::Stopping)?;
                 let heard = *inputs.heard.borrow();
@@ -346,11 +382,14 @@ async fn write(
                 }
             }
             _ = heartbeat.tick() => {
-                writer.push(&session.ack(&inputs));
-                let millis = u64::try_from(session.started.elapsed().as_micros()).unwrap_or(0);
-                writer.push(&Message::Ping(millis));
+                writer.push(&Message::Ack(session.ack(&inputs)));
+                writer.push(&session.ping());
             }
-            _ = refresh.tick() => {}
+            // What else an acknowledgement says: what has come back, what is owed.
+            _ = refresh.tick() => acks.is_due = true,
+        }
+        if let Some(ack) = acks.take(|| session.ack(&inputs)) {
+            writer.push(&Message::Ack(ack));
         }
         push_questions(&mut questions, session, &mut outgoing, &mut writer).await?;
         if writer.pending() > 0 {
@@ -481,19 +520,24 @@ impl Session {
         board.acknowledged_offset = ack.received.offset.0;
     }
 
+    /// The answer tells how long the way there and back takes.
+    fn ping(&self) -> Message {
+        Message::Ping(u64::try_from(self.started.elapsed().as_micros()).unwrap_or(0))
+    }
+
     fn on_pong(&self, sent: u64) {
         let now = u64::try_from(self.started.elapsed().as_micros()).unwrap_or(0);
         let trip = Duration::from_micros(now.saturating_sub(sent));
         self.board.lock().round_trip_seconds = Some(trip.as_secs_f64());
     }
 
-    fn ack(&self, inputs: &Inputs) -> Message {
-        Message::Ack(Ack {
+    fn ack(&self, inputs: &Inputs) -> Ack {
+        Ack {
             received: inputs.heard.borrow().received,
             applied: inputs.applied.borrow().at,
             seen: self.gate.seen(&inputs.progress.borrow()),
             owed: self.debts.len() as u64,
-        })
+        }
     }
 
     fn show_begin(&self, bytes: u64) {
