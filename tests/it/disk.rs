@@ -129,7 +129,8 @@ fn a_full_disk_delays_and_loses_nothing() {
     }
     b.run("SET later:b 1");
     arrives(&mut a, "later:b");
-    let grown = sidecar.peak_memory_kib() - before;
+    // The kernel's counts are not exact to the page.
+    let grown = sidecar.peak_memory_kib().saturating_sub(before);
     assert!(grown < 16 * 1024, "it grew by {grown} KiB");
     assert_eq!(b.ask::<u64>("EXISTS waiting:0 waiting:99"), 0);
 

@@ -164,7 +164,7 @@ const FORMS: &[(Since, Since, &[&str])] = &[
     ),
     (
         R60,
-        R60,
+        R50,
         &[
             // Redis 5.0 tells its replicas SET, which takes the time to live away: they differ too.
             "INCRBYFLOAT {s} {f}",
@@ -174,7 +174,7 @@ const FORMS: &[(Since, Since, &[&str])] = &[
     ),
     (
         R62,
-        R62,
+        R50,
         &[
             "SET {s} {v} GET",
             "SET {s} {v} EXAT {at}",
@@ -204,7 +204,7 @@ const FORMS: &[(Since, Since, &[&str])] = &[
     ),
     (
         R70,
-        R70,
+        R50,
         &[
             "EXPIRE {k} {sec} NX",
             "EXPIRE {k} {sec} GT",
@@ -214,11 +214,14 @@ const FORMS: &[(Since, Since, &[&str])] = &[
             "LMPOP 2 {l} {l} LEFT COUNT {n}",
             "ZMPOP 2 {z} {z} MAX COUNT {n}",
             "XADD {x} 7-* {m} {v}",
-            // Of entries that are pending and deleted, servers from 7.0 forget and older ones keep,
-            // and neither says so.
-            "XCLAIM {x} g d 0 {id}",
-            "XAUTOCLAIM {x} g e 0 0 COUNT {n}",
         ],
+    ),
+    // Of entries that are pending and deleted, servers from 7.0 forget and older ones keep, and
+    // neither says so.
+    (
+        R70,
+        R70,
+        &["XCLAIM {x} g d 0 {id}", "XAUTOCLAIM {x} g e 0 0 COUNT {n}"],
     ),
     (
         FIELD_TTL,
@@ -260,7 +263,7 @@ fn forms(origin: &Product, target: &Product) -> Vec<&'static str> {
     FORMS
         .iter()
         .filter(|(since, _, _)| since.knows(origin))
-        .filter(|(_, needs, _)| *needs != FIELD_TTL || needs.knows(target))
+        .filter(|(_, needs, _)| needs.knows(target))
         .flat_map(|(_, _, forms)| forms.iter().copied())
         .collect()
 }
