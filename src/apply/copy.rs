@@ -5,14 +5,15 @@ use std::time::Instant;
 use tokio_util::sync::CancellationToken;
 use tracing::info;
 
+use super::fresh::Flying;
 use super::guard::Rules;
 use super::{Applier, Error, Outlet};
-use crate::link::{CopyBegin, CopyStates, Message, OwedStates};
+use crate::link::{self, CopyBegin, CopyStates, Message, OwedStates, State};
 use crate::model::{CopyProgress, Mark, Owes};
 use crate::status::CopyStatus;
 
 impl Applier {
-    /// Everything but records.
+    /// Everything but records and the states of a copy.
     pub(super) async fn on_message(
         &mut self,
         message: Message,
@@ -21,7 +22,6 @@ impl Applier {
     ) -> Result<(), Error> {
         match message {
             Message::CopyBegin(begin) => self.on_copy_begin(&begin, stop).await,
-            Message::CopyStates(states) => self.on_copy_states(&states, stop).await,
             Message::CopyEnd(entries) => self.on_copy_end(entries, outlet, stop).await,
             Message::OwedStates(owed) => self.on_owed_states(owed, stop).await,
             // The peer has got all of our copy: nothing is owed any more.
@@ -48,7 +48,7 @@ impl Applier {
         begin: &CopyBegin,
         stop: &CancellationToken,
     ) -> Result<(), Error> {
-        let mark = self.marked()?;
+        let mut mark = self.marked()?;
         let snapshot = begin.at;
         let known = mark
             .copy
@@ -56,6 +56,11 @@ impl Applier {
         let (copy, home) = match (known, begin.first) {
             (Some(copy), _) => (copy, mark.home),
             (None, 0) => {
+                // Another one was not completed: see `fresh`.
+                if mark.copy.is_some() {
+                    self.owes_back = true;
+                    mark.owes = mark.owes.max(Owes::Missing);
+                }
                 let copy = CopyProgress {
                     snapshot,
                     next: 0,
@@ -91,35 +96,84 @@ impl Applier {
         .map(drop)
     }
 
-    async fn on_copy_states(
+    /// Takes the states of a copy, and those that wait behind them. What comes then that is something
+    /// else is handed back; `held` counts the messages.
+    pub(super) async fn on_copy_states(
+        &mut self,
+        first: CopyStates,
+        work: &mut link::Receiver,
+        held: &mut usize,
+        stop: &CancellationToken,
+    ) -> Result<Option<link::Waiting>, Error> {
+        let (mut states, mut flying) = (first, Flying::default());
+        loop {
+            let copy = self.marked()?.copy.map(|c| flying.next().unwrap_or(c.next));
+            if copy != Some(states.first) {
+                return Err(Error::Unexpected("a part of a copy"));
+            }
+            if self.may_fly(&states) {
+                self.launch(states, &mut flying, stop).await?;
+            } else {
+                self.land_all(&mut flying, stop).await?;
+                self.on_grounded(&states, stop).await?;
+            }
+            if flying.is_full() {
+                self.land(&mut flying, stop).await?;
+            }
+            states = match work.try_recv() {
+                Ok(link::Waiting {
+                    message: Message::CopyStates(next),
+                    ..
+                }) => {
+                    *held += 1;
+                    next
+                }
+                other => {
+                    self.land_all(&mut flying, stop).await?;
+                    return Ok(other.ok());
+                }
+            };
+        }
+    }
+
+    /// States that the guard takes at once, or a part of a large value.
+    async fn on_grounded(
         &mut self,
         states: &CopyStates,
         stop: &CancellationToken,
     ) -> Result<(), Error> {
-        let mark = self.marked()?;
-        let copy = mark.copy.filter(|c| c.next == states.first);
-        let mut copy = copy.ok_or(Error::Unexpected("a part of a copy"))?;
-        if !self.take_parts(&states.states, stop).await? {
-            self.show_progress(copy.next, states.bytes_done);
-            return Ok(());
+        let mut next = states.first;
+        if self.take_parts(&states.states, stop).await? {
+            next = states.end();
+            self.guard_copied(&states.states, next, stop).await?;
         }
-        copy.next += states.states.len() as u64;
+        self.show_progress(next, states.bytes_done);
+        Ok(())
+    }
+
+    /// The guard takes or refuses these; with that, the copy has come up to `next`.
+    pub(super) async fn guard_copied(
+        &mut self,
+        states: &[State],
+        next: u64,
+        stop: &CancellationToken,
+    ) -> Result<(), Error> {
+        let mark = self.marked()?;
+        let copy = mark.copy.ok_or(Error::Unexpected("a part of a copy"))?;
         let rules = Rules {
             seen: self.copy_seen,
             keep: copy.keep,
             rebase: false,
         };
         let mark = Mark {
-            copy: Some(copy),
+            copy: Some(CopyProgress { next, ..copy }),
             part: None,
-            ..self.marked()?
+            ..mark
         };
-        self.take_states(&states.states, rules, &mark, stop).await?;
-        self.show_progress(copy.next, states.bytes_done);
-        Ok(())
+        self.take_states(states, rules, &mark, stop).await
     }
 
-    fn show_progress(&self, entries: u64, bytes_done: u64) {
+    pub(super) fn show_progress(&self, entries: u64, bytes_done: u64) {
         let mut board = self.board.lock();
         if let Some(receiving) = &mut board.receiving
             && receiving.advance(entries, bytes_done, Instant::now())

@@ -8,6 +8,7 @@ mod batch;
 mod commit;
 mod copy;
 mod debts;
+mod fresh;
 mod guard;
 mod parts;
 mod rebase;
@@ -157,6 +158,8 @@ pub struct Applier {
     mark: Option<Mark>,
     /// A large value that is being put together.
     parts: Option<Parts>,
+    /// How many messages of a copy the guard takes at once: see [`fresh`].
+    grounded: u32,
     fence: u64,
     /// The count of removed marks up to which ours has been written again.
     marks_removed: u64,
@@ -195,6 +198,7 @@ impl Applier {
             writing: None,
             mark: None,
             parts: None,
+            grounded: 0,
             fence: 0,
             marks_removed: 0,
             base: Epoch(0),
@@ -297,6 +301,9 @@ impl Applier {
                 let more = match waiting.message {
                     Message::Records(records) => {
                         self.on_records(records, work, &mut held, stop).await?
+                    }
+                    Message::CopyStates(states) => {
+                        self.on_copy_states(states, work, &mut held, stop).await?
                     }
                     Message::Owe { after, .. } => {
                         held = 0;

@@ -3,7 +3,7 @@
 use crate::redis::put_command;
 
 /// A transaction as it is sent.
-#[derive(Debug)]
+#[derive(Debug, Default)]
 pub(super) struct Sealed {
     /// The bytes, MULTI to EXEC.
     pub bytes: Vec<u8>,

@@ -98,17 +98,26 @@ impl Writing {
     /// The connection broke; whether the transaction was executed is not known.
     pub(super) async fn execute(&mut self, sealed: &Sealed) -> Result<Outcome, Error> {
         self.connection.send(&sealed.bytes).await?;
-        let multi = self.connection.reply().await?;
-        let mut queued = Vec::with_capacity(sealed.count);
-        for _ in 0..sealed.count {
-            queued.push(self.connection.reply().await?);
-        }
-        let exec = self.connection.reply().await?;
-        let outcome = outcome(&multi, &queued, exec);
+        let outcome = self.outcome(sealed.count).await?;
         if matches!(outcome, Outcome::Done(_)) {
             self.db = sealed.db;
         }
         Ok(outcome)
+    }
+
+    /// Reads what became of a transaction of so many commands. Not cancel safe, as
+    /// [`execute`](Self::execute).
+    ///
+    /// # Errors
+    /// The connection broke; whether the transaction was executed is not known.
+    pub(super) async fn outcome(&mut self, commands: usize) -> Result<Outcome, Error> {
+        let multi = self.connection.reply().await?;
+        let mut queued = Vec::with_capacity(commands);
+        for _ in 0..commands {
+            queued.push(self.connection.reply().await?);
+        }
+        let exec = self.connection.reply().await?;
+        Ok(outcome(&multi, &queued, exec))
     }
 
     /// Sends commands and reads their replies.

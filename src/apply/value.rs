@@ -81,14 +81,7 @@ impl Form {
         sealed.select(state.db);
         match (self, &state.value) {
             (Self::Restore(stamped), Value::Dump(own)) => {
-                let payload = stamped.as_ref().unwrap_or(own);
-                let ttl = state.expire_at_ms.to_string();
-                let mut args: Vec<&[u8]> =
-                    vec![b"RESTORE", &state.key, ttl.as_bytes(), payload, b"REPLACE"];
-                if state.expire_at_ms != 0 {
-                    args.push(b"ABSTTL");
-                }
-                sealed.command(&args);
+                put_restore(sealed, state, stamped.as_ref().unwrap_or(own), true);
             }
             (Self::Rebuild(pieces, _), _) => {
                 sealed.command(&[b"DEL", &state.key]);
@@ -105,6 +98,19 @@ impl Form {
             _ => {}
         }
     }
+}
+
+/// Writes a state as this payload; without `replaces`, only where there is no such key.
+pub(super) fn put_restore(sealed: &mut Sealed, state: &State, payload: &[u8], replaces: bool) {
+    let ttl = state.expire_at_ms.to_string();
+    let mut args: Vec<&[u8]> = vec![b"RESTORE", &state.key, ttl.as_bytes(), payload];
+    if replaces {
+        args.push(b"REPLACE");
+    }
+    if state.expire_at_ms != 0 {
+        args.push(b"ABSTTL");
+    }
+    sealed.command(&args);
 }
 
 fn put_expiry(sealed: &mut Sealed, state: &State) {

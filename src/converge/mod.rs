@@ -191,6 +191,20 @@ impl Table {
         Arc::clone(&self.taking.0).acquire_owned().await.ok()
     }
 
+    /// The same, if nobody waits to enter a read.
+    #[must_use]
+    pub fn try_taking(&self) -> Option<OwnedSemaphorePermit> {
+        Arc::clone(&self.taking.0).try_acquire_owned().ok()
+    }
+
+    /// Whether a peer that had seen our history up to `seen` has seen every write and every read of
+    /// every key. False says nothing: some may still be remembered that it has seen.
+    #[must_use]
+    pub fn is_all_seen(&self, seen: Cursor) -> bool {
+        let all = *self.all.read().unwrap_or_else(PoisonError::into_inner);
+        self.writes.is_empty() && self.reads.is_empty() && all.written.max(all.copied.at()) <= seen
+    }
+
     /// Where the key was last written, or read to be sent, if a peer that had seen our history up
     /// to `seen` had not seen that.
     #[must_use]

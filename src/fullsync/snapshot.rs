@@ -20,8 +20,8 @@ use crate::rdb::{self, Place};
 use crate::redis::{self, Settings};
 use crate::replica::{self, PsyncReply, Replica, Snapshot, SnapshotError};
 
-/// The most keys in one part: the receiver watches them all at once.
-const PART_KEYS: usize = 128;
+/// The most keys in one part: the receiver writes, or watches, them all at once.
+const PART_KEYS: usize = 256;
 /// The most bytes in one part, but for a single larger value.
 const PART_BYTES: usize = 1 << 20;
 /// Parts read ahead.

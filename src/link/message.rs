@@ -138,6 +138,14 @@ pub struct CopyStates {
     pub states: Vec<State>,
 }
 
+impl CopyStates {
+    /// The number of the entry behind these.
+    #[must_use]
+    pub const fn end(&self) -> u64 {
+        self.first.saturating_add(self.states.len() as u64)
+    }
+}
+
 /// States asked for.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct OwedStates {

@@ -90,7 +90,7 @@ pub struct Mark {
 }
 
 /// What a site owes the origin of a copy that it has received.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord)]
 pub enum Owes {
     /// Nothing.
     #[default]
