@@ -22,7 +22,7 @@ use crate::link::Wire;
 use crate::model::{InstanceId, SELF_KEY, SiteId, fence_key, mark_key, owed_key, part_key};
 use crate::peer::{self, Incoming, Peer, filter};
 use crate::progress::{Deliveries, Progress};
-use crate::replica::Snapshot;
+use crate::replica::{Shelf, Snapshot};
 use crate::status::{Board, PeerState, PeerStatus};
 
 /// How long a graceful stop waits for the peers to have applied what was read. With what follows
@@ -114,6 +114,7 @@ impl App {
             table: Arc::new(Table::default()),
             catalog: Catalog::default(),
             deliveries: Deliveries::new(&names),
+            shelf: Arc::default(),
             board: Arc::clone(&board),
         };
         let reading = intake::Config {
@@ -197,6 +198,7 @@ impl App {
             shared,
             progress,
         } = keeper;
+        let shelf = Arc::clone(&shared.shelf);
         let keeping = keep_self_mark(
             config.site,
             instance,
@@ -227,13 +229,19 @@ impl App {
         // intake's last act is to tell Redis of everything that was read.
         work.cancel();
         reading.cancel();
-        tasks.close();
-        if timeout(END, tasks.wait()).await.is_err() {
-            warn!("some tasks did not end in time; the journal and the marks say where to go on");
-        }
+        end(&tasks, &shelf).await;
         tokio::task::spawn_blocking(move || admin.stop()).await.ok();
         info!("tandem ends");
         result
+    }
+}
+
+/// Waits until all tasks have ended, which were told to.
+async fn end(tasks: &TaskTracker, shelf: &Shelf) {
+    tasks.close();
+    let all = async { tokio::join!(tasks.wait(), shelf.end()) };
+    if timeout(END, all).await.is_err() {
+        warn!("some tasks did not end in time; the journal and the marks say where to go on");
     }
 }
 

@@ -112,9 +112,12 @@ pub struct CopyStatus {
     pub keys_done: u64,
     /// Bytes of the snapshot done.
     pub bytes_done: u64,
-    /// Bytes of the snapshot.
+    /// About how many keys there are.
+    #[serde(default)]
+    pub keys_total: u64,
+    /// Bytes of the snapshot; 0 while they are not known, because it is being taken.
     pub bytes_total: u64,
-    /// 0 to 100.
+    /// 0 to 100; by keys while the bytes are not known.
     pub percent: f64,
     /// Bytes of the snapshot a second, since the copy began or went on.
     #[serde(default)]
@@ -131,8 +134,8 @@ pub struct CopyStatus {
 #[derive(Clone, Copy, Debug, Default, PartialEq)]
 pub struct CopyClock {
     began: Option<Instant>,
-    /// Bytes that were done when it began: those of an earlier session.
-    skipped: Option<u64>,
+    /// Bytes and percent that were done when it began: those of an earlier session.
+    skipped: Option<(u64, f64)>,
     told: Option<Instant>,
 }
 
@@ -142,12 +145,12 @@ const TELL_PERIOD: Duration = Duration::from_secs(10);
 impl CopyStatus {
     /// A copy begins, or goes on.
     #[must_use]
-    pub fn begin(direction: &str, keys_done: u64, bytes_total: u64) -> Self {
+    pub fn begin(direction: &str, keys_done: u64, keys_total: u64) -> Self {
         let now = Instant::now();
         Self {
             direction: direction.to_owned(),
             keys_done,
-            bytes_total,
+            keys_total,
             clock: CopyClock {
                 began: Some(now),
                 skipped: None,
@@ -157,26 +160,35 @@ impl CopyStatus {
         }
     }
 
-    /// Takes note of how far it has come; whether it is time to say so in the log.
-    pub fn advance(&mut self, keys_done: u64, bytes_done: u64, now: Instant) -> bool {
+    /// Takes note of how far it has come, by keys, by bytes, and of how many bytes as far as that is
+    /// known; whether it is time to say so in the log.
+    pub fn advance(
+        &mut self,
+        keys_done: u64,
+        (bytes_done, total): (u64, u64),
+        now: Instant,
+    ) -> bool {
         #[expect(clippy::cast_precision_loss, reason = "a rate needs few digits")]
         let float = |n: u64| n as f64;
         self.keys_done = keys_done;
         self.bytes_done = bytes_done;
-        self.percent = (100.0 * float(bytes_done) / float(self.bytes_total.max(1))).min(100.0);
+        self.bytes_total = total;
+        let (done, all) = match total {
+            0 => (keys_done, self.keys_total),
+            total => (bytes_done, total),
+        };
+        self.percent = (100.0 * float(done) / float(all.max(1))).min(100.0);
         let (Some(began), Some(told)) = (self.clock.began, self.clock.told) else {
             return false;
         };
         // What an earlier session did comes at once with the first part.
-        let skipped = *self.clock.skipped.get_or_insert(bytes_done);
+        let skipped = *self.clock.skipped.get_or_insert((bytes_done, self.percent));
         let seconds = now.duration_since(began).as_secs_f64();
         if seconds > 0.1 {
-            self.bytes_per_second = float(bytes_done.saturating_sub(skipped)) / seconds;
+            self.bytes_per_second = float(bytes_done.saturating_sub(skipped.0)) / seconds;
         }
-        if self.bytes_per_second > 0.0 {
-            let left = float(self.bytes_total.saturating_sub(bytes_done));
-            self.seconds_left = Some(left / self.bytes_per_second);
-        }
+        let gained = self.percent - skipped.1;
+        self.seconds_left = (gained > 0.0).then(|| (100.0 - self.percent) * seconds / gained);
         let due = now.duration_since(told) >= TELL_PERIOD;
         if due {
             self.clock.told = Some(now);
@@ -188,12 +200,11 @@ impl CopyStatus {
 impl fmt::Display for CopyStatus {
     /// `25 %: 5 keys, 1.0 MiB of 4.0 MiB, 2.0 MiB/s, 2 s left`.
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let (done, total) = (Mebibytes(self.bytes_done), Mebibytes(self.bytes_total));
-        write!(
-            f,
-            "{:.0} %: {} keys, {done} of {total}",
-            self.percent, self.keys_done
-        )?;
+        let done = Mebibytes(self.bytes_done);
+        write!(f, "{:.0} %: {} keys, {done}", self.percent, self.keys_done)?;
+        if self.bytes_total > 0 {
+            write!(f, " of {}", Mebibytes(self.bytes_total))?;
+        }
         if self.bytes_per_second > 0.0 {
             write!(f, ", {:.1} MiB/s", self.bytes_per_second / MEBIBYTE)?;
         }
@@ -418,5 +429,39 @@ impl PeerBoard {
     pub fn lock(&self) -> MutexGuard<'_, PeerStatus> {
         let (_, section) = &self.board.peers[self.index];
         section.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_copy_is_measured_by_keys_until_its_size_is_known() {
+        let mut copy = CopyStatus::begin("receiving", 0, 400);
+        let now = Instant::now() + Duration::from_secs(1);
+        assert!(!copy.advance(100, (1 << 20, 0), now));
+        assert!((copy.percent - 25.0).abs() < 0.1);
+        assert!(
+            copy.seconds_left.is_none(),
+            "nothing was gained since the first look"
+        );
+        assert!(!copy.advance(200, (2 << 20, 0), now + Duration::from_secs(1)));
+        assert!((copy.percent - 50.0).abs() < 0.1);
+        assert!(
+            copy.seconds_left.is_some_and(|s| (3.5..4.5).contains(&s)),
+            "{copy:?}"
+        );
+        assert!(
+            copy.to_string()
+                .starts_with("50 %: 200 keys, 2.0 MiB, 0.5 MiB/s"),
+            "{copy}"
+        );
+        assert!(copy.advance(300, (3 << 20, 4 << 20), now + TELL_PERIOD));
+        assert!(
+            copy.to_string()
+                .starts_with("75 %: 300 keys, 3.0 MiB of 4.0 MiB"),
+            "{copy}"
+        );
     }
 }

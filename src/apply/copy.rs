@@ -77,12 +77,12 @@ impl Applier {
         self.copy_seen = begin.seen.of(&self.config.site);
         {
             let mut board = self.board.lock();
-            board.receiving = Some(CopyStatus::begin("receiving", copy.next, begin.bytes));
+            board.receiving = Some(CopyStatus::begin("receiving", copy.next, begin.keys));
             if copy.next == 0 {
                 board.copied = crate::status::CopyCounts::default();
             }
         }
-        info!(peer = %self.config.peer, bytes = begin.bytes, from = copy.next, "receiving a copy");
+        info!(peer = %self.config.peer, keys = begin.keys, from = copy.next, "receiving a copy");
         self.commit(
             |_| {},
             Mark {
@@ -147,7 +147,7 @@ impl Applier {
             next = states.end();
             self.guard_copied(&states.states, next, stop).await?;
         }
-        self.show_progress(next, states.bytes_done);
+        self.show_progress(next, states);
         Ok(())
     }
 
@@ -173,10 +173,11 @@ impl Applier {
         self.take_states(states, rules, &mark, stop).await
     }
 
-    pub(super) fn show_progress(&self, entries: u64, bytes_done: u64) {
+    pub(super) fn show_progress(&self, entries: u64, states: &CopyStates) {
+        let bytes = (states.bytes_done, states.bytes_total);
         let mut board = self.board.lock();
         if let Some(receiving) = &mut board.receiving
-            && receiving.advance(entries, bytes_done, Instant::now())
+            && receiving.advance(entries, bytes, Instant::now())
         {
             info!(peer = %self.config.peer, "receiving a copy: {receiving}");
         }

@@ -39,6 +39,10 @@ const MAX_FLYING_BYTES: usize = 4 << 20;
 /// next will be here, too.
 const GROUNDED: u32 = 16;
 
+/// How much larger a packed string may become when it is unpacked here. Others are RESTOREd as they
+/// are: the server unpacks them just as well, and they come back in the stream as small as they are.
+const MAX_GAIN: u64 = 1 << 10;
+
 /// Messages whose states have been written and not yet looked at.
 #[derive(Debug, Default)]
 pub(super) struct Flying {
@@ -360,7 +364,7 @@ impl Applier {
             let left: Vec<State> = left.collect();
             self.guard_copied(&left, states.end(), stop).await?;
         }
-        self.show_progress(states.end(), states.bytes_done);
+        self.show_progress(states.end(), states);
         Ok(())
     }
 }
@@ -373,10 +377,7 @@ fn plain_text(state: &State) -> Option<Text<'_>> {
     if state.expire_at_ms != 0 || payload.first() != Some(&0) {
         return None;
     }
-    match decode::decode(payload).ok()?.value {
-        decode::Value::String(text) => Some(text),
-        _ => None,
-    }
+    decode::text(payload, MAX_GAIN).ok()?
 }
 
 /// Writes plain strings of one database, unless one of the keys is here.

@@ -1,7 +1,6 @@
 //! Copying everything: a snapshot of the local Redis, read entry by entry.
 
-use std::fs::File;
-use std::io;
+use std::io::{self, Read};
 use std::path::PathBuf;
 
 use tokio::sync::{mpsc, watch};
@@ -14,11 +13,11 @@ use crate::converge::Reading;
 use crate::intake::filter::Filter;
 use crate::intake::{Shared, connection_name};
 use crate::link::{Copy, CopyBegin, CopyStates, State, Value};
-use crate::model::{CopyProgress, Cursor, Epoch, Seen, SiteId, is_reserved};
+use crate::model::{Cursor, Seen, SiteId, is_reserved};
 use crate::progress::Progress;
 use crate::rdb::{self, Place};
-use crate::redis::{self, Settings};
-use crate::replica::{self, PsyncReply, Replica, Snapshot, SnapshotError};
+use crate::redis::{self, Connection, Info, Settings};
+use crate::replica::{self, Need, PsyncReply, Replica, Snapshot, SnapshotError};
 
 /// The most keys in one part: the receiver writes, or watches, them all at once.
 const PART_KEYS: usize = 256;
@@ -111,24 +110,24 @@ pub struct Prepared {
     hold: Hold,
     /// What the copy holds of others, at least.
     seen: Seen,
-    /// The snapshot of an interrupted copy that goes on.
-    resumed: Option<(Snapshot, u64)>,
+    /// The snapshot to be used, and how many of its entries the peer has: that of an interrupted
+    /// copy, or one of which none was made. None: a new one is taken.
+    found: Option<(Snapshot, u64)>,
     /// A new snapshot must not be from before this place: records up to here may have been sent.
     since: Cursor,
 }
 
 impl Copier {
-    /// Closes the gate for a copy, and looks whether an interrupted one can go on. Where the session
-    /// begins with a copy, call it before the peer hears what we have seen: hearing it, the peer
-    /// forgets which of its writes a resumed snapshot does not hold.
+    /// Closes the gate for a copy. Where the session begins with one, `start` says after which place
+    /// records will be sent, and a snapshot from before the session may do. Call it before the peer
+    /// hears what we have seen: hearing it, the peer forgets which of its writes such a snapshot does
+    /// not hold.
     #[must_use]
-    pub fn prepare(&self, copy: Copy, start: Cursor) -> Prepared {
+    pub fn prepare(&self, copy: Copy, start: Option<Cursor>) -> Prepared {
         let progress = self.progress.borrow().clone();
         let (peer, from) = &self.receives_from;
-        // With the other policy it begins again.
-        let begun = copy.resume.filter(|c| c.keep == copy.keep);
-        let (resumed, seen) = match begun.and_then(|c| Some((c, self.find(c, start)?))) {
-            Some((progress, (snapshot, seen))) => (Some((snapshot, progress.next)), seen),
+        let (found, seen) = match start.and_then(|start| self.find(copy, start)) {
+            Some((snapshot, next, seen)) => (Some((snapshot, next)), seen),
             None => {
                 let mut seen = Seen::clone(&progress.seen);
                 seen.advance(peer, *from);
@@ -140,8 +139,8 @@ impl Copier {
             copy,
             hold,
             seen,
-            resumed,
-            since: self.progress.borrow().read,
+            found,
+            since: progress.read,
         }
     }
 
@@ -154,18 +153,22 @@ impl Copier {
             copy,
             hold,
             seen,
-            resumed,
+            found,
             since,
         } = prepared;
         let reading = Reading::snapshot(&self.shared.table).await;
         // A copy that answers one may begin again: what both have is equal.
         let keeps_others = copy.keep && copy.back;
         let interrupted = keeps_others && copy.resume.is_some_and(|c| c.keep && c.next > 0);
-        let (snapshot, first) = match resumed {
-            Some(resumed) => resumed,
+        let (mut snapshot, first) = match found {
+            Some(found) => found,
             None if interrupted => return Err(Error::KeepInterrupted),
             None => (self.take_since(since, &seen).await?, 0),
         };
+        if keeps_others {
+            // Once begun, it cannot be begun again: all of the snapshot must be there.
+            snapshot.ended().await;
+        }
         self.reach(snapshot.at).await?;
         reading.finish(snapshot.at);
         let begin = CopyBegin {
@@ -173,9 +176,9 @@ impl Copier {
             seen,
             first,
             keep: copy.keep,
-            bytes: snapshot.bytes,
+            keys: self.keys().await?,
         };
-        info!(bytes = snapshot.bytes, from = first, at = %snapshot.at, "sending a copy");
+        info!(keys = begin.keys, from = first, at = %snapshot.at, "sending a copy");
         let parts = self.read(&snapshot, first)?;
         Ok(Copying {
             begin,
@@ -185,12 +188,19 @@ impl Copier {
         })
     }
 
+    /// How many keys the server has: about as many as a snapshot of now has.
+    async fn keys(&self) -> Result<u64, Error> {
+        let name = connection_name(&self.site, "facts");
+        let mut connection = Connection::open(&self.redis, &name).await?;
+        Ok(Info::fetch(&mut connection).await?.keys)
+    }
+
     /// A snapshot from `since` or later. The server may hand us one that it had begun for another
     /// replica before; the next attempt then begins a new one. While the disk has no room for it we
     /// wait, so that what comes from the peer goes on.
     async fn take_since(&self, since: Cursor, seen: &Seen) -> Result<Snapshot, Error> {
         loop {
-            let snapshot = match self.take(since.epoch, seen).await {
+            let snapshot = match self.take(since, seen).await {
                 Err(Error::Snapshot(error @ SnapshotError::Disk { .. })) => {
                     self.show(Some(error.to_string()));
                     sleep(WAIT_FOR_ROOM).await;
@@ -199,11 +209,10 @@ impl Copier {
                 taken => taken?,
             };
             self.show(None);
-            if snapshot.at >= since {
+            if let Some(snapshot) = snapshot {
                 return Ok(snapshot);
             }
-            info!(at = %snapshot.at, %since, "the snapshot was begun before for another replica; taking a new one");
-            snapshot.remove();
+            info!(%since, "the snapshot was begun before for another replica; taking a new one");
         }
     }
 
@@ -221,49 +230,74 @@ impl Copier {
         board.error = error;
     }
 
-    /// The snapshot of an interrupted copy, and what it had seen.
-    fn find(&self, copy: CopyProgress, start: Cursor) -> Option<(Snapshot, Seen)> {
+    /// The snapshot of an interrupted copy, or one that has been kept for a first one; how many of
+    /// its entries the peer has, and what of others it holds.
+    fn find(&self, copy: Copy, start: Cursor) -> Option<(Snapshot, u64, Seen)> {
+        let progress = self.progress.borrow();
         // What was written between the last record of an epoch and the next epoch is in no journal:
         // only a snapshot from after it holds that.
-        let epoch = self.progress.borrow().state.as_ref().map(|s| s.epoch);
-        let usable = copy.snapshot >= start
-            && self.shared.journal.first() <= copy.snapshot
-            && epoch == Some(copy.snapshot.epoch);
-        let found = Snapshot::find(&self.dir).ok()?;
-        let snapshot = found
-            .into_iter()
-            .find(|s| s.at == copy.snapshot && usable)?;
-        let seen = std::fs::read_to_string(snapshot.seen_path()).ok()?;
-        Some((snapshot, seen.parse().ok()?))
+        let epoch = progress.state.as_ref().map(|s| s.epoch)?;
+        let shelf = &self.shared.shelf;
+        let usable =
+            |at: Cursor| at >= start && self.shared.journal.first() <= at && epoch == at.epoch;
+        // With the other policy it begins again.
+        let begun = copy
+            .resume
+            .filter(|c| c.keep == copy.keep && usable(c.snapshot));
+        if let Some(begun) = begun
+            && let Some((snapshot, seen)) = shelf.find(begun.snapshot, &self.dir)
+        {
+            return Some((snapshot, begun.next, seen));
+        }
+        let (peer, from) = &self.receives_from;
+        let need = Need {
+            peer,
+            seen: progress.seen.of(peer),
+            from: *from,
+            since: start.max(self.shared.journal.first()),
+        };
+        let kept = shelf.take(need).unwrap_or_else(|error| {
+            warn!(%error, "the snapshot that was kept cannot be used; taking a new one");
+            None
+        });
+        let (snapshot, seen) = kept.filter(|(s, _)| usable(s.at))?;
+        Some((snapshot, 0, seen))
     }
 
-    /// Takes a new one, over a replica connection of its own.
-    async fn take(&self, epoch: Epoch, seen: &Seen) -> Result<Snapshot, Error> {
+    /// Takes a new one, over a replica connection of its own; none when the server hands us one from
+    /// before `since`.
+    async fn take(&self, since: Cursor, seen: &Seen) -> Result<Option<Snapshot>, Error> {
         let name = connection_name(&self.site, "snapshot");
         let (mut replica, reply) = Replica::attach(&self.redis, &name, None).await?;
         let PsyncReply::FullResync(replid, offset) = reply else {
             return Err(Error::History);
         };
-        let current = self
-            .progress
-            .borrow()
-            .state
-            .as_ref()
-            .map(|s| (s.epoch, s.replid));
+        let (epoch, progress) = (since.epoch, self.progress.borrow().clone());
+        let current = progress.state.as_ref().map(|s| (s.epoch, s.replid));
         if current != Some((epoch, replid)) {
             return Err(Error::History);
+        }
+        let at = Cursor { epoch, offset };
+        if at < since {
+            return Ok(None);
         }
         for old in Snapshot::find(&self.dir).unwrap_or_default() {
             old.remove();
         }
-        let at = Cursor { epoch, offset };
-        let snapshot = replica::spool(&mut replica, at, &self.dir).await?;
-        let path = snapshot.seen_path();
-        std::fs::write(&path, seen.to_string()).map_err(|source| Error::File {
-            path: path.display().to_string(),
+        let shelf = &self.shared.shelf;
+        let snapshot = if shelf.room.is_there() {
+            shelf.spool(replica, at, &self.dir).await?
+        } else {
+            let spooled = replica::spool(&mut replica, at, &self.dir).await;
+            shelf.room.told(&spooled);
+            spooled?
+        };
+        let kept = shelf.put(snapshot.clone(), seen.clone(), false);
+        kept.map_err(|source| Error::File {
+            path: snapshot.seen_path().display().to_string(),
             source,
         })?;
-        Ok(snapshot)
+        Ok(Some(snapshot))
     }
 
     /// Waits until the main stream has been read up to the snapshot.
@@ -280,17 +314,18 @@ impl Copier {
 
     /// Reads the snapshot in a thread of its own: it is large, and the disk may be slow.
     fn read(&self, snapshot: &Snapshot, first: u64) -> Result<Parts, Error> {
-        let path = snapshot.path.clone();
-        let file = File::open(&path).map_err(|source| Error::File {
-            path: path.display().to_string(),
+        let file = snapshot.open().map_err(|source| Error::File {
+            path: self.dir.display().to_string(),
             source,
         })?;
+        let size = snapshot.clone();
         let (send, parts) = mpsc::channel(PARTS_AHEAD);
         let (filter, debts) = (self.filter.clone(), self.debts.clone());
         let part_size = self.part_size;
         tokio::task::spawn_blocking(move || {
             let what = (&filter, &debts);
-            if let Err(error) = read_parts(file, first, part_size, what, &send) {
+            let size = || size.size();
+            if let Err(error) = read_parts((file, size), first, part_size, what, &send) {
                 // Nobody listens any more when the session is over.
                 drop(send.blocking_send(Err(error)));
             }
@@ -301,7 +336,7 @@ impl Copier {
 
 /// Reads a snapshot into parts of a copy, until it ends or nobody listens any more.
 fn read_parts(
-    file: File,
+    (file, size): (impl Read, impl Fn() -> Option<u64>),
     skip: u64,
     part_size: usize,
     (filter, debts): (&Filter, &Debts),
@@ -311,6 +346,11 @@ fn read_parts(
     let mut gathered = Gathered {
         skip,
         ..Gathered::default()
+    };
+    let sent = |mut states: CopyStates| {
+        states.bytes_total = size().unwrap_or(0);
+        // False when nobody listens any more.
+        send.blocking_send(Ok(Part::States(states))).is_ok()
     };
     // Whether the large value that is being read is left out.
     let mut is_left_out = false;
@@ -331,7 +371,7 @@ fn read_parts(
                 if is_left_out {
                     gathered.push(state(value, |_| Value::Unsaid), bytes_done)
                 } else {
-                    if !gathered.take().is_none_or(|states| sent(states, send)) {
+                    if !gathered.take().is_none_or(&sent) {
                         return Ok(());
                     }
                     gathered.number += 1;
@@ -353,11 +393,11 @@ fn read_parts(
             }
             rdb::Entry::Aux { .. } | rdb::Entry::SizeHint { .. } => continue,
         };
-        if !ready.is_none_or(|states| sent(states, send)) {
+        if !ready.is_none_or(&sent) {
             return Ok(());
         }
     }
-    if gathered.take().is_none_or(|states| sent(states, send)) {
+    if gathered.take().is_none_or(&sent) {
         drop(send.blocking_send(Ok(Part::End(gathered.number))));
     }
     Ok(())
@@ -405,6 +445,7 @@ impl Gathered {
         (!states.is_empty()).then(|| CopyStates {
             first: self.number - states.len() as u64,
             bytes_done: self.bytes_done,
+            bytes_total: 0,
             states,
         })
     }
@@ -414,12 +455,8 @@ impl Gathered {
         (self.number > self.skip).then(|| CopyStates {
             first: self.number - 1,
             bytes_done,
+            bytes_total: 0,
             states: vec![part],
         })
     }
-}
-
-/// False when nobody listens any more.
-fn sent(states: CopyStates, send: &mpsc::Sender<Result<Part, Error>>) -> bool {
-    send.blocking_send(Ok(Part::States(states))).is_ok()
 }

@@ -17,17 +17,17 @@ use std::time::Duration;
 use tokio::sync::watch;
 use tokio::time::{Instant, sleep};
 use tokio_util::sync::CancellationToken;
-use tracing::{error, info, warn};
+use tracing::{error, warn};
 
 use self::filter::Filter;
 use self::stream::Stream;
 use crate::command::Catalog;
 use crate::converge::Table;
 use crate::journal::{Journal, Recovered, Writer};
-use crate::model::{Cursor, InstanceId, SiteId};
+use crate::model::{InstanceId, SiteId};
 use crate::progress::{Deliveries, Progress};
 use crate::redis::{self, Settings};
-use crate::replica::{self, Snapshot, SnapshotError};
+use crate::replica::{self, Shelf, SnapshotError};
 use crate::status::Board;
 
 /// The first wait before connecting again; doubles up to [`LONGEST_WAIT`].
@@ -68,6 +68,8 @@ pub struct Shared {
     pub catalog: Catalog,
     /// What peers have.
     pub deliveries: Arc<Deliveries>,
+    /// The last snapshot.
+    pub shelf: Arc<Shelf>,
     /// Where everybody says how it is.
     pub board: Arc<Board>,
 }
@@ -106,6 +108,9 @@ pub enum Error {
     /// The server is too old, or a cluster.
     #[error("{0}")]
     Unsupported(String),
+    /// The sidecar is about to end.
+    #[error("looking into the snapshot was broken off; trying again")]
+    Interrupted,
 }
 
 impl Error {
@@ -216,9 +221,4 @@ pub fn connection_name(site: &SiteId, role: &str) -> String {
 pub fn wall_ms() -> u64 {
     let now = std::time::SystemTime::now().duration_since(std::time::UNIX_EPOCH);
     now.map_or(0, |d| u64::try_from(d.as_millis()).unwrap_or(u64::MAX))
-}
-
-/// Announces a snapshot that peers may be copied from.
-fn announce(snapshot: &Snapshot, at: Cursor) {
-    info!(bytes = snapshot.bytes, %at, "took a snapshot of the local Redis");
 }

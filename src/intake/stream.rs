@@ -554,6 +554,7 @@ impl Stream {
     /// Once a second: forget and trim what every peer has, keep the preamble fresh.
     fn housekeeping(&mut self) {
         self.trim();
+        self.shared.shelf.tidy();
         if let Some(saved) = self.saved() {
             self.writer.set_preamble(saved.to_string().into_bytes());
         }

@@ -35,6 +35,9 @@ pub struct Hello {
     /// From where all that its data ever held can be sent as records: its Redis was empty when its
     /// history began.
     pub from_scratch: Option<String>,
+    /// The place of a snapshot from which it could make a copy for the peer.
+    #[serde(default)]
+    pub snapshot: Option<String>,
     /// What it has of the peer: the text of its mark.
     pub mark: Option<String>,
     /// `[sync] initial`.
@@ -67,11 +70,9 @@ impl Hello {
         SiteId::try_new(&self.peer).map_err(|_| "peer")?;
         self.first.parse::<Cursor>().map_err(|_| "first")?;
         self.end.parse::<Cursor>().map_err(|_| "end")?;
-        self.from_scratch
-            .as_deref()
-            .map(str::parse::<Cursor>)
-            .transpose()
-            .map_err(|_| "from_scratch")?;
+        let place = |text: &Option<String>| text.as_deref().map(str::parse::<Cursor>).transpose();
+        place(&self.from_scratch).map_err(|_| "from_scratch")?;
+        place(&self.snapshot).map_err(|_| "snapshot")?;
         self.mark
             .as_deref()
             .map(|m| Mark::parse(m.as_bytes()))
@@ -96,6 +97,13 @@ impl Hello {
     #[must_use]
     pub fn from_scratch(&self) -> Option<Cursor> {
         self.from_scratch.as_deref()?.parse().ok()
+    }
+
+    /// The place of a snapshot from which it could make a copy.
+    #[must_use]
+    pub fn snapshot(&self) -> Option<Cursor> {
+        let at = self.snapshot.as_deref()?.parse().ok()?;
+        self.can_send_after(at).then_some(at)
     }
 
     /// Whether its journal can send what comes after a place.
@@ -135,6 +143,7 @@ pub(super) mod tests {
             first: "100/1".to_owned(),
             end: "100/500".to_owned(),
             from_scratch: None,
+            snapshot: None,
             mark: None,
             initial: Initial::Auto,
             existing: Existing::Refuse,

@@ -121,8 +121,8 @@ pub struct CopyBegin {
     pub seen: Seen,
     /// The number of the first entry that follows.
     pub first: u64,
-    /// The size of the snapshot in bytes.
-    pub bytes: u64,
+    /// About how many keys the sender has.
+    pub keys: u64,
     /// Whether keys that the receiver has stay as they are.
     pub keep: bool,
 }
@@ -134,6 +134,8 @@ pub struct CopyStates {
     pub first: u64,
     /// Bytes of the snapshot read when the last was.
     pub bytes_done: u64,
+    /// The size of the snapshot in bytes; 0 while it is not known, because it is being taken.
+    pub bytes_total: u64,
     /// The entries.
     pub states: Vec<State>,
 }
@@ -266,13 +268,14 @@ impl Message {
                 put_cursor(out, begin.at);
                 begin.seen.encode(out);
                 put_varint(out, begin.first);
-                put_varint(out, begin.bytes);
+                put_varint(out, begin.keys);
                 out.push(u8::from(begin.keep));
             }
             Self::CopyStates(copy) => {
                 out.push(COPY_STATES);
                 put_varint(out, copy.first);
                 put_varint(out, copy.bytes_done);
+                put_varint(out, copy.bytes_total);
                 put_states(out, &copy.states);
             }
             Self::CopyEnd(entries) => {
@@ -353,12 +356,13 @@ impl Message {
                 at: take_cursor(input)?,
                 seen: Seen::decode(input)?,
                 first: take_varint(input)?,
-                bytes: take_varint(input)?,
+                keys: take_varint(input)?,
                 keep: take_u8(input)? != 0,
             }),
             COPY_STATES => Self::CopyStates(CopyStates {
                 first: take_varint(input)?,
                 bytes_done: take_varint(input)?,
+                bytes_total: take_varint(input)?,
                 states: take_states(input)?,
             }),
             COPY_END => Self::CopyEnd(take_varint(input)?),
@@ -517,11 +521,12 @@ mod tests {
                 seen: seen.clone(),
                 first: 1,
                 keep: true,
-                bytes: 2,
+                keys: 2,
             }),
             Message::CopyStates(CopyStates {
                 first: 7,
                 bytes_done: 8,
+                bytes_total: 9,
                 states: states.clone(),
             }),
             Message::CopyEnd(9),

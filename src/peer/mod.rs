@@ -21,6 +21,7 @@ use crate::link::{self, Hello, Plan, Wire, plan};
 use crate::model::{Cursor, InstanceId, Mark, SiteId};
 use crate::progress::Progress;
 use crate::redis::{self, Info, Settings};
+use crate::replica::Need;
 use crate::status::{PeerBoard, PeerState, Stop};
 
 /// The first wait before trying again; doubles up to [`LONGEST_WAIT`].
@@ -376,12 +377,19 @@ impl Peer {
         let progress = self.progress.borrow();
         let state = progress.state.as_deref();
         let first = self.shared.journal.first();
+        let began = state.map_or(Cursor::ZERO, |s| Cursor {
+            epoch: s.epoch,
+            offset: s.began,
+        });
+        let snapshot = self.shared.shelf.offer(Need {
+            peer: &self.config.peer,
+            seen: progress.seen.of(&self.config.peer),
+            from: Cursor::ZERO,
+            since: first.max(began),
+        });
         let scratch = state
             .filter(|s| s.empty && s.epoch == s.base)
-            .map(|s| Cursor {
-                epoch: s.epoch,
-                offset: s.began,
-            });
+            .map(|_| began);
         Hello {
             site: self.config.site.to_string(),
             peer: self.config.peer.to_string(),
@@ -395,6 +403,7 @@ impl Peer {
             first: first.to_string(),
             end: self.shared.journal.end().to_string(),
             from_scratch: scratch.filter(|at| first <= *at).map(|at| at.to_string()),
+            snapshot: snapshot.map(|at| at.to_string()),
             mark: mark.map(ToString::to_string),
             initial: self.config.sync.initial,
             existing: self.config.sync.existing,

@@ -81,9 +81,7 @@ pub(super) async fn run(
         messages: to_peer.clone(),
         pending: Arc::clone(&session.pending),
     };
-    let copier = copier(peer, &session, &plan);
-    // Before the peer hears what we have seen.
-    let prepared = plan.send.copy.map(|c| copier.prepare(c, plan.send.start));
+    let (copier, prepared) = copier(peer, &session, &plan);
     let over = stop.child_token();
     let begin = begin(plan.receive, &ours, &theirs);
 
@@ -100,7 +98,7 @@ pub(super) async fn run(
     let back_keeps = link::back_keeps(peer.config.sync.existing);
     let copying = copy(
         copier,
-        (prepared, plan.send.start),
+        prepared,
         back_keeps,
         applied,
         heard,
@@ -180,9 +178,10 @@ fn begin(flow: Flow, ours: &Hello, theirs: &Hello) -> Begin {
     }
 }
 
-/// What makes the copies of this session.
-fn copier(peer: &Peer, session: &Session, plan: &Plan) -> Copier {
-    Copier {
+/// What makes the copies of this session, and the first one as far as it must be prepared before the
+/// peer hears what we have seen.
+fn copier(peer: &Peer, session: &Session, plan: &Plan) -> (Copier, Option<Prepared>) {
+    let copier = Copier {
         site: peer.config.site.clone(),
         redis: peer.config.redis.clone(),
         dir: peer.config.dir.clone(),
@@ -193,7 +192,10 @@ fn copier(peer: &Peer, session: &Session, plan: &Plan) -> Copier {
         gate: session.gate.clone(),
         receives_from: (session.peer.clone(), plan.receive.start),
         debts: peer.debts.clone(),
-    }
+    };
+    let Flow { copy, start, .. } = plan.send;
+    let prepared = copy.map(|copy| copier.prepare(copy, Some(start)));
+    (copier, prepared)
 }
 
 /// Ends when the local Redis has begun another epoch: what was agreed no longer holds.
@@ -350,7 +352,7 @@ async fn write(
                     writer.flush().await?;
                 }
                 if let Insert::Copy(copy) = &insert {
-                    session.show_begin(copy.begin.bytes);
+                    session.show_begin(copy.begin.keys);
                 }
                 outgoing.insert(insert, &mut writer);
             }
@@ -424,7 +426,7 @@ async fn push_questions(
 /// Sends a copy when the plan says so, or when one is owed after one was received.
 async fn copy(
     mut copier: Copier,
-    (mut next, start): (Option<Prepared>, Cursor),
+    mut next: Option<Prepared>,
     back_keeps: bool,
     mut applied: watch::Receiver<Applied>,
     mut heard: watch::Receiver<Heard>,
@@ -447,7 +449,7 @@ async fn copy(
                     back: false,
                     resume: None,
                 };
-                copier.prepare(copy, start)
+                copier.prepare(copy, None)
             }
         };
         let before = heard.borrow().copied;
@@ -540,8 +542,8 @@ impl Session {
         }
     }
 
-    fn show_begin(&self, bytes: u64) {
-        self.board.lock().sending = Some(CopyStatus::begin("sending", 0, bytes));
+    fn show_begin(&self, keys: u64) {
+        self.board.lock().sending = Some(CopyStatus::begin("sending", 0, keys));
     }
 
     fn show_copy(&self, part: &crate::fullsync::Part) {
@@ -550,7 +552,11 @@ impl Session {
         };
         let keys = states.first + states.states.len() as u64;
         if let Some(sending) = &mut self.board.lock().sending
-            && sending.advance(keys, states.bytes_done, std::time::Instant::now())
+            && sending.advance(
+                keys,
+                (states.bytes_done, states.bytes_total),
+                std::time::Instant::now(),
+            )
         {
             info!(peer = %self.peer, "sending a copy: {sending}");
         }

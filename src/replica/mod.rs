@@ -5,6 +5,7 @@
 //! cannot send hashes with field TTLs; never `rdb-channel-repl` or `dual-channel`.
 
 mod handshake;
+mod shelf;
 mod snapshot;
 
 use std::time::Duration;
@@ -16,7 +17,8 @@ use crate::model::{Offset, Position};
 use crate::redis::{self, Connection, Reply, Settings, put_command};
 
 pub use self::handshake::{HandshakeError, PsyncReply, RdbBody, RdbForm};
-pub use self::snapshot::{Snapshot, SnapshotError, spool};
+pub use self::shelf::{Need, Room, Shelf};
+pub use self::snapshot::{Snapshot, SnapshotError, SnapshotReader, spool};
 
 /// The port that we announce. Sentinel refuses ports above 65535 and so never lists the sidecar as
 /// a replica that could be promoted (measured: Redis 5.0 to 8.4, Valkey 9.0).

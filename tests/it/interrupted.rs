@@ -17,9 +17,9 @@ const FEW: u64 = 50;
 const COMMON: u64 = 200;
 /// Their values before the sites meet.
 const STARTS: [u64; 2] = [1000, 5];
-/// Bytes that the link lets through at a time: a little less than the 128 keys of a part of the copy
+/// Bytes that the link lets through at a time: a little less than the 256 keys of a part of the copy
 /// take, so that no more is under way than has been seen to arrive, however slow the receiver is.
-const PORTION: u64 = 15_000;
+const PORTION: u64 = 30_000;
 /// Looks without any progress before the next portion is let through all the same.
 const LOOKS: u32 = 25;
 

@@ -30,6 +30,8 @@ mod modules;
 #[cfg(test)]
 mod initial;
 #[cfg(test)]
+mod fresh;
+#[cfg(test)]
 mod large;
 #[cfg(test)]
 mod interrupted;

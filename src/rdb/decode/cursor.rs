@@ -132,6 +132,17 @@ impl<'a> Cursor<'a> {
         }
     }
 
+    /// How many bytes more than now the string here would be, unpacked.
+    pub(super) fn gain(mut self) -> Result<u64, Error> {
+        match self.length_or_packed()? {
+            Length::Packed(3) => {
+                let packed = self.length()?;
+                Ok(self.length()?.saturating_sub(packed))
+            }
+            Length::Plain(_) | Length::Packed(_) => Ok(0),
+        }
+    }
+
     /// Consumes a string unseen; nothing is unpacked.
     pub(super) fn skip_string(&mut self) -> Result<(), Error> {
         let length = match self.length_or_packed()? {

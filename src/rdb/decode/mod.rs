@@ -81,6 +81,20 @@ pub fn decode(payload: &[u8]) -> Result<Decoded<'_>, Error> {
     })
 }
 
+/// The plain bytes of a payload that is a string; none when it is something else, or would grow by
+/// more than so many bytes if it were unpacked.
+///
+/// # Errors
+/// The payload is malformed.
+pub fn text(payload: &[u8], most: u64) -> Result<Option<Text<'_>>, Error> {
+    let (mut cursor, _, key_metadata) = body(payload)?;
+    if cursor.type_byte() != 0 || key_metadata || cursor.gain()? > most {
+        return Ok(None);
+    }
+    let text = cursor.string()?;
+    cursor.end().map(|()| Some(text))
+}
+
 /// Where the body begins, of which version the payload is, and whether metadata of modules was
 /// passed over.
 fn body(payload: &[u8]) -> Result<(Cursor<'_>, u16, bool), Error> {

@@ -69,6 +69,23 @@ fn strings_are_decoded() {
 }
 
 #[test]
+fn a_string_is_unpacked_where_that_costs_little() {
+    let of = |type_byte, body: &[u8], most| {
+        let payload = payload(type_byte, body, 9);
+        let text = text(&payload, most).map(|t| t.map(|t| t.into_bytes().into_owned()));
+        text.map_err(|error| error.to_string())
+    };
+    assert_eq!(of(0, b"\x03abc", 0), Ok(Some(b"abc".to_vec())));
+    assert_eq!(of(0, b"\xc0\x80", 0), Ok(Some(b"-128".to_vec())));
+    let packed = b"\xc3\x04\x06\x00a\x60\x00";
+    assert_eq!(of(0, packed, 2), Ok(Some(b"aaaaaa".to_vec())));
+    assert_eq!(of(0, packed, 1), Ok(None));
+    assert_eq!(of(2, b"\x01\x01a", 9), Ok(None));
+    assert!(of(0, b"\x03ab", 9).is_err());
+    assert!(of(0, b"\x03abcd", 9).is_err());
+}
+
+#[test]
 fn lists_of_every_encoding_are_decoded() {
     let items = edges();
     let expected = Whole::List(items.clone());

@@ -1,0 +1,314 @@
+//! What each meeting of two sites leads to.
+
+use super::*;
+use crate::link::hello::tests::hello;
+use crate::model::{Epoch, Hlc, InstanceId, Offset, Seen};
+
+fn at(epoch: u64, offset: u64) -> Cursor {
+    Cursor {
+        epoch: Epoch(epoch),
+        offset: Offset(offset),
+    }
+}
+
+fn pair() -> (Hello, Hello) {
+    let mut a = Hello {
+        peer: "b".to_owned(),
+        ..hello("a")
+    };
+    let mut b = Hello {
+        peer: "a".to_owned(),
+        ..hello("b")
+    };
+    (a.epoch, a.base) = (100, 100);
+    (b.epoch, b.base) = (200, 200);
+    b.first = "200/1".to_owned();
+    b.end = "200/500".to_owned();
+    (a, b)
+}
+
+fn mark(at: Cursor, base: u64, home: u64) -> Mark {
+    Mark {
+        instance: InstanceId::new(1),
+        batch: 1,
+        at,
+        hlc: Hlc(0),
+        low: Cursor::ZERO,
+        base: Epoch(base),
+        home: Epoch(home),
+        owes: Owes::Nothing,
+        copy: None,
+        part: None,
+        seen: Seen::default(),
+    }
+}
+
+fn synced() -> (Hello, Hello) {
+    let (mut a, mut b) = pair();
+    a.mark = Some(mark(at(200, 300), 200, 100).to_string());
+    b.mark = Some(mark(at(100, 400), 100, 200).to_string());
+    (a, b)
+}
+
+/// The plan seen from `a`; from `b` it must be the mirror image.
+fn decide(a: &Hello, b: &Hello) -> Result<Plan, String> {
+    let (here, there) = (plan(a, b), plan(b, a));
+    match (&here, &there) {
+        (Ok(x), Ok(y)) => assert_eq!((x.send, x.receive), (y.receive, y.send)),
+        (Err(x), Err(y)) => assert_eq!(x.reason, y.reason),
+        _ => panic!("{here:?} here, {there:?} there"),
+    }
+    here.map_err(|stop| stop.reason)
+}
+
+#[test]
+fn synced_sites_resume() {
+    let (a, b) = synced();
+    let plan = decide(&a, &b).unwrap();
+    assert_eq!(
+        plan.send,
+        Flow {
+            start: at(100, 400),
+            copy: None,
+            whole: false
+        }
+    );
+    assert_eq!(
+        plan.receive,
+        Flow {
+            start: at(200, 300),
+            copy: None,
+            whole: false
+        }
+    );
+}
+
+#[test]
+fn the_site_with_data_copies_to_the_empty_one() {
+    let (a, mut b) = pair();
+    b.from_scratch = Some("200/1".to_owned());
+    let plan = decide(&a, &b).unwrap();
+    assert_eq!(
+        plan.send.copy,
+        Some(Copy {
+            keep: false,
+            back: false,
+            resume: None
+        })
+    );
+    assert_eq!(plan.send.start, at(100, 500));
+    assert_eq!(
+        plan.receive,
+        Flow {
+            start: at(200, 1),
+            copy: None,
+            whole: true
+        }
+    );
+    let (mut a, b) = (a, b);
+    a.from_scratch = Some("100/1".to_owned());
+    let plan = decide(&a, &b).unwrap();
+    assert_eq!((plan.send.copy, plan.receive.copy), (None, None));
+    assert!(plan.send.whole && plan.receive.whole);
+}
+
+#[test]
+fn a_first_copy_may_be_made_of_a_snapshot_that_is_there() {
+    let (mut a, mut b) = pair();
+    b.from_scratch = Some("200/1".to_owned());
+    a.snapshot = Some("100/70".to_owned());
+    // What was written since comes behind it.
+    assert_eq!(decide(&a, &b).unwrap().send.start, at(100, 70));
+    // Not what the receiver has already.
+    let mut stale = b.clone();
+    stale.mark = Some(mark(at(100, 400), 0, 200).to_string());
+    assert_eq!(decide(&a, &stale).unwrap().send.start, at(100, 400));
+    // And not where nothing is copied.
+    b.initial = Initial::None;
+    assert_eq!(decide(&a, &b).unwrap().send.start, at(100, 500));
+    b.initial = Initial::Auto;
+    a.snapshot = Some("99/70".to_owned());
+    let begins = decide(&a, &b).unwrap().send.start;
+    assert_eq!(
+        begins,
+        at(100, 500),
+        "the journal does not go on from there"
+    );
+}
+
+#[test]
+fn two_sites_with_data_need_a_word_of_the_operator() {
+    let (mut a, mut b) = pair();
+    assert_eq!(decide(&a, &b), Err("both_have_data".to_owned()));
+    a.existing = Existing::Keep;
+    assert_eq!(decide(&a, &b), Err("both_have_data".to_owned()));
+    b.existing = Existing::Keep;
+    let kept = Copy {
+        keep: true,
+        back: true,
+        resume: None,
+    };
+    let plan = decide(&a, &b).unwrap();
+    assert_eq!((plan.send.copy, plan.receive.copy), (Some(kept), None));
+    b.initial = Initial::Send;
+    let plan = decide(&a, &b).unwrap();
+    assert_eq!((plan.send.copy, plan.receive.copy), (None, Some(kept)));
+    a.initial = Initial::Send;
+    assert_eq!(decide(&a, &b), Err("configuration_differs".to_owned()));
+    a.initial = Initial::None;
+    let plan = decide(&a, &b).unwrap();
+    assert!(plan.send.whole && plan.receive.whole);
+    assert_eq!((plan.send.copy, plan.receive.copy), (None, None));
+    (a.initial, a.existing) = (Initial::Auto, Existing::Overwrite);
+    assert_eq!(decide(&a, &b), Err("configuration_differs".to_owned()));
+}
+
+#[test]
+fn a_history_with_a_gap_is_copied_and_answered() {
+    let (mut a, b) = synced();
+    (a.epoch, a.base, a.end) = (150, 150, "150/900".to_owned());
+    let plan = decide(&a, &b).unwrap();
+    assert_eq!(
+        plan.send.copy,
+        Some(Copy {
+            keep: false,
+            back: true,
+            resume: None
+        })
+    );
+    assert_eq!(plan.send.start, at(100, 400));
+    assert_eq!(
+        plan.receive,
+        Flow {
+            start: at(200, 300),
+            copy: None,
+            whole: false
+        }
+    );
+}
+
+#[test]
+fn the_second_half_of_a_merge_is_not_forgotten() {
+    let (a, mut b) = synced();
+    b.mark = Some(
+        Mark {
+            owes: Owes::Missing,
+            ..mark(at(100, 400), 100, 200)
+        }
+        .to_string(),
+    );
+    let plan = decide(&a, &b).unwrap();
+    assert_eq!(
+        plan.receive.copy,
+        Some(Copy {
+            keep: true,
+            back: false,
+            resume: None
+        })
+    );
+    assert_eq!(plan.send.copy, None);
+}
+
+#[test]
+fn the_second_half_of_a_merge_brings_what_nobody_had_read() {
+    let (a, mut b) = synced();
+    let owing = |owes, home| Mark {
+        owes,
+        ..mark(at(100, 400), 100, home)
+    };
+    let mut keeps = |base, mark: Mark| {
+        b.mark = Some(mark.to_string());
+        b.base = base;
+        decide(&a, &b).unwrap().receive.copy.unwrap().keep
+    };
+    assert!(keeps(200, owing(Owes::Missing, 200)));
+    assert!(!keeps(200, owing(Owes::All, 200)));
+    // It was restarted after it had received the first half.
+    assert!(!keeps(250, owing(Owes::Missing, 200)));
+}
+
+#[test]
+fn a_site_that_lost_writes_is_refilled() {
+    let (mut a, b) = synced();
+    (a.epoch, a.older, a.end) = (150, 150, "150/20".to_owned());
+    let plan = decide(&a, &b).unwrap();
+    assert_eq!(
+        plan.send,
+        Flow {
+            start: at(100, 400),
+            copy: None,
+            whole: false
+        }
+    );
+    assert!(plan.receive.copy.is_some());
+    // It came back empty, without its marks.
+    a.mark = None;
+    let plan = decide(&a, &b).unwrap();
+    assert!(plan.receive.copy.is_some() && plan.send.copy.is_none());
+}
+
+#[test]
+fn a_place_that_the_journal_has_lost_needs_a_copy() {
+    let (mut a, b) = synced();
+    a.first = "100/450".to_owned();
+    let plan = decide(&a, &b).unwrap();
+    assert_eq!(
+        plan.send.copy,
+        Some(Copy {
+            keep: false,
+            back: true,
+            resume: None
+        })
+    );
+    assert_eq!(plan.send.start, at(100, 500));
+}
+
+#[test]
+fn an_interrupted_copy_goes_on() {
+    let (a, mut b) = pair();
+    b.from_scratch = Some("200/1".to_owned());
+    let copy = CopyProgress {
+        snapshot: at(100, 77),
+        next: 5,
+        keep: false,
+    };
+    b.mark = Some(
+        Mark {
+            copy: Some(copy),
+            ..mark(at(100, 500), 0, 0)
+        }
+        .to_string(),
+    );
+    let plan = decide(&a, &b).unwrap();
+    assert_eq!(plan.send.copy.unwrap().resume, Some(copy));
+}
+
+#[test]
+fn strangers_are_refused() {
+    let (a, b) = pair();
+    assert_eq!(
+        decide(
+            &a,
+            &Hello {
+                site: "a".to_owned(),
+                ..b.clone()
+            }
+        ),
+        Err("same_site".to_owned())
+    );
+    let stranger = Hello {
+        peer: "c".to_owned(),
+        ..b.clone()
+    };
+    assert_eq!(plan(&a, &stranger).unwrap_err().reason, "wrong_site");
+    let same = Hello {
+        replid: "a".to_owned(),
+        ..b.clone()
+    };
+    assert_eq!(decide(&a, &same), Err("same_redis".to_owned()));
+    let other = Hello {
+        selection: "[0]".to_owned(),
+        ..b
+    };
+    assert_eq!(decide(&a, &other), Err("configuration_differs".to_owned()));
+}
