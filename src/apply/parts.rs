@@ -16,7 +16,7 @@ use super::{Applier, Error};
 use crate::link::{State, Value};
 use crate::model::{Mark, mark_key, part_key};
 use crate::rdb::Place;
-use crate::rdb::commands::{Piece, Rebuild};
+use crate::rdb::commands::{Losses, Piece, Rebuild};
 use crate::redis::{Reply, put_command};
 
 /// A value that is being put together.
@@ -28,7 +28,7 @@ pub(super) struct Parts {
     is_written: bool,
     broken: Option<Broken>,
     /// What the server cannot hold of it.
-    losses: String,
+    losses: Losses,
 }
 
 /// Why a value cannot be put together.
@@ -58,7 +58,7 @@ impl Parts {
         match &self.broken {
             Some(Broken::Unheld(why)) => Form::Unheld(why.clone()),
             Some(Broken::Gone) => Form::Unheld("a part of it is gone".to_owned()),
-            None if self.is_written => Form::Rename(self.losses.clone()),
+            None if self.is_written => Form::Rename(self.losses.to_string()),
             // Nothing was left of it: all its fields had expired.
             None => Form::Delete,
         }
@@ -108,7 +108,7 @@ impl Applier {
             key: state.key.clone(),
             is_written: false,
             broken: None,
-            losses: String::new(),
+            losses: Losses::default(),
         });
         Ok(())
     }
@@ -137,9 +137,7 @@ impl Applier {
                 None => break,
             }
         }
-        if !rebuild.losses().is_none() {
-            parts.losses = rebuild.losses().to_string();
-        }
+        parts.losses.add(rebuild.losses());
         debug!(peer = %self.config.peer, db = parts.db, key = %parts.key.escape_ascii(), ?place, "a part");
         Ok(())
     }

@@ -280,17 +280,20 @@ impl Copier {
 
     /// Reads the snapshot in a thread of its own: it is large, and the disk may be slow.
     fn read(&self, snapshot: &Snapshot, first: u64) -> Result<Parts, Error> {
-        let path = snapshot.path.clone();
-        let file = File::open(&path).map_err(|source| Error::File {
-            path: path.display().to_string(),
-            source,
-        })?;
+        let path = &snapshot.path;
+        let open = || {
+            File::open(path).map_err(|source| Error::File {
+                path: path.display().to_string(),
+                source,
+            })
+        };
+        let files = [open()?, open()?];
         let (send, parts) = mpsc::channel(PARTS_AHEAD);
         let (filter, debts) = (self.filter.clone(), self.debts.clone());
         let part_size = self.part_size;
         tokio::task::spawn_blocking(move || {
             let what = (&filter, &debts);
-            if let Err(error) = read_parts(file, first, part_size, what, &send) {
+            if let Err(error) = read_parts(files, first, part_size, what, &send) {
                 // Nobody listens any more when the session is over.
                 drop(send.blocking_send(Err(error)));
             }
@@ -299,15 +302,15 @@ impl Copier {
     }
 }
 
-/// Reads a snapshot into parts of a copy, until it ends or nobody listens any more.
+/// Reads a snapshot, opened twice, into parts of a copy, until it ends or nobody listens any more.
 fn read_parts(
-    file: File,
+    [file, again]: [File; 2],
     skip: u64,
     part_size: usize,
     (filter, debts): (&Filter, &Debts),
     send: &mpsc::Sender<Result<Part, Error>>,
 ) -> Result<(), Error> {
-    let mut reader = rdb::Reader::try_new(file)?.dividing(part_size);
+    let mut reader = rdb::Reader::try_new(file)?.dividing(part_size, again);
     let mut gathered = Gathered {
         skip,
         ..Gathered::default()

@@ -3,6 +3,8 @@
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::thread;
 
+use redis::Value;
+
 use crate::harness::{Client, Options, Pair, compare, patience, wait_until};
 
 /// Parts of this size: a value of a megabyte has fifty.
@@ -22,6 +24,11 @@ const VALUES: [(&str, &str, u64); 7] = [
     ("hash", "HLEN", 20_000),
     ("stream", "XLEN", 20_000),
 ];
+
+/// How many entries of the stream were deleted.
+const DELETED: u64 = 6;
+/// What is pending in its groups.
+const PENDING: [u64; 2] = [300, 400];
 
 /// Fills a server with them.
 fn fill(client: &mut Client, prefix: &str) {
@@ -63,7 +70,12 @@ fn fill(client: &mut Client, prefix: &str) {
     for line in [
         "XGROUP CREATE {}stream g 0",
         "XREADGROUP GROUP g c COUNT 300 STREAMS {}stream >",
+        "XGROUP CREATE {}stream h 15000",
+        "XREADGROUP GROUP h d COUNT 200 STREAMS {}stream >",
+        "XREADGROUP GROUP h e COUNT 200 STREAMS {}stream >",
         "XDEL {}stream 20000-0 10000-0",
+        // Pending, and deleted from the first part, and from the middle.
+        "XDEL {}stream 1-0 150-0 15002-0 15399-0",
         "PEXPIREAT {}hash 4000000000000",
     ] {
         client.run(&line.replace("{}", prefix));
@@ -106,9 +118,14 @@ fn ends_well(pair: &Pair) {
         }
         for (key, length, expected) in VALUES {
             let there: u64 = client.ask(&format!("{length} {key}"));
-            // Of the stream, two were deleted.
-            assert!(expected - there <= 2, "{key}: {there}");
+            assert!(expected - there <= DELETED, "{key}: {there}");
         }
+        let pending = ["g", "h"].map(|group| {
+            let (pending, ..): (u64, String, String, Value) =
+                client.ask(&format!("XPENDING stream {group}"));
+            pending
+        });
+        assert_eq!(pending, PENDING, "whether the entries are there or not");
     }
     pair.no_echo();
 }
@@ -125,7 +142,7 @@ fn no_client_sees_half_a_value() {
                 done_before = done.load(Ordering::Acquire);
                 for (key, length, whole) in VALUES {
                     let there: u64 = b.ask(&format!("{length} {key}"));
-                    assert!(there == 0 || whole - there <= 2, "{key}: {there}");
+                    assert!(there == 0 || whole - there <= DELETED, "{key}: {there}");
                 }
                 parts_seen += b.ask::<u64>(&format!("EXISTS {}", PARTS[1]));
             }
