@@ -11,13 +11,14 @@ use tracing::debug;
 
 use super::commit::Executed;
 use super::sealed::Sealed;
+use super::target::Questions;
 use super::value::{Form, LIMITS, abilities};
 use super::{Applier, Error};
 use crate::link::{State, Value};
 use crate::model::{Mark, mark_key, part_key};
 use crate::rdb::Place;
 use crate::rdb::commands::{Losses, Piece, Rebuild};
-use crate::redis::{Reply, put_command};
+use crate::redis::Reply;
 
 /// A value that is being put together.
 #[derive(Debug)]
@@ -201,18 +202,18 @@ impl Applier {
         stop: &CancellationToken,
     ) -> Result<Option<bool>, Error> {
         let (key, db) = (part_key(&self.config.peer), parts.db.to_string());
-        let mut out = Vec::new();
-        put_command(&mut out, &[b"SELECT", db.as_bytes()]);
-        put_command(&mut out, &[b"WATCH", key.as_bytes()]);
-        put_command(&mut out, &[b"EXISTS", key.as_bytes()]);
-        let Some(replies) = self.ask_all(&out, 3, stop).await? else {
+        let mut questions = Questions::default();
+        questions.put(&[b"SELECT", db.as_bytes()]);
+        questions.put(&[b"WATCH", key.as_bytes()]);
+        let there = questions.put(&[b"EXISTS", key.as_bytes()]);
+        let Some(replies) = self.ask_all(&questions, stop).await? else {
             return Ok(None);
         };
         if let Some(writing) = &mut self.writing {
             writing.db = parts.db;
         }
         Ok(Some(
-            replies.get(2).and_then(Reply::integer).unwrap_or(0) > 0,
+            replies.get(there).and_then(Reply::integer).unwrap_or(0) > 0,
         ))
     }
 }

@@ -274,3 +274,47 @@ fn what_a_session_leaves_half_done_is_removed() {
     assert_eq!(b.ask::<u64>(&format!("EXISTS {}", PARTS[1])), 0);
     assert_eq!(b.ask::<u64>("EXISTS only"), 1);
 }
+
+/// What a sidecar may use while a value of 200 MB is replaced.
+const MEMORY_KIB: u64 = 80 * 1024;
+
+/// Has a's value of a key replace b's, which is of 200 MB; how often b was asked for a value. The
+/// key is in database 1, behind one in database 0 that both have.
+fn replace_a_huge_value(fill: &str) -> u64 {
+    let mut pair = Pair::prepare(&Options {
+        existing: "overwrite",
+        initial: ["send", "receive"],
+        ..Options::default()
+    });
+    let (mut a, mut b) = pair.clients();
+    for (client, size) in [(&mut a, 4), (&mut b, 200_000_000)] {
+        // What is large is to be large in a dump, too.
+        client.run("CONFIG SET rdbcompression no");
+        client.run("SET equal 1");
+        client.run("SELECT 1");
+        client.send(&["EVAL", fill, "1", "key", &size.to_string()]);
+    }
+    pair.start_sidecars();
+    pair.wait_synchronizing();
+    pair.settle();
+    assert_eq!(compare(&pair), 2);
+    assert_eq!(pair.b.sidecar.peer("a").unwrap().copied.overwritten, 1);
+    let peak = pair.b.sidecar.peak_memory_kib();
+    println!("{} MiB at the peak", peak / 1024);
+    assert!(peak < MEMORY_KIB, "{peak} KiB");
+    b.calls("dump")
+}
+
+#[test]
+fn a_huge_value_is_replaced_without_being_read() {
+    let fill = "redis.call('SETRANGE',KEYS[1],ARGV[1],'x')";
+    assert_eq!(replace_a_huge_value(fill), 1, "the other key is compared");
+}
+
+#[test]
+fn a_huge_value_that_looks_small_costs_no_memory() {
+    // Most servers tell its size by a few elements, and the first are small; Redis 8.6 knows.
+    let fill = "for i=1,500 do redis.call('RPUSH',KEYS[1],string.rep('.',4000)) end \
+                redis.call('RPUSH',KEYS[1],string.rep('.',ARGV[1]))";
+    assert!((1..=2).contains(&replace_a_huge_value(fill)));
+}
