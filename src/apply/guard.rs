@@ -11,20 +11,18 @@ use std::sync::Arc;
 use tokio_util::sync::CancellationToken;
 use tracing::{debug, warn};
 
-use super::commit::{Executed, LONGEST_WAIT, pause, unexpected_refusal};
+use super::commit::{Executed, unexpected_refusal};
 use super::debts::{Key, member};
+use super::look::Here;
 use super::parts::{Parts, put_removal};
 use super::rebase::{Replay, replays};
-use super::reply::{Class, classify};
 use super::sealed::Sealed;
-use super::target::{await_fence, put_fence};
 use super::value::Form;
 use super::{Applier, Error};
 use crate::command::key_hash;
 use crate::intake::wall_ms;
 use crate::link::{State, Value};
 use crate::model::{Cursor, Mark, is_reserved, owed_key, part_key};
-use crate::redis::{Reply, put_command};
 
 /// How often a transaction is tried whose keys keep changing, before its keys count as refused.
 const ATTEMPTS: u32 = 8;
@@ -64,51 +62,6 @@ impl Verdict {
     const fn is_final(&self) -> bool {
         matches!(self, Self::Leave { .. } | Self::Refuse)
     }
-}
-
-/// What this site has of a key.
-struct Here<'a> {
-    exists: bool,
-    /// As DUMP gives it, without version and checksum; none where it was not asked for.
-    value: Option<&'a [u8]>,
-    /// As a state says it.
-    expire_at_ms: u64,
-}
-
-/// What follows a value in a dump: two bytes of version and eight of checksum.
-const DUMP_FOOTER: usize = 10;
-/// How far two readings of one time to live may lie apart.
-const TTL_SLACK_MS: u64 = 20;
-
-impl<'a> Here<'a> {
-    /// From the replies to DUMP, or EXISTS, and PTTL.
-    fn of([reply, ttl]: &'a [Reply; 2], now_ms: u64) -> Self {
-        let dump = reply.bytes();
-        let left = ttl.integer().and_then(|t| u64::try_from(t).ok());
-        Self {
-            exists: dump.is_some() || reply.integer() == Some(1),
-            value: dump.map(|d| without_footer(d)),
-            expire_at_ms: left.map_or(0, |l| now_ms + l),
-        }
-    }
-
-    /// Whether the state says what is here already.
-    fn is(&self, state: &State) -> bool {
-        let Value::Dump(payload) = &state.value else {
-            return false;
-        };
-        let same_ttl = match (self.expire_at_ms, state.expire_at_ms) {
-            (0, 0) => true,
-            (0, _) | (_, 0) => false,
-            (a, b) => a.abs_diff(b) <= TTL_SLACK_MS,
-        };
-        same_ttl && self.value == Some(without_footer(payload))
-    }
-}
-
-fn without_footer(dump: &[u8]) -> &[u8] {
-    dump.get(..dump.len().saturating_sub(DUMP_FOOTER))
-        .unwrap_or_default()
 }
 
 /// How states are to be taken.
@@ -196,15 +149,13 @@ impl Applier {
             return Ok(());
         }
         let looking: Vec<&State> = open.iter().filter_map(|&i| states.get(i)).collect();
-        let Some((looks, fence)) = self.look(&looking, stop).await? else {
+        let Some((here, fence)) = self.look(&looking, stop).await? else {
             return Ok(());
         };
-        let now = wall_ms();
-        let here = looks.iter().map(|replies| Here::of(replies, now));
         let mut found: Vec<Verdict> = looking
             .iter()
-            .zip(here)
-            .map(|(state, here)| self.verdict(state, &here, rules))
+            .zip(&here)
+            .map(|(state, here)| self.verdict(state, here, rules))
             .collect();
         if rules.rebase {
             self.rebase(&looking, &mut found, rules.seen, fence)?;
@@ -215,102 +166,6 @@ impl Applier {
             }
         }
         Ok(())
-    }
-
-    /// WATCH, DUMP and PTTL of each (EXISTS, of a large one), and a fence that has come back: the two replies of each, and
-    /// the place of the fence. None when the connection had to be opened anew.
-    async fn look(
-        &mut self,
-        states: &[&State],
-        stop: &CancellationToken,
-    ) -> Result<Option<(Vec<[Reply; 2]>, Cursor)>, Error> {
-        self.fence += 1;
-        let fence_of = (self.fence, self.progress.borrow().attached);
-        let (mut out, mut count) = (Vec::new(), 0);
-        let writing = self.writing.as_mut().ok_or(Error::NoStream)?;
-        let mut put = |args: &[&[u8]]| {
-            put_command(&mut out, args);
-            count += 1;
-            count
-        };
-        put(&[b"UNWATCH"]);
-        let (mut db, part) = (writing.db, part_key(&self.config.peer));
-        let mut part_there = None;
-        let mut places = Vec::with_capacity(states.len());
-        for state in states {
-            if db != state.db {
-                put(&[b"SELECT", state.db.to_string().as_bytes()]);
-                db = state.db;
-            }
-            if matches!(state.value, Value::Part(..)) {
-                put(&[b"WATCH", &state.key, part.as_bytes()]);
-                part_there = Some(put(&[b"EXISTS", part.as_bytes()]) - 1);
-            } else {
-                put(&[b"WATCH", &state.key]);
-            }
-            // What is here is compared with a value that has come whole, and with no other.
-            let look: &[u8] = match state.value {
-                Value::Dump(_) => b"DUMP",
-                _ => b"EXISTS",
-            };
-            places.push(put(&[look, &state.key]) - 1);
-            put(&[b"PTTL", &state.key]);
-        }
-        if db != 0 {
-            put(&[b"SELECT", b"0"]);
-        }
-        put_fence(&mut out, &self.config, self.fence);
-        count += 1;
-        let Some(mut replies) = self.ask_all(&out, count, stop).await? else {
-            return Ok(None);
-        };
-        if let Some(writing) = &mut self.writing {
-            writing.db = 0;
-        }
-        let Ok(fence) = await_fence(&self.config, &mut self.progress, fence_of).await else {
-            self.reopen(stop).await?;
-            return Ok(None);
-        };
-        if let (Some(parts), Some(at)) = (&mut self.parts, part_there) {
-            parts.found(replies.get(at).and_then(Reply::integer) == Some(1));
-        }
-        let mut take = |i: usize| {
-            let reply = replies.get_mut(i);
-            reply.map_or(Reply::Nil, |r| std::mem::replace(r, Reply::Nil))
-        };
-        let looks = places.into_iter().map(|i| [take(i), take(i + 1)]).collect();
-        Ok(Some((looks, fence.at)))
-    }
-
-    /// Sends commands that change nothing and reads their replies. None when they could not be
-    /// carried out: the connection was opened anew.
-    pub(super) async fn ask_all(
-        &mut self,
-        commands: &[u8],
-        count: usize,
-        stop: &CancellationToken,
-    ) -> Result<Option<Vec<Reply>>, Error> {
-        let writing = self.writing.as_mut().ok_or(Error::NoStream)?;
-        let replies = tokio::select! {
-            replies = writing.pipeline(commands, count) => replies,
-            () = stop.cancelled() => {
-                self.writing = None;
-                return Err(Error::Stopped);
-            }
-        };
-        let replies = match replies {
-            Ok(replies) => replies,
-            Err(error) => {
-                warn!(peer = %self.config.peer, %error, "lost the connection while writing");
-                self.reopen(stop).await?;
-                return Ok(None);
-            }
-        };
-        if let Some(message) = replies.iter().find_map(|r| r.error()) {
-            self.on_refused_look(message, stop).await?;
-            return Ok(None);
-        }
-        Ok(Some(replies))
     }
 
     /// Turns refusals into rebases where only writes of the very key are unseen.
@@ -339,23 +194,8 @@ impl Applier {
         Ok(())
     }
 
-    async fn on_refused_look(
-        &mut self,
-        message: &str,
-        stop: &CancellationToken,
-    ) -> Result<(), Error> {
-        match classify(message) {
-            Class::Stop(why) => return Err(Error::Stop(why)),
-            Class::Wait => self.board.lock().waiting = Some(message.to_owned()),
-            Class::Failed => return Err(unexpected_refusal(message)),
-        }
-        let mut wait = LONGEST_WAIT;
-        pause(&mut wait, stop).await?;
-        self.reopen(stop).await
-    }
-
-    fn verdict(&self, state: &State, here: &Here<'_>, rules: Rules) -> Verdict {
-        let exists = here.exists;
+    fn verdict(&self, state: &State, here: &Here, rules: Rules) -> Verdict {
+        let exists = here.exists();
         if is_reserved(&state.key) || matches!(state.value, Value::Unsaid) {
             return Verdict::Leave { kept: false };
         }

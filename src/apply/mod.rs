@@ -10,6 +10,7 @@ mod copy;
 mod debts;
 mod fresh;
 mod guard;
+mod look;
 mod parts;
 mod rebase;
 mod records;

@@ -11,13 +11,14 @@ use tracing::debug;
 
 use super::commit::Executed;
 use super::sealed::Sealed;
+use super::target::Questions;
 use super::value::{Form, LIMITS, abilities};
 use super::{Applier, Error};
 use crate::link::{State, Value};
 use crate::model::{Mark, mark_key, part_key};
 use crate::rdb::Place;
-use crate::rdb::commands::{Piece, Rebuild};
-use crate::redis::{Reply, put_command};
+use crate::rdb::commands::{Losses, Piece, Rebuild};
+use crate::redis::Reply;
 
 /// A value that is being put together.
 #[derive(Debug)]
@@ -28,7 +29,7 @@ pub(super) struct Parts {
     is_written: bool,
     broken: Option<Broken>,
     /// What the server cannot hold of it.
-    losses: String,
+    losses: Losses,
 }
 
 /// Why a value cannot be put together.
@@ -58,7 +59,7 @@ impl Parts {
         match &self.broken {
             Some(Broken::Unheld(why)) => Form::Unheld(why.clone()),
             Some(Broken::Gone) => Form::Unheld("a part of it is gone".to_owned()),
-            None if self.is_written => Form::Rename(self.losses.clone()),
+            None if self.is_written => Form::Rename(self.losses.to_string()),
             // Nothing was left of it: all its fields had expired.
             None => Form::Delete,
         }
@@ -108,7 +109,7 @@ impl Applier {
             key: state.key.clone(),
             is_written: false,
             broken: None,
-            losses: String::new(),
+            losses: Losses::default(),
         });
         Ok(())
     }
@@ -137,9 +138,7 @@ impl Applier {
                 None => break,
             }
         }
-        if !rebuild.losses().is_none() {
-            parts.losses = rebuild.losses().to_string();
-        }
+        parts.losses.add(rebuild.losses());
         debug!(peer = %self.config.peer, db = parts.db, key = %parts.key.escape_ascii(), ?place, "a part");
         Ok(())
     }
@@ -203,18 +202,18 @@ impl Applier {
         stop: &CancellationToken,
     ) -> Result<Option<bool>, Error> {
         let (key, db) = (part_key(&self.config.peer), parts.db.to_string());
-        let mut out = Vec::new();
-        put_command(&mut out, &[b"SELECT", db.as_bytes()]);
-        put_command(&mut out, &[b"WATCH", key.as_bytes()]);
-        put_command(&mut out, &[b"EXISTS", key.as_bytes()]);
-        let Some(replies) = self.ask_all(&out, 3, stop).await? else {
+        let mut questions = Questions::default();
+        questions.put(&[b"SELECT", db.as_bytes()]);
+        questions.put(&[b"WATCH", key.as_bytes()]);
+        let there = questions.put(&[b"EXISTS", key.as_bytes()]);
+        let Some(replies) = self.ask_all(&questions, stop).await? else {
             return Ok(None);
         };
         if let Some(writing) = &mut self.writing {
             writing.db = parts.db;
         }
         Ok(Some(
-            replies.get(2).and_then(Reply::integer).unwrap_or(0) > 0,
+            replies.get(there).and_then(Reply::integer).unwrap_or(0) > 0,
         ))
     }
 }

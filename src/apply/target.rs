@@ -120,6 +120,27 @@ impl Writing {
         Ok(outcome(&multi, &queued, exec))
     }
 
+    /// Sends questions and reads the replies.
+    ///
+    /// # Errors
+    /// The connection broke.
+    pub(super) async fn ask(&mut self, questions: &Questions) -> Result<Vec<Reply>, Error> {
+        self.connection.send(&questions.bytes).await?;
+        let mut replies = Vec::with_capacity(questions.wanted.len());
+        for wanted in &questions.wanted {
+            let reply = match wanted {
+                Wanted::Reply => self.connection.reply().await?,
+                Wanted::UpTo(most) => self.connection.reply_within(*most).await?,
+                Wanted::IfTold => match self.connection.reply().await? {
+                    Reply::Error(_) => Reply::Nil,
+                    reply => reply,
+                },
+            };
+            replies.push(reply);
+        }
+        Ok(replies)
+    }
+
     /// Sends commands and reads their replies.
     ///
     /// # Errors
@@ -135,6 +156,60 @@ impl Writing {
             replies.push(self.connection.reply().await?);
         }
         Ok(replies)
+    }
+}
+
+/// Commands that change no key of a client, and what is wanted of the reply to each.
+#[derive(Debug, Default)]
+pub(super) struct Questions {
+    bytes: Vec<u8>,
+    wanted: Vec<Wanted>,
+}
+
+#[derive(Debug)]
+enum Wanted {
+    /// All of it.
+    Reply,
+    /// A string only if it has no more than so many bytes.
+    UpTo(usize),
+    /// Nothing if it is an error: the server does not tell.
+    IfTold,
+}
+
+impl Questions {
+    /// Adds one; gives the place of its reply.
+    pub(super) fn put(&mut self, args: &[&[u8]]) -> usize {
+        self.add(args, Wanted::Reply)
+    }
+
+    /// As [`put`](Self::put); a string that is longer is passed over.
+    pub(super) fn put_up_to(&mut self, most: usize, args: &[&[u8]]) -> usize {
+        self.add(args, Wanted::UpTo(most))
+    }
+
+    /// As [`put`](Self::put), but the server need not answer it.
+    pub(super) fn put_if_told(&mut self, args: &[&[u8]]) -> usize {
+        self.add(args, Wanted::IfTold)
+    }
+
+    /// Selects a database, if it is not this one.
+    pub(super) fn select(&mut self, selected: &mut u32, db: u32) {
+        if *selected != db {
+            self.put(&[b"SELECT", db.to_string().as_bytes()]);
+            *selected = db;
+        }
+    }
+
+    /// Sets a fence.
+    pub(super) fn put_fence(&mut self, config: &Config, number: u64) {
+        put_fence(&mut self.bytes, config, number);
+        self.wanted.push(Wanted::Reply);
+    }
+
+    fn add(&mut self, args: &[&[u8]], wanted: Wanted) -> usize {
+        put_command(&mut self.bytes, args);
+        self.wanted.push(wanted);
+        self.wanted.len() - 1
     }
 }
 

@@ -124,10 +124,11 @@ pub(super) fn read(
         path: path.display().to_string(),
         source,
     };
-    let source = File::open(&path).map_err(|e| failed(&path, e))?;
+    let open = || File::open(&path).map_err(|e| failed(&path, e));
+    let [source, again] = [open()?, open()?];
     let (send, parts) = mpsc::channel(PARTS_AHEAD);
     tokio::task::spawn_blocking(move || {
-        let result = match rdb::Reader::of_dump(source, flavour, part_size) {
+        let result = match rdb::Reader::of_dump(source, again, flavour, part_size) {
             Ok(Some(reader)) => read_parts(reader, &state, &send),
             Ok(None) => match fs::read(&path) {
                 Ok(whole) => {

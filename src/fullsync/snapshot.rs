@@ -1,6 +1,6 @@
 //! Copying everything: a snapshot of the local Redis, read entry by entry.
 
-use std::io::{self, Read};
+use std::io;
 use std::path::PathBuf;
 
 use tokio::sync::{mpsc, watch};
@@ -17,7 +17,7 @@ use crate::model::{Cursor, Seen, SiteId, is_reserved};
 use crate::progress::Progress;
 use crate::rdb::{self, Place};
 use crate::redis::{self, Connection, Info, Settings};
-use crate::replica::{self, Need, PsyncReply, Replica, Snapshot, SnapshotError};
+use crate::replica::{self, Need, PsyncReply, Replica, Snapshot, SnapshotError, SnapshotReader};
 
 /// The most keys in one part: the receiver writes, or watches, them all at once.
 const PART_KEYS: usize = 256;
@@ -236,10 +236,13 @@ impl Copier {
         let progress = self.progress.borrow();
         // What was written between the last record of an epoch and the next epoch is in no journal:
         // only a snapshot from after it holds that.
-        let epoch = progress.state.as_ref().map(|s| s.epoch)?;
-        let shelf = &self.shared.shelf;
-        let usable =
-            |at: Cursor| at >= start && self.shared.journal.first() <= at && epoch == at.epoch;
+        let state = progress.state.as_ref()?;
+        let began = Cursor {
+            epoch: state.epoch,
+            offset: state.began,
+        };
+        let (shelf, first) = (&self.shared.shelf, self.shared.journal.first());
+        let usable = |at: Cursor| at >= start && at >= first && at.epoch == state.epoch;
         // With the other policy it begins again.
         let begun = copy
             .resume
@@ -254,14 +257,13 @@ impl Copier {
             peer,
             seen: progress.seen.of(peer),
             from: *from,
-            since: start.max(self.shared.journal.first()),
+            since: start.max(first).max(began),
         };
         let kept = shelf.take(need).unwrap_or_else(|error| {
             warn!(%error, "the snapshot that was kept cannot be used; taking a new one");
             None
         });
-        let (snapshot, seen) = kept.filter(|(s, _)| usable(s.at))?;
-        Some((snapshot, 0, seen))
+        kept.map(|(snapshot, seen)| (snapshot, 0, seen))
     }
 
     /// Takes a new one, over a replica connection of its own; none when the server hands us one from
@@ -314,10 +316,13 @@ impl Copier {
 
     /// Reads the snapshot in a thread of its own: it is large, and the disk may be slow.
     fn read(&self, snapshot: &Snapshot, first: u64) -> Result<Parts, Error> {
-        let file = snapshot.open().map_err(|source| Error::File {
-            path: self.dir.display().to_string(),
-            source,
-        })?;
+        let open = || {
+            snapshot.open().map_err(|source| Error::File {
+                path: self.dir.display().to_string(),
+                source,
+            })
+        };
+        let files = [open()?, open()?];
         let size = snapshot.clone();
         let (send, parts) = mpsc::channel(PARTS_AHEAD);
         let (filter, debts) = (self.filter.clone(), self.debts.clone());
@@ -325,7 +330,7 @@ impl Copier {
         tokio::task::spawn_blocking(move || {
             let what = (&filter, &debts);
             let size = || size.size();
-            if let Err(error) = read_parts((file, size), first, part_size, what, &send) {
+            if let Err(error) = read_parts((files, size), first, part_size, what, &send) {
                 // Nobody listens any more when the session is over.
                 drop(send.blocking_send(Err(error)));
             }
@@ -334,15 +339,15 @@ impl Copier {
     }
 }
 
-/// Reads a snapshot into parts of a copy, until it ends or nobody listens any more.
+/// Reads a snapshot, opened twice, into parts of a copy, until it ends or nobody listens any more.
 fn read_parts(
-    (file, size): (impl Read, impl Fn() -> Option<u64>),
+    ([file, again], size): ([SnapshotReader; 2], impl Fn() -> Option<u64>),
     skip: u64,
     part_size: usize,
     (filter, debts): (&Filter, &Debts),
     send: &mpsc::Sender<Result<Part, Error>>,
 ) -> Result<(), Error> {
-    let mut reader = rdb::Reader::try_new(file)?.dividing(part_size);
+    let mut reader = rdb::Reader::try_new(file)?.dividing(part_size, again);
     let mut gathered = Gathered {
         skip,
         ..Gathered::default()

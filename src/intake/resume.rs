@@ -22,6 +22,9 @@ use crate::replica::{self, PsyncReply, Replica, Snapshot, SnapshotError};
 /// older counts as written everywhere, which costs states, never equality.
 const REPLAY_LIMIT: u64 = 512 << 20;
 
+/// The largest value that is looked at whole to see whether there is any.
+const LARGE: usize = 1 << 20;
+
 /// What the journal says of the time before.
 #[derive(Debug, Default)]
 pub(super) struct Resume {
@@ -260,16 +263,23 @@ fn keep(shared: &Shared, snapshot: Snapshot, seen: Seen, empty: bool) {
 
 /// Whether a snapshot holds no key but ours.
 async fn is_empty(snapshot: &Snapshot, dir: &Path) -> Result<bool, Error> {
-    let file = snapshot.open().map_err(|source| SnapshotError::Disk {
-        path: dir.display().to_string(),
-        source,
-    })?;
+    let open = || {
+        snapshot.open().map_err(|source| SnapshotError::Disk {
+            path: dir.display().to_string(),
+            source,
+        })
+    };
+    let (file, again) = (open()?, open()?);
     // The first key of another tells, so this is soon known; but it may have to be waited for.
     let looking = tokio::task::spawn_blocking(move || {
-        let mut reader = rdb::Reader::try_new(file)?;
+        let mut reader = rdb::Reader::try_new(file)?.dividing(LARGE, again);
         while let Some(entry) = reader.next_entry()? {
             match entry {
-                rdb::Entry::Value(value) if !is_reserved(&value.key) => return Ok(false),
+                rdb::Entry::Value(value) | rdb::Entry::Part(value, _)
+                    if !is_reserved(&value.key) =>
+                {
+                    return Ok(false);
+                }
                 rdb::Entry::Function(_) => return Ok(false),
                 _ => {}
             }

@@ -1,6 +1,6 @@
 //! Bytes of a snapshot: buffered, counted, summed, and captured on demand.
 
-use std::io::{ErrorKind, Read};
+use std::io::{ErrorKind, Read, Seek, SeekFrom};
 use std::mem;
 
 use crc_fast::{CrcAlgorithm, Digest};
@@ -41,6 +41,9 @@ struct Capture {
     lead: Vec<u8>,
     /// The lead and the captured bytes that had to leave the buffer; empty while none had to.
     spilled: Vec<u8>,
+    /// How many bytes are kept at most; had more come, none are kept.
+    most: usize,
+    is_over: bool,
 }
 
 impl<R: Read> Input<R> {
@@ -154,7 +157,26 @@ impl<R: Read> Input<R> {
             from: self.at,
             lead,
             spilled: Vec::new(),
+            most: usize::MAX,
+            is_over: false,
         });
+    }
+
+    /// Keeps what is consumed from here on, as long as it is no more than so many bytes (and what
+    /// is in the buffer); see [`end_capture_within`](Self::end_capture_within).
+    pub(super) fn start_capture_within(&mut self, most: usize) {
+        self.start_capture(Vec::new());
+        if let Some(capture) = &mut self.capture {
+            capture.most = most;
+        }
+    }
+
+    /// What was captured; none when that was too much.
+    pub(super) fn end_capture_within(&mut self) -> Option<Vec<u8>> {
+        let is_over = |c: &Capture| c.is_over || self.captured() > c.most;
+        let is_over = self.capture.as_ref().is_some_and(is_over);
+        let bytes = self.end_capture(0);
+        (!is_over).then_some(bytes)
     }
 
     /// How many bytes were captured, those put before them included.
@@ -204,6 +226,10 @@ impl<R: Read> Input<R> {
             let leaving = consumed.get(capture.from..).unwrap_or_default();
             capture.spilled.extend_from_slice(leaving);
             capture.from = 0;
+            capture.is_over |= capture.spilled.len() > capture.most;
+            if capture.is_over {
+                capture.spilled = Vec::new();
+            }
         }
         self.base = self.base.saturating_add(self.filled as u64);
         self.at = 0;
@@ -220,5 +246,23 @@ impl<R: Read> Input<R> {
                 Err(e) => return Err(e.into()),
             }
         }
+    }
+}
+
+impl<R: Read + Seek> Input<R> {
+    /// Goes on at another offset of the source. The checksum is of no use from then on.
+    pub(super) fn go_to(&mut self, offset: u64) -> Result<(), Error> {
+        let at = offset.checked_sub(self.base).map(usize::try_from);
+        if let Some(Ok(at)) = at
+            && at <= self.filled
+        {
+            self.at = at;
+            return Ok(());
+        }
+        self.source.seek(SeekFrom::Start(offset))?;
+        self.base = offset;
+        self.at = 0;
+        self.filled = 0;
+        Ok(())
     }
 }

@@ -26,6 +26,7 @@ use bytes::Bytes;
 pub mod commands;
 pub mod decode;
 mod error;
+mod groups;
 mod input;
 mod parts;
 mod payload;
@@ -36,9 +37,10 @@ mod value;
 mod version;
 
 pub use self::error::Error;
+pub use self::groups::Again;
 use self::input::{BUFFER_SIZE, Input};
 pub use self::parts::Place;
-use self::parts::{Body, Rest};
+use self::parts::{Body, Dividing, Rest};
 pub use self::payload::{Fit, fit, is_of_module, lowest_version, payload};
 use self::payload::{VERSION_KEY_META, seal};
 pub use self::string::lzf_decompress;
@@ -53,8 +55,8 @@ pub struct Reader<R> {
     db: u32,
     /// What has been said of the next value.
     attributes: Attributes,
-    /// How large a value may be that is given whole.
-    part_size: Option<usize>,
+    /// How values are divided, if they are.
+    dividing: Option<Dividing>,
     /// A value of which a part was given, and not the last.
     rest: Option<Rest>,
 }
@@ -128,27 +130,34 @@ impl<R: Read> Reader<R> {
             state: State::Entries,
             db: 0,
             attributes: Attributes::default(),
-            part_size: None,
+            dividing: None,
             rest: None,
         })
     }
 
     /// Gives values of more bytes than this in parts of about so many; see [`Entry::Part`]. A part
-    /// is larger by no more than one element.
+    /// is larger by no more than one element. `again` is the same snapshot once more, from its
+    /// beginning: of a stream, what comes last goes first.
     #[must_use]
-    pub fn dividing(self, size: usize) -> Self {
+    pub fn dividing(self, size: usize, again: impl Again + 'static) -> Self {
         Self {
-            part_size: Some(size.max(1)),
+            dividing: Some(Dividing::new(size, again)),
             ..self
         }
     }
 
     /// Divides one value as DUMP gave it, into [`Entry::Part`]s with an empty key, or gives it whole
-    /// as an [`Entry::Value`]. None: it is of a kind that is not divided.
+    /// as an [`Entry::Value`]. None: it is of a kind that is not divided. `again` is the same value
+    /// once more.
     ///
     /// # Errors
     /// There is nothing to read.
-    pub fn of_dump(input: R, flavour: Flavour, part_size: usize) -> Result<Option<Self>, Error> {
+    pub fn of_dump(
+        input: R,
+        again: impl Again + 'static,
+        flavour: Flavour,
+        part_size: usize,
+    ) -> Result<Option<Self>, Error> {
         let mut input = Input::new(input, BUFFER_SIZE);
         let type_byte = input.byte()?;
         let version = Version { flavour, number: 0 };
@@ -158,7 +167,7 @@ impl<R: Read> Reader<R> {
             state: State::Dump(Some(type_byte)),
             db: 0,
             attributes: Attributes::default(),
-            part_size: Some(part_size.max(1)),
+            dividing: Some(Dividing::new(part_size, again)),
             rest: None,
         };
         Ok(parts::is_divisible(type_byte).then_some(reader))

@@ -1,7 +1,7 @@
 //! Large values in parts, so that nobody has to hold one whole.
 //!
 //! A collection is divided between its elements into collections of the same type, a string into
-//! strings, a stream between its nodes: the parts before its last have entries and nothing else.
+//! strings, a stream between its nodes; its groups go before its entries ([`groups`](super::groups)).
 //! [`Rebuild`](super::commands::Rebuild) puts parts together. An element is never divided, and
 //! neither is a structure that is packed into one string: servers keep those small.
 
@@ -9,9 +9,10 @@ use std::io::Read;
 use std::mem;
 
 use super::error::Error;
-use super::input::Input;
+use super::groups::{Again, Ahead, Groups};
+use super::input::{BUFFER_SIZE, Input};
 use super::payload::{FOOTER_SIZE, lowest_version, seal};
-use super::value::{STREAM_FIRST, is_stream};
+use super::value::{STREAM_4, STREAM_FIRST, is_stream};
 use super::{Reader, Value};
 
 /// Which part of a value.
@@ -37,7 +38,32 @@ pub(super) enum Body {
 pub(super) struct Rest {
     /// What is known of the value; without payload.
     pub(super) value: Value,
-    kind: Kind,
+    held: Option<Box<Held>>,
+    /// None: there is nothing behind what is held.
+    kind: Option<Kind>,
+}
+
+/// A part of a stream that waits for the stream's groups.
+struct Held {
+    groups: Groups,
+    body: Vec<u8>,
+}
+
+/// How values are divided.
+pub(super) struct Dividing {
+    /// How large a value may be that is given whole, and how large parts are.
+    size: usize,
+    /// The same bytes, to look ahead.
+    ahead: Ahead,
+}
+
+impl Dividing {
+    pub(super) fn new(size: usize, again: impl Again + 'static) -> Self {
+        Self {
+            size: size.max(1),
+            ahead: Input::new(Box::new(again), BUFFER_SIZE),
+        }
+    }
 }
 
 enum Kind {
@@ -61,6 +87,8 @@ const INTEGER_MAX: usize = 4;
 const HASH_METADATA: u8 = 24;
 /// What a stream has behind its nodes when it has nothing: length, last id, no groups.
 const NO_TAIL: &[u8] = &[0, 0, 0, 0];
+/// What stands for the groups of a stream that has none: their number.
+const NO_GROUPS: &[u8] = &[0];
 
 /// Whether values of a type are divided.
 pub(super) const fn is_divisible(type_byte: u8) -> bool {
@@ -75,10 +103,11 @@ impl<R: Read> Reader<R> {
     /// Reads a value, or its first part. `lead` is what a payload has before the body.
     pub(super) fn read_body(&mut self, type_byte: u8, lead: Vec<u8>) -> Result<Body, Error> {
         // Metadata of modules belong to the whole.
-        let size = self.part_size.filter(|_| lead.len() == 1);
-        match size {
-            Some(size) if type_byte == STRING => self.input.read_string(lead, size),
-            Some(size) if has_elements(type_byte) => self.input.read_elements(lead, size),
+        let dividing = self.dividing.as_mut().filter(|_| lead.len() == 1);
+        match dividing {
+            Some(by) if type_byte == STRING => self.input.read_string(lead, by.size),
+            Some(by) if is_stream(type_byte) => self.input.read_stream(lead, by),
+            Some(by) if has_elements(type_byte) => self.input.read_elements(lead, by.size),
             _ => {
                 self.input.start_capture(lead);
                 self.input.skip_value(type_byte)?;
@@ -89,12 +118,27 @@ impl<R: Read> Reader<R> {
 
     /// The next part, and what is left behind it.
     pub(super) fn read_part(&mut self, rest: Rest) -> Result<(Value, Place, Option<Rest>), Error> {
-        let Rest { mut value, kind } = rest;
-        let (body, kind) = self
-            .input
-            .read_part(kind, self.part_size.unwrap_or(usize::MAX))?;
-        let rest = kind.map(|kind| Rest {
+        let Rest {
+            mut value,
+            held,
+            kind,
+        } = rest;
+        let (body, held, kind) = match (held, &mut self.dividing) {
+            (Some(held), Some(by)) => {
+                let (body, held) = held.next(by)?;
+                (body, held, kind)
+            }
+            (held, by) => {
+                let size = by.as_ref().map_or(usize::MAX, |by| by.size);
+                let kind = kind.ok_or_else(|| self.input.malformed("nothing left"))?;
+                let (body, kind) = self.input.read_part(kind, size)?;
+                (body, held, kind)
+            }
+        };
+        let more = held.is_some() || kind.is_some();
+        let rest = more.then(|| Rest {
             value: value.clone(),
+            held,
             kind,
         });
         let place = rest.as_ref().map_or(Place::Last, |_| Place::Middle);
@@ -114,6 +158,39 @@ impl Rest {
     /// The rest of this value.
     pub(super) fn of(self, value: Value) -> Self {
         Self { value, ..self }
+    }
+}
+
+impl Held {
+    /// Holds a part of a stream, and gives the first of the groups if there are any. So many nodes
+    /// are left from an offset on; behind the part comes what is of this kind.
+    fn body(
+        body: Vec<u8>,
+        (type_byte, offset, nodes): (u8, u64, u64),
+        kind: Option<Kind>,
+        by: &mut Dividing,
+    ) -> Result<Body, Error> {
+        let groups = Groups::find(&mut by.ahead, type_byte, offset, nodes)?;
+        let (body, held) = Box::new(Self { groups, body }).next(by)?;
+        Ok(match held.is_some() || kind.is_some() {
+            true => Body::First(
+                body,
+                Rest {
+                    value: Value::default(),
+                    held,
+                    kind,
+                },
+            ),
+            false => Body::Whole(body),
+        })
+    }
+
+    /// The next part of the groups; behind the last, what was held.
+    fn next(mut self: Box<Self>, by: &mut Dividing) -> Result<(Vec<u8>, Option<Box<Self>>), Error> {
+        Ok(match self.groups.next_part(&mut by.ahead, by.size)? {
+            Some(body) => (body, Some(self)),
+            None => (self.body, None),
+        })
     }
 }
 
@@ -158,8 +235,32 @@ impl<R: Read> Input<R> {
         Ok(first(body, Some(Kind::Elements { lead, left })))
     }
 
-    /// Consumes elements until so much has been captured, and all that follows the last one;
-    /// how many they were.
+    fn read_stream(&mut self, lead: Vec<u8>, by: &mut Dividing) -> Result<Body, Error> {
+        let type_byte = lead.first().copied().unwrap_or_default();
+        let body = self.read_elements(lead, by.size)?;
+        let offset = self.offset();
+        let body = match body {
+            Body::Whole(nodes) => nodes,
+            Body::First(nodes, Rest { kind, .. }) => {
+                let left = match kind {
+                    Some(Kind::Elements { left, .. }) => left,
+                    _ => 0,
+                };
+                return Held::body(nodes, (type_byte, offset, left), kind, by);
+            }
+        };
+        // All its nodes are no more than a part. Its groups may be.
+        self.start_capture(body);
+        let room = by.size.saturating_sub(self.captured());
+        let has_all = self.capture_tail(type_byte, room)?;
+        let body = self.end_capture(FOOTER_SIZE);
+        match has_all {
+            true => Ok(Body::Whole(body)),
+            false => Held::body(body, (type_byte, offset, 0), None, by),
+        }
+    }
+
+    /// Consumes elements until so much has been captured; how many they were.
     fn take_elements(&mut self, type_byte: u8, left: &mut u64, size: usize) -> Result<u64, Error> {
         let before = *left;
         while *left > 0 {
@@ -169,10 +270,23 @@ impl<R: Read> Input<R> {
                 break;
             }
         }
-        if *left == 0 && is_stream(type_byte) {
-            self.skip_stream_tail(type_byte)?;
-        }
         Ok(before.saturating_sub(*left))
+    }
+
+    /// Captures what a stream has behind its nodes: its groups only if they take no more than so
+    /// many bytes. Whether they were captured.
+    fn capture_tail(&mut self, type_byte: u8, groups_max: usize) -> Result<bool, Error> {
+        self.skip_stream_numbers(type_byte)?;
+        let mut kept = self.end_capture(0);
+        self.start_capture_within(groups_max);
+        self.skip_stream_groups(type_byte)?;
+        let groups = self.end_capture_within();
+        kept.extend_from_slice(groups.as_deref().unwrap_or(NO_GROUPS));
+        self.start_capture(kept);
+        if type_byte >= STREAM_4 {
+            self.skip_stream_producers()?;
+        }
+        Ok(groups.is_some())
     }
 
     /// Type and body of the next part, and what is left behind it.
@@ -182,6 +296,10 @@ impl<R: Read> Input<R> {
                 let type_byte = lead.first().copied().unwrap_or_default();
                 self.start_capture(Vec::new());
                 let taken = self.take_elements(type_byte, &mut left, size)?;
+                if left == 0 && is_stream(type_byte) {
+                    // The groups went before.
+                    self.capture_tail(type_byte, 0)?;
+                }
                 let elements = self.end_capture(0);
                 let body = collection(&lead, taken, &elements, left);
                 Ok((body, (left > 0).then_some(Kind::Elements { lead, left })))
@@ -216,7 +334,8 @@ fn first(body: Vec<u8>, kind: Option<Kind>) -> Body {
             body,
             Rest {
                 value: Value::default(),
-                kind,
+                held: None,
+                kind: Some(kind),
             },
         ),
     }
@@ -239,7 +358,7 @@ fn collection(lead: &[u8], count: u64, elements: &[u8], left: u64) -> Vec<u8> {
     body
 }
 
-fn put_length(out: &mut Vec<u8>, length: u64) {
+pub(super) fn put_length(out: &mut Vec<u8>, length: u64) {
     match (u8::try_from(length), u32::try_from(length)) {
         (Ok(short @ 0..64), _) => out.push(short),
         (_, Ok(length)) => {

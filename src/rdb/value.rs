@@ -11,7 +11,7 @@ use super::input::Input;
 /// The double of a sorted set in the old text form: longer "lengths" are infinities and NaN.
 const TEXT_DOUBLE_MAX: u8 = 252;
 /// The id of an entry of a stream.
-const STREAM_ID: u64 = 16;
+pub(super) const STREAM_ID: usize = 16;
 /// Binary numbers: doubles, and instants in milliseconds.
 const FIXED: u64 = 8;
 
@@ -19,8 +19,8 @@ const FIXED: u64 = 8;
 pub(super) const STREAM_FIRST: u8 = 15;
 const STREAM_2: u8 = 19;
 const STREAM_3: u8 = 21;
-const STREAM_4: u8 = 26;
-const STREAM_5: u8 = 27;
+pub(super) const STREAM_4: u8 = 26;
+pub(super) const STREAM_5: u8 = 27;
 
 /// Whether a type is one of those of streams.
 pub(super) const fn is_stream(type_byte: u8) -> bool {
@@ -161,35 +161,44 @@ impl<R: Read> Input<R> {
 
     /// What a stream has behind its nodes.
     pub(super) fn skip_stream_tail(&mut self, type_byte: u8) -> Result<(), Error> {
-        // How many entries there are, and the last id.
-        self.skip_lengths(3)?;
-        if type_byte >= STREAM_2 {
-            // First id, greatest deleted id, how many were ever added.
-            self.skip_lengths(5)?;
-        }
-        for _ in 0..self.length()? {
-            self.skip_stream_group(type_byte)?;
-        }
+        self.skip_stream_numbers(type_byte)?;
+        self.skip_stream_groups(type_byte)?;
         if type_byte >= STREAM_4 {
             self.skip_stream_producers()?;
         }
         Ok(())
     }
 
-    fn skip_stream_group(&mut self, type_byte: u8) -> Result<(), Error> {
-        // Name, last delivered id, how many were read.
-        self.skip_string()?;
-        self.skip_lengths(if type_byte >= STREAM_2 { 3 } else { 2 })?;
-        // Entries pending: id, when delivered, how often.
-        for _ in 0..self.length()? {
-            self.skip(STREAM_ID.saturating_add(FIXED))?;
-            self.length()?;
+    /// Consumes what stands between the nodes and the groups.
+    pub(super) fn skip_stream_numbers(&mut self, type_byte: u8) -> Result<(), Error> {
+        // How many entries there are, and the last id.
+        self.skip_lengths(3)?;
+        if type_byte >= STREAM_2 {
+            // First id, greatest deleted id, how many were ever added.
+            self.skip_lengths(5)?;
         }
-        // Consumers: name, when seen, when active, the ids pending.
-        let instants = if type_byte >= STREAM_3 { 2 } else { 1 };
+        Ok(())
+    }
+
+    pub(super) fn skip_stream_groups(&mut self, type_byte: u8) -> Result<(), Error> {
         for _ in 0..self.length()? {
-            self.skip_string()?;
-            self.skip(FIXED.saturating_mul(instants))?;
+            self.skip_stream_group(type_byte)?;
+        }
+        Ok(())
+    }
+
+    fn skip_stream_group(&mut self, type_byte: u8) -> Result<(), Error> {
+        self.skip_stream_group_head(type_byte)?;
+        self.skip_stream_group_rest(type_byte)
+    }
+
+    /// Consumes what a group has behind its head.
+    pub(super) fn skip_stream_group_rest(&mut self, type_byte: u8) -> Result<(), Error> {
+        for _ in 0..self.length()? {
+            self.stream_pending_id()?;
+        }
+        for _ in 0..self.length()? {
+            self.skip_stream_consumer_head(type_byte)?;
             self.skip_stream_ids()?;
         }
         if type_byte >= STREAM_5 {
@@ -199,15 +208,38 @@ impl<R: Read> Input<R> {
         Ok(())
     }
 
+    /// Consumes what a group has before its pending entries.
+    pub(super) fn skip_stream_group_head(&mut self, type_byte: u8) -> Result<(), Error> {
+        // Name, last delivered id, how many were read.
+        self.skip_string()?;
+        self.skip_lengths(if type_byte >= STREAM_2 { 3 } else { 2 })
+    }
+
+    /// Consumes a pending entry of a group: id, when delivered, how often. Gives the id.
+    pub(super) fn stream_pending_id(&mut self) -> Result<[u8; STREAM_ID], Error> {
+        let id = self.array()?;
+        self.skip(FIXED)?;
+        self.length()?;
+        Ok(id)
+    }
+
+    /// Consumes what a consumer has before the ids of its pending entries.
+    pub(super) fn skip_stream_consumer_head(&mut self, type_byte: u8) -> Result<(), Error> {
+        // Name, when seen, when active.
+        self.skip_string()?;
+        let instants = if type_byte >= STREAM_3 { 2 } else { 1 };
+        self.skip(FIXED.saturating_mul(instants))
+    }
+
     fn skip_stream_ids(&mut self) -> Result<(), Error> {
         for _ in 0..self.length()? {
-            self.skip(STREAM_ID)?;
+            self.skip(STREAM_ID as u64)?;
         }
         Ok(())
     }
 
     /// What a stream remembers of its producers to refuse what they add twice.
-    fn skip_stream_producers(&mut self) -> Result<(), Error> {
+    pub(super) fn skip_stream_producers(&mut self) -> Result<(), Error> {
         self.skip_lengths(2)?;
         for _ in 0..self.length()? {
             self.skip_string()?;

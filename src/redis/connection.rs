@@ -239,19 +239,35 @@ impl Connection {
         }
     }
 
+    /// Reads one reply, a string only if it has no more than so many bytes: a longer one is passed
+    /// over as it comes, however long it is ([`Reply::Long`]). Not cancel safe.
+    ///
+    /// # Errors
+    /// The connection broke or carries something else than replies.
+    pub async fn reply_within(&mut self, most: usize) -> Result<Reply, Error> {
+        let end = self.end_of_first_line().await?;
+        let line = self.input.get(..end).unwrap_or_default();
+        let digits = line.strip_prefix(b"$").map(String::from_utf8_lossy);
+        let length = digits.and_then(|d| d.parse::<usize>().ok());
+        let Some(length) = length.filter(|l| *l > most) else {
+            return self.reply().await;
+        };
+        self.input.advance(end + 2);
+        let mut left = length;
+        while left > 0 {
+            left -= self.some(left).await?.len();
+        }
+        self.end_of_line().await?;
+        Ok(Reply::Long(length))
+    }
+
     /// Takes a line of a reply that is too large to be taken whole, and gives the number in it.
     /// Cancel safe.
     ///
     /// # Errors
     /// The connection broke, the server refused, or this is no line of that kind.
     pub async fn line(&mut self, kind: u8) -> Result<i64, Error> {
-        let end = loop {
-            match self.input.windows(2).position(|w| w == b"\r\n") {
-                Some(end) => break end,
-                None if self.input.len() > READ_SIZE => return Err(self.malformed("line too long")),
-                None => self.fill().await?,
-            }
-        };
+        let end = self.end_of_first_line().await?;
         let line = self.input.split_to(end);
         self.input.advance(2);
         let text = String::from_utf8_lossy(line.get(1..).unwrap_or_default()).into_owned();
@@ -259,6 +275,17 @@ impl Connection {
             Some(first) if *first == kind => Ok(text.parse().unwrap_or(0)),
             Some(b'-') => Err(self.refused("a read", text)),
             _ => Err(self.malformed("reply of another kind")),
+        }
+    }
+
+    /// Where the line ends that comes next. Cancel safe.
+    async fn end_of_first_line(&mut self) -> Result<usize, Error> {
+        loop {
+            match self.input.windows(2).position(|w| w == b"\r\n") {
+                Some(end) => return Ok(end),
+                None if self.input.len() > READ_SIZE => return Err(self.malformed("line too long")),
+                None => self.fill().await?,
+            }
         }
     }
 
@@ -350,4 +377,48 @@ pub fn put_command(out: &mut Vec<u8>, args: &[&[u8]]) {
         out.extend_from_slice(arg);
     }
     out.extend_from_slice(b"\r\n");
+}
+
+#[cfg(test)]
+mod tests {
+    use tokio::io::duplex;
+
+    use super::*;
+
+    #[tokio::test]
+    async fn a_string_that_is_too_long_is_passed_over_and_not_kept() {
+        let (near, mut far) = duplex(READ_SIZE);
+        let mut connection = Connection {
+            stream: Box::new(near),
+            address: Address::Unix("test".into()),
+            input: BytesMut::new(),
+            scanner: ReplyScanner::default(),
+        };
+        let length = 10 << 20;
+        let writing = async move {
+            for _ in 0..3 {
+                let head = format!("${length}\r\n");
+                far.write_all(head.as_bytes()).await.unwrap();
+                far.write_all(&vec![b'x'; length]).await.unwrap();
+                far.write_all(b"\r\n$5\r\n1234\n\r\n$-1\r\n-ERR no\r\n")
+                    .await
+                    .unwrap();
+            }
+        };
+        let reading = async {
+            for most in [0, 5, length - 1] {
+                assert_eq!(
+                    connection.reply_within(most).await.unwrap(),
+                    Reply::Long(length)
+                );
+                let short = Reply::Bulk(bytes::Bytes::from_static(b"1234\n"));
+                assert_eq!(connection.reply_within(5).await.unwrap(), short);
+                assert_eq!(connection.reply_within(0).await.unwrap(), Reply::Nil);
+                let error = connection.reply_within(0).await.unwrap();
+                assert_eq!(error, Reply::Error("ERR no".to_owned()));
+                assert!(connection.input.capacity() < 4 * READ_SIZE);
+            }
+        };
+        tokio::join!(writing, reading);
+    }
 }

@@ -29,6 +29,9 @@ pub enum Reply {
     Integer(i64),
     /// A string.
     Bulk(Bytes),
+    /// A string of so many bytes, more than were asked for
+    /// ([`Connection::reply_within`](super::Connection::reply_within)): it was passed over.
+    Long(usize),
     /// No string, or no array (EXEC whose WATCH failed).
     Nil,
     /// Several.
@@ -41,7 +44,7 @@ impl Reply {
     pub const fn bytes(&self) -> Option<&Bytes> {
         match self {
             Self::Status(b) | Self::Bulk(b) => Some(b),
-            Self::Error(_) | Self::Integer(_) | Self::Nil | Self::Array(_) => None,
+            Self::Error(_) | Self::Integer(_) | Self::Long(_) | Self::Nil | Self::Array(_) => None,
         }
     }
 

@@ -5,7 +5,7 @@
 //! read from there at the speed of the peer, also while it still grows. The file makes a copy
 //! resumable: an entry has the same number each time it is read.
 
-use std::io::{self, Read};
+use std::io::{self, Read, Seek, SeekFrom};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
@@ -198,6 +198,13 @@ impl Read for SnapshotReader {
                 }
             }
         }
+    }
+}
+
+impl Seek for SnapshotReader {
+    /// Beyond what has come, the next read waits for it.
+    fn seek(&mut self, to: SeekFrom) -> io::Result<u64> {
+        self.file.seek(to)
     }
 }
 

@@ -1,13 +1,15 @@
 //! Values that one server dumps, rebuilt with commands on every other, older ones too: what
-//! RESTORE cannot bring there. Without `TANDEM_SERVERS`, on the one server under test.
+//! RESTORE cannot bring there, and what is too large to travel whole. Without `TANDEM_SERVERS`, on the one server under test.
 
 use std::collections::BTreeMap;
+use std::io::Cursor;
 
 use rand::RngCore;
 use redis::{FromRedisValue, Value};
 use tandem::command::scanner;
 use tandem::rdb::commands::{Abilities, Limits, Losses, Rebuild};
 use tandem::rdb::decode::has_disputed_entry;
+use tandem::rdb::{Entry, Flavour, Place, Reader};
 use tandem::redis::Info;
 
 use crate::harness::server::versions;
@@ -18,10 +20,15 @@ const LIMITS: Limits = Limits {
     bytes: 4096,
     commands: 50,
 };
+/// So small that a group's pending entries are divided, and most nodes of a stream are parts.
+const PART_SIZE: usize = 500;
 /// What pieces are built under.
 const BUILT: &[u8] = b"being built";
 /// 2100, so that nothing expires meanwhile.
 const FAR: u64 = 4_102_444_800_123;
+
+/// A payload, and its place if it is not the whole.
+type Part = (Vec<u8>, Option<Place>);
 
 #[test]
 fn every_value_is_rebuilt_on_every_version() {
@@ -39,16 +46,27 @@ fn every_value_is_rebuilt_on_every_version() {
         let mut from = source.client();
         fill(&mut from);
         let keys: Vec<Vec<u8>> = from.ask("KEYS *");
+        let mut values: Vec<(&[u8], Vec<Part>)> = Vec::new();
+        for key in &keys {
+            let dump = dump(&mut from, key);
+            values.extend(parts_of(&dump).map(|parts| (&key[..], parts)));
+            values.push((key, vec![(dump, None)]));
+        }
         for (target, target_name) in targets.iter().zip(&names) {
             let mut to = target.client();
             to.run("FLUSHALL");
             let mut lost = Vec::new();
-            for key in &keys {
-                let losses = rebuild(&mut from, &mut to, key);
+            for (key, parts) in &values {
+                let losses = rebuild(parts, &mut to, key);
                 let known = Known::by_both(&mut from, &mut to);
                 let [here, there] = [&mut from, &mut to].map(|c| read(c, key, known));
                 let shown = key.escape_ascii();
-                assert_eq!(here, there, "{shown}, of {name} on {target_name}");
+                assert_eq!(
+                    here,
+                    there,
+                    "{shown}, of {name} on {target_name}, {} parts",
+                    parts.len()
+                );
                 if !losses.is_none() {
                     lost.push(format!("{shown}: {losses}"));
                 }
@@ -56,7 +74,7 @@ fn every_value_is_rebuilt_on_every_version() {
             }
             println!(
                 "{name} on {target_name}: {} values; {}",
-                keys.len(),
+                values.len(),
                 lost.join("; ")
             );
         }
@@ -89,27 +107,55 @@ fn abilities(client: &mut Client) -> Abilities {
     }
 }
 
-/// Has a server execute the pieces of another's value.
-fn rebuild(from: &mut Client, to: &mut Client, key: &[u8]) -> Losses {
-    let dump = Vec::<u8>::from_redis_value(from.send(&[b"DUMP", key])).expect("a payload");
+fn dump(client: &mut Client, key: &[u8]) -> Vec<u8> {
+    let dump = Vec::<u8>::from_redis_value(client.send(&[b"DUMP", key])).expect("a payload");
     if key == b"stream:edges" {
         assert!(has_disputed_entry(&dump).expect("a sound value"));
     }
-    let mut pieces = Rebuild::try_new(&dump, BUILT, abilities(to), LIMITS).expect("decodable");
-    for piece in pieces.by_ref() {
-        let piece = piece.expect("a sound value");
-        let mut commands: Vec<Vec<Vec<u8>>> = Vec::new();
-        scanner::for_each(&piece.bytes, |command| {
-            let args = (0..command.len()).map(|at| command.arg(at).to_vec());
-            commands.push(args.collect());
-        })
-        .expect("commands");
-        assert_eq!(commands.len(), piece.commands);
-        assert!(piece.commands <= LIMITS.commands);
-        to.pipeline(&commands);
+    dump
+}
+
+/// Has a server execute the pieces of another's value: of the whole, or of its parts.
+fn rebuild(parts: &[Part], to: &mut Client, key: &[u8]) -> Losses {
+    let mut losses = Losses::default();
+    for (payload, place) in parts {
+        let rebuild = Rebuild::try_new(payload, BUILT, abilities(to), LIMITS);
+        let mut pieces = rebuild.expect("decodable");
+        if let Some(place) = place {
+            pieces = pieces.of_part(*place);
+        }
+        for piece in pieces.by_ref() {
+            let piece = piece.expect("a sound value");
+            let mut commands: Vec<Vec<Vec<u8>>> = Vec::new();
+            scanner::for_each(&piece.bytes, |command| {
+                let args = (0..command.len()).map(|at| command.arg(at).to_vec());
+                commands.push(args.collect());
+            })
+            .expect("commands");
+            assert_eq!(commands.len(), piece.commands);
+            assert!(piece.commands <= LIMITS.commands);
+            to.pipeline(&commands);
+        }
+        losses.add(pieces.losses());
     }
     to.send(&[b"RENAME", BUILT, key]);
-    *pieces.losses()
+    losses
+}
+
+/// The parts of a value; none if it is not divided.
+fn parts_of(dump: &[u8]) -> Option<Vec<Part>> {
+    let version = u16::from_le_bytes([dump[dump.len() - 10], dump[dump.len() - 9]]);
+    let again = Cursor::new(dump.to_vec());
+    let reader = Reader::of_dump(dump, again, Flavour::of(version), PART_SIZE);
+    let mut reader = reader.expect("a sound value")?;
+    let mut parts = Vec::new();
+    while let Some(entry) = reader.next_entry().expect("a sound value") {
+        let Entry::Part(value, place) = entry else {
+            return None;
+        };
+        parts.push((value.payload.to_vec(), Some(place)));
+    }
+    Some(parts)
 }
 
 /// Every type, small and large, as far as the server knows what is asked of it.

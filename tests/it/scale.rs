@@ -69,3 +69,38 @@ fn the_memory_of_a_sidecar_does_not_follow_a_value() {
         assert!(peak < MEMORY_KIB / 2, "{}: {peak} KiB", site.name);
     }
 }
+
+#[test]
+fn the_memory_of_a_sidecar_does_not_follow_what_is_pending() {
+    let is_full = env::var("TANDEM_FULL").is_ok_and(|v| v == "1");
+    // Of 41 bytes each in a snapshot: 16 MB.
+    let pending: u64 = if is_full { 4_000_000 } else { 400_000 };
+    let mut pair = Pair::prepare(&Options::default());
+    let mut a = pair.a.client();
+    let fill = "for i=1,ARGV[1] do redis.call('XADD',KEYS[1],i..'-1','f','v') end";
+    a.send(&["EVAL", fill, "1", "stream", &pending.to_string()]);
+    a.run("XGROUP CREATE stream g 0");
+    for consumer in ["c", "d"] {
+        let read =
+            "redis.call('XREADGROUP','GROUP','g',ARGV[1],'COUNT',ARGV[2],'STREAMS',KEYS[1],'>')";
+        let half = (pending / 2).to_string();
+        a.send(&["EVAL", read, "1", "stream", consumer, &half]);
+    }
+    // Pending they stay.
+    a.run("XTRIM stream MAXLEN 1000");
+    pair.start_sidecars();
+    pair.wait_synchronizing();
+    pair.settle();
+    assert_eq!(compare(&pair), 1);
+    let mut b = pair.b.client();
+    for command in ["XPENDING stream g", "XLEN stream"] {
+        assert_eq!(a.run(command), b.run(command));
+    }
+    let (there, ..): (u64, String, String, redis::Value) = b.ask("XPENDING stream g");
+    assert_eq!(there, pending);
+    for site in pair.sites() {
+        let peak = site.sidecar.peak_memory_kib();
+        println!("{}: {} MiB at the peak", site.name, peak / 1024);
+        assert!(peak < MEMORY_KIB / 2, "{}: {peak} KiB", site.name);
+    }
+}

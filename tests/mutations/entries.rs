@@ -1,16 +1,31 @@
 //! Where bytes of strangers come in: what must not panic, nor believe a length, whatever they are.
 
+use std::io::Cursor;
+
 use tandem::command::scanner::{self, Scanner};
 use tandem::rdb::commands::{Abilities, Limits, Rebuild};
 use tandem::rdb::{Entry, Reader};
 
-/// A snapshot: all of it is read, and every value in it rebuilt.
+/// Most values of the corpus are divided.
+const PART_SIZE: usize = 64;
+
+/// A snapshot: all of it is read, and every value in it rebuilt; once more in parts.
 pub(crate) fn snapshot(bytes: &[u8]) {
     let Ok(mut reader) = Reader::try_new(bytes) else {
         return;
     };
     while let Ok(Some(entry)) = reader.next_entry() {
         if let Entry::Value(entry) = entry {
+            rebuild(&entry.payload);
+        }
+    }
+    let again = Cursor::new(bytes.to_vec());
+    let reader = Reader::try_new(bytes).map(|r| r.dividing(PART_SIZE, again));
+    let Ok(mut reader) = reader else {
+        return;
+    };
+    while let Ok(Some(entry)) = reader.next_entry() {
+        if let Entry::Value(entry) | Entry::Part(entry, _) = entry {
             rebuild(&entry.payload);
         }
     }

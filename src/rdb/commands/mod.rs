@@ -5,7 +5,7 @@
 //!   payload ── decode ──► elements ── Rebuild ──► Piece, Piece, …
 //!                                        │          SET APPEND…  RPUSH…  SADD…  ZADD…
 //!                                        │          HSET HPEXPIREAT…
-//!                                        │          XADD… XSETID XGROUP… XCLAIM… XDEL XSETID
+//!                                        │          XADD… XGROUP… XCLAIM… XTRIM XADD… XSETID
 //!                                        └──► Losses: what this target cannot hold
 //! ```
 //!
@@ -18,10 +18,12 @@
 //!
 //! # Streams
 //!
-//! An entry that is pending and was deleted cannot be claimed. It is added for the time of the
-//! claim, in its place, and deleted again; servers that count have what they count set in the end.
-//! Instants of delivery and numbers of deliveries are kept. Of a divided stream, pending entries
-//! that were deleted from before the last part are lost on servers that do not claim what is gone.
+//! An entry that is pending and was deleted cannot be claimed (measured: Redis 5.0.14 to 8.6, Redict
+//! 7.3, Valkey 8.0 to 9.1), and a stream takes entries in ascending order only. So the groups come
+//! first: under every pending id stands an entry for as long as it takes to claim it; then all are
+//! trimmed, the last id is set back to 0-0, and the stream gets its own entries. Of a divided stream
+//! the groups are in the first parts. What servers count is set in the end. Instants of delivery and
+//! numbers of deliveries are kept.
 
 mod stream;
 mod target;
@@ -104,7 +106,7 @@ impl<'a> Rebuild<'a> {
     }
 
     /// The value is a part of one that was divided ([`Place`]): parts of one value go to one key,
-    /// one after the other.
+    /// one after the other. What is lost is what is lost of this part.
     #[must_use]
     pub fn of_part(mut self, place: Place) -> Self {
         match &mut self.work {

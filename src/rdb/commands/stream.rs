@@ -1,11 +1,11 @@
-//! Rebuilds a stream.
+//! Rebuilds a stream: first its groups, then its entries.
 
 use std::mem;
 
 use super::writer::Writer;
 use super::{Abilities, Losses};
 use crate::rdb::Place;
-use crate::rdb::decode::{Consumer, Entry, Error, Group, Id, Pending, Stream};
+use crate::rdb::decode::{Consumer, Error, Group, Id, Pending, Stream};
 
 /// How many ids one command has at most, for the sake of the server.
 const IDS_MAX: usize = 1024;
@@ -18,29 +18,26 @@ const NOBODY: &[u8] = b"nobody";
 pub(super) struct StreamCommands<'a> {
     stream: Stream<'a>,
     phase: Phase<'a>,
-    /// All ids pending, ascending, and how many of them were looked at.
+    has_groups: bool,
+    /// All ids that are pending and that an entry can have, ascending.
     pending: Vec<Id>,
-    looked: usize,
-    /// The entry that comes next.
-    held: Option<Entry>,
     entries: u64,
     last_added: Option<Id>,
-    /// How many deleted entries were added before the first that is there.
-    leading: u64,
-    /// The deleted entries that were added after it.
-    between: Vec<Id>,
-    /// Whether the server has entries of earlier parts.
+    /// Whether the server has earlier parts.
     continues: bool,
-    /// Whether later parts have what is not entries.
+    /// Whether there are later parts.
     is_continued: bool,
 }
 
 /// What is being written.
 enum Phase<'a> {
-    Entries,
+    /// An entry under each pending id, so that it can be claimed.
+    StandIns {
+        added: usize,
+    },
     Create,
-    Number,
-    Producers,
+    /// What the groups' own numbers must not exceed.
+    FirstNumbers,
     Groups,
     Consumers(Claimed<'a>),
     Claims {
@@ -50,11 +47,10 @@ enum Phase<'a> {
         claims: Vec<Pending>,
         last: bool,
     },
-    Trim,
-    Delete {
-        deleted: usize,
-    },
-    NumberAgain,
+    /// The stand-ins go, and the ids begin anew.
+    Clear,
+    Entries,
+    Numbers,
     Done,
 }
 
@@ -68,22 +64,26 @@ struct Claimed<'a> {
 
 impl<'a> StreamCommands<'a> {
     pub(super) fn new(stream: Stream<'a>) -> Result<Self, Error> {
+        let mut pending = stream.all_pending()?;
+        pending.retain(|id| *id != Id::ZERO);
+        let has_groups = stream.has_groups();
         Ok(Self {
-            pending: stream.all_pending()?,
             stream,
-            phase: Phase::Entries,
-            looked: 0,
-            held: None,
+            phase: match has_groups {
+                true => Phase::StandIns { added: 0 },
+                false => Phase::Entries,
+            },
+            has_groups,
+            pending,
             entries: 0,
             last_added: None,
-            leading: 0,
-            between: Vec::new(),
             continues: false,
             is_continued: false,
         })
     }
 
-    /// It is a part of a stream.
+    /// It is a part of a stream. The first has all groups, if there are any, the next ones have what
+    /// is pending, and the others entries. The last one knows how many there are.
     pub(super) fn part(&mut self, place: Place) {
         self.continues = place != Place::First;
         self.is_continued = place != Place::Last;
@@ -97,35 +97,32 @@ impl<'a> StreamCommands<'a> {
         losses: &mut Losses,
     ) -> Result<bool, Error> {
         self.phase = match mem::replace(&mut self.phase, Phase::Done) {
-            Phase::Entries => self.add_entry(writer)?,
-            Phase::Create => {
-                let key = writer.key();
-                writer.command(&[b"XGROUP", b"CREATE", key, CREATOR, b"0-0", b"MKSTREAM"]);
-                writer.command(&[b"XGROUP", b"DESTROY", key, CREATOR]);
-                Phase::Number
-            }
-            Phase::Number => {
-                self.number(writer, target, self.placeholders() == 0);
-                Phase::Producers
-            }
-            Phase::Producers => {
-                self.producers(writer, target, losses);
+            Phase::StandIns { added } => self.stand_in(writer, added),
+            Phase::Create => self.create(writer),
+            Phase::FirstNumbers => {
+                if target.stream_counters {
+                    let last_id = self.stream.last_id.max(self.last_pending());
+                    self.number(writer, last_id, self.pending.len() as u64, None);
+                }
                 Phase::Groups
             }
             Phase::Groups => match self.stream.next_group()? {
                 Some(group) => {
-                    create_group(writer, target, &group);
+                    // Of a divided stream, the first part has them all.
+                    if !self.continues {
+                        create_group(writer, target, &group);
+                    }
                     Phase::Consumers(Claimed {
                         owned: vec![false; group.pending.len()],
                         group,
                         any: None,
                     })
                 }
-                None => Phase::Trim,
+                None => Phase::Clear,
             },
             Phase::Consumers(group) => match self.stream.next_consumer()? {
                 Some(consumer) => self.consumer(writer, target, losses, group, &consumer)?,
-                None => self.given_back(losses, group),
+                None => given_back(losses, group),
             },
             Phase::Claims {
                 group,
@@ -145,19 +142,14 @@ impl<'a> StreamCommands<'a> {
                     },
                 }
             }
-            Phase::Trim => {
-                if self.leading > 0 {
-                    let left = self.entries.saturating_add(self.between.len() as u64);
-                    let left = left.to_string();
-                    writer.command(&[b"XTRIM", writer.key(), b"MAXLEN", left.as_bytes()]);
-                }
-                Phase::Delete { deleted: 0 }
+            Phase::Clear => {
+                self.clear(writer);
+                Phase::Entries
             }
-            Phase::Delete { deleted } => self.delete(writer, deleted),
-            Phase::NumberAgain => {
-                if self.placeholders() > 0 && target.stream_counters {
-                    self.number(writer, target, true);
-                }
+            Phase::Entries => self.add_entry(writer)?,
+            Phase::Numbers => {
+                self.last_numbers(writer, target);
+                self.producers(writer, target, losses);
                 Phase::Done
             }
             Phase::Done => return Ok(false),
@@ -165,47 +157,53 @@ impl<'a> StreamCommands<'a> {
         Ok(true)
     }
 
-    /// How many deleted entries are there for as long as it takes to claim them.
-    fn placeholders(&self) -> u64 {
-        self.leading.saturating_add(self.between.len() as u64)
+    fn last_pending(&self) -> Id {
+        self.pending.last().copied().unwrap_or_default()
     }
 
-    /// Adds an entry: the next one, or a deleted one that is pending and comes before it.
+    /// Adds an entry under the next pending id, whether the stream still has one or not.
+    fn stand_in(&self, writer: &mut Writer<'_>, added: usize) -> Phase<'a> {
+        match self.pending.get(added) {
+            Some(id) => {
+                writer.command(&[b"XADD", writer.key(), id.to_string().as_bytes(), b"", b""]);
+                Phase::StandIns {
+                    added: added.saturating_add(1),
+                }
+            }
+            None if self.continues => Phase::Groups,
+            None if self.pending.is_empty() => Phase::Create,
+            None => Phase::FirstNumbers,
+        }
+    }
+
+    /// Creates the stream without an entry.
+    fn create(&self, writer: &mut Writer<'_>) -> Phase<'a> {
+        let key = writer.key();
+        writer.command(&[b"XGROUP", b"CREATE", key, CREATOR, b"0-0", b"MKSTREAM"]);
+        writer.command(&[b"XGROUP", b"DESTROY", key, CREATOR]);
+        match self.has_groups {
+            true => Phase::FirstNumbers,
+            false => Phase::Numbers,
+        }
+    }
+
+    fn clear(&self, writer: &mut Writer<'_>) {
+        if !self.pending.is_empty() {
+            // XDEL would leave the greatest deleted id, and XSETID goes no further back than that.
+            writer.command(&[b"XTRIM", writer.key(), b"MAXLEN", b"0"]);
+        }
+        writer.command(&[b"XSETID", writer.key(), b"0-0"]);
+    }
+
     fn add_entry(&mut self, writer: &mut Writer<'_>) -> Result<Phase<'a>, Error> {
-        if self.held.is_none() {
-            self.held = self.stream.next_entry()?;
-        }
-        let before = |id: Id| match self.held {
-            Some(entry) => id < entry.id,
-            None => id <= self.stream.last_id && Some(id) > self.last_added,
-        };
-        if let Some(&id) = self.pending.get(self.looked)
-            && before(id)
-        {
-            self.looked = self.looked.saturating_add(1);
-            if id == Id::ZERO || (self.continues && self.last_added.is_none()) {
-                // No server gives this id to an entry: it will be counted as lost. Or it is one of
-                // an earlier part, most likely.
-                return Ok(Phase::Entries);
-            }
-            self.last_added = Some(id);
-            match self.entries {
-                0 => self.leading = self.leading.saturating_add(1),
-                _ => self.between.push(id),
-            }
-            writer.command(&[b"XADD", writer.key(), id.to_string().as_bytes(), b"", b""]);
-            return Ok(Phase::Entries);
-        }
-        let Some(entry) = self.held.take() else {
-            return Ok(match self.last_added {
+        let Some(entry) = self.stream.next_entry()? else {
+            let is_there = self.continues || self.has_groups || self.entries > 0;
+            return Ok(match is_there {
                 _ if self.is_continued => Phase::Done,
-                None if !self.continues => Phase::Create,
-                _ => Phase::Number,
+                true => Phase::Numbers,
+                false => Phase::Create,
             });
         };
-        if self.pending.get(self.looked) == Some(&entry.id) {
-            self.looked = self.looked.saturating_add(1);
-        }
         self.entries = self.entries.saturating_add(1);
         self.last_added = Some(entry.id);
         writer.begin(entry.fields.saturating_mul(2).saturating_add(3));
@@ -221,32 +219,31 @@ impl<'a> StreamCommands<'a> {
     }
 
     /// Sets the last id, and what servers since 7.0 count.
-    fn number(&self, writer: &mut Writer<'_>, target: Abilities, last_time: bool) {
-        let last_id = self.last_added.max(Some(self.stream.last_id));
-        let last_id = last_id.unwrap_or_default();
-        let last_text = last_id.to_string();
+    fn last_numbers(&self, writer: &mut Writer<'_>, target: Abilities) {
+        let last_id = self.last_added.unwrap_or_default().max(self.stream.last_id);
         if !target.stream_counters {
             if self.last_added != Some(last_id) {
-                writer.command(&[b"XSETID", writer.key(), last_text.as_bytes()]);
+                writer.command(&[b"XSETID", writer.key(), last_id.to_string().as_bytes()]);
             }
             return;
         }
-        let entries = match self.continues {
+        let there = match self.continues {
             true => self.stream.length,
             false => self.entries,
         };
-        let there = match last_time {
-            true => entries,
-            false => entries.saturating_add(self.placeholders()),
-        };
+        // A server does not take one beyond the last id, though it may have come to have one.
+        let deleted = self.stream.max_deleted_id;
+        let deleted = deleted.filter(|id| *id != Id::ZERO && *id <= last_id);
+        self.number(writer, last_id, there, deleted);
+    }
+
+    fn number(&self, writer: &mut Writer<'_>, last_id: Id, there: u64, deleted: Option<Id>) {
+        let last_id = last_id.to_string();
         let added = self.stream.entries_added.unwrap_or(there).max(there);
         let added = signed(added).to_string();
         let key = writer.key();
-        let mut args: Vec<&[u8]> = vec![b"XSETID", key, last_text.as_bytes()];
+        let mut args: Vec<&[u8]> = vec![b"XSETID", key, last_id.as_bytes()];
         args.extend([&b"ENTRIESADDED"[..], added.as_bytes()]);
-        // A server does not take one beyond the last id, though it may have come to have one.
-        let deleted = self.stream.max_deleted_id;
-        let deleted = deleted.filter(|id| last_time && *id != Id::ZERO && *id <= last_id);
         let deleted = deleted.map(|id| id.to_string());
         if let Some(deleted) = &deleted {
             args.extend([&b"MAXDELETEDID"[..], deleted.as_bytes()]);
@@ -297,7 +294,7 @@ impl<'a> StreamCommands<'a> {
                 claims.push(*pending);
             }
         }
-        self.drop_lost(&mut claims, losses);
+        drop_lost(&mut claims, losses);
         let name = consumer.name.clone().into_bytes().into_owned();
         let digits = &mut itoa::Buffer::new();
         let group_name = group.group.name.bytes(digits);
@@ -332,57 +329,35 @@ impl<'a> StreamCommands<'a> {
             },
         })
     }
+}
 
-    /// What is pending and of no consumer would be delivered to nobody: a consumer gets it, from
-    /// whom others can claim it.
-    fn given_back(&self, losses: &mut Losses, group: Claimed<'a>) -> Phase<'a> {
-        let pending = group.group.pending.iter().zip(&group.owned);
-        let mut claims: Vec<Pending> = pending
-            .filter(|(_, owned)| !**owned)
-            .map(|(pending, _)| *pending)
-            .collect();
-        self.drop_lost(&mut claims, losses);
-        losses.given_back = losses.given_back.saturating_add(claims.len() as u64);
-        if claims.is_empty() {
-            return Phase::Groups;
-        }
-        Phase::Claims {
-            consumer: group.any.clone().unwrap_or_else(|| NOBODY.to_vec()),
-            claims: by_delivery(claims),
-            group,
-            last: true,
-        }
+/// What is pending and of no consumer would be delivered to nobody: a consumer gets it, from whom
+/// others can claim it.
+fn given_back<'a>(losses: &mut Losses, group: Claimed<'a>) -> Phase<'a> {
+    let pending = group.group.pending.iter().zip(&group.owned);
+    let mut claims: Vec<Pending> = pending
+        .filter(|(_, owned)| !**owned)
+        .map(|(pending, _)| *pending)
+        .collect();
+    drop_lost(&mut claims, losses);
+    losses.given_back = losses.given_back.saturating_add(claims.len() as u64);
+    if claims.is_empty() {
+        return Phase::Groups;
     }
+    Phase::Claims {
+        consumer: group.any.clone().unwrap_or_else(|| NOBODY.to_vec()),
+        claims: by_delivery(claims),
+        group,
+        last: true,
+    }
+}
 
-    /// Leaves out what cannot be added, and so not be claimed.
-    fn drop_lost(&self, claims: &mut Vec<Pending>, losses: &mut Losses) {
-        let before = claims.len();
-        let last = match self.continues {
-            true => Some(self.stream.last_id),
-            false => self.last_added,
-        };
-        claims.retain(|pending| pending.id != Id::ZERO && Some(pending.id) <= last);
-        let lost = before.saturating_sub(claims.len()) as u64;
-        losses.pending = losses.pending.saturating_add(lost);
-    }
-
-    /// Deletes what was added to be claimed.
-    fn delete(&self, writer: &mut Writer<'_>, deleted: usize) -> Phase<'a> {
-        let rest = self.between.get(deleted..).unwrap_or_default();
-        if rest.is_empty() {
-            return Phase::NumberAgain;
-        }
-        let ids: Vec<String> = rest.iter().take(IDS_MAX).map(Id::to_string).collect();
-        writer.begin((ids.len() as u64).saturating_add(2));
-        writer.arg(b"XDEL");
-        writer.arg(writer.key());
-        for id in &ids {
-            writer.arg(id.as_bytes());
-        }
-        Phase::Delete {
-            deleted: deleted.saturating_add(ids.len()),
-        }
-    }
+/// Leaves out what no entry can stand in for, and so not be claimed.
+fn drop_lost(claims: &mut Vec<Pending>, losses: &mut Losses) {
+    let before = claims.len();
+    claims.retain(|pending| pending.id != Id::ZERO);
+    let lost = before.saturating_sub(claims.len()) as u64;
+    losses.pending = losses.pending.saturating_add(lost);
 }
 
 fn create_group(writer: &mut Writer<'_>, target: Abilities, group: &Group<'_>) {

@@ -66,8 +66,7 @@ pub const PART_MIN: usize = 1024;
 pub struct Losses {
     /// Fields that should expire and stay until they are deleted.
     pub field_expiries: u64,
-    /// Entries pending that had no place left before the stream's last id; they are pending no
-    /// more.
+    /// Entries pending under the id 0-0, which no entry can have; they are pending no more.
     pub pending: u64,
     /// Entries pending that their consumers had given back; a consumer has them again.
     pub given_back: u64,
@@ -83,13 +82,22 @@ impl Losses {
     pub fn is_none(&self) -> bool {
         *self == Self::default()
     }
+
+    /// Adds what another part of the value lost.
+    pub const fn add(&mut self, more: &Self) {
+        self.field_expiries = self.field_expiries.saturating_add(more.field_expiries);
+        self.pending = self.pending.saturating_add(more.pending);
+        self.given_back = self.given_back.saturating_add(more.given_back);
+        self.tokens = self.tokens.saturating_add(more.tokens);
+        self.key_metadata |= more.key_metadata;
+    }
 }
 
 impl fmt::Display for Losses {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let counts = [
             (self.field_expiries, "fields that will not expire"),
-            (self.pending, "pending entries beyond the last id"),
+            (self.pending, "pending entries with the id 0-0"),
             (
                 self.given_back,
                 "pending entries given back, now of a consumer",

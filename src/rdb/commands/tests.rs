@@ -6,12 +6,13 @@
 )]
 
 use std::collections::BTreeMap;
+use std::io::Cursor;
 
 use proptest::prelude::*;
 
 use super::*;
 use crate::rdb::decode::tests::{Whole, intset, listpack, string, whole, ziplist};
-use crate::rdb::payload;
+use crate::rdb::{Entry, Flavour, Reader, payload};
 
 const KEY: &[u8] = b"the key";
 const ALL: Limits = Limits {
@@ -72,16 +73,20 @@ fn pieces(payload: &[u8], target: Abilities, limits: Limits) -> (Vec<Piece>, Los
 }
 
 fn lines(payload: &[u8], target: Abilities) -> Vec<String> {
-    let (pieces, _) = pieces(payload, target, ALL);
-    let lines = pieces.iter().flat_map(commands);
-    lines
-        .map(|line| {
-            let words = line.iter().map(|arg| match arg.is_empty() {
-                true => "''".to_owned(),
-                false => arg.escape_ascii().to_string(),
-            });
-            words.collect::<Vec<_>>().join(" ").replace("the key", "K")
-        })
+    shown_lines(pieces(payload, target, ALL).0.into_iter())
+}
+
+fn shown_lines(pieces: impl Iterator<Item = Piece>) -> Vec<String> {
+    let shown = |line: Line| {
+        let words = line.iter().map(|arg| match arg.is_empty() {
+            true => "''".to_owned(),
+            false => arg.escape_ascii().to_string(),
+        });
+        words.collect::<Vec<_>>().join(" ").replace("the key", "K")
+    };
+    pieces
+        .flat_map(|piece| commands(&piece))
+        .map(shown)
         .collect()
 }
 
@@ -271,12 +276,12 @@ mod stream {
     /// type says: of `d`, or given back.
     fn dump(type_byte: u8, last: u8) -> bytes::Bytes {
         let since = |first: u8, bytes: &'static [u8]| if type_byte >= first { bytes } else { b"" };
-        let items = [
-            "2", "0", "1", "f", "0", "2", "0", "0", "v", "4", "2", "3", "0", "w", "4",
-        ];
-        let mut body = vec![1];
-        body.extend(string(&id(5)));
-        body.extend(string(&listpack(&items)));
+        let mut body = vec![2];
+        for (ms, value) in [(5, "v"), (8, "w")] {
+            body.extend(string(&id(ms)));
+            let items = ["1", "0", "1", "f", "0", "2", "0", "0", value, "4"];
+            body.extend(string(&listpack(&items)));
+        }
         body.extend([2, last, 1]);
         body.extend(since(19, b"\x05\x01\x06\x01\x09"));
         body.extend(b"\x01\x01g\x08\x01");
@@ -309,56 +314,99 @@ mod stream {
         payload(type_byte, &body, 14)
     }
 
+    const STAND_INS: [&str; 3] = ["XADD K 3-1 '' ''", "XADD K 5-1 '' ''", "XADD K 6-1 '' ''"];
     const ENTRIES: [&str; 4] = [
-        "XADD K 3-1 '' ''",
+        "XTRIM K MAXLEN 0",
+        "XSETID K 0-0",
         "XADD K 5-1 f v",
-        "XADD K 6-1 '' ''",
         "XADD K 8-1 f w",
     ];
 
     #[test]
-    fn pending_entries_are_there_while_they_are_claimed() {
+    fn entries_are_there_under_pending_ids_while_they_are_claimed() {
         let old = lines(&dump(15, 9), Abilities::of_redis(5, 0));
-        let rest = [
-            "XSETID K 9-1",
+        let groups = [
             "XGROUP CREATE K g 8-1",
             "XCLAIM K g c 0 3-1 5-1 TIME 100 RETRYCOUNT 1 FORCE JUSTID",
             "XCLAIM K g d 0 6-1 TIME 90 RETRYCOUNT 2 FORCE JUSTID",
-            "XTRIM K MAXLEN 3",
-            "XDEL K 6-1",
         ];
-        assert_eq!(old, [&ENTRIES[..], &rest].concat());
+        let all = [&STAND_INS[..], &groups, &ENTRIES, &["XSETID K 9-1"]];
+        assert_eq!(old, all.concat());
 
-        let rest = [
+        let groups = [
             "XSETID K 9-1 ENTRIESADDED 9",
             "XGROUP CREATE K g 8-1 ENTRIESREAD 4",
             "XGROUP CREATECONSUMER K g c",
             "XCLAIM K g c 0 3-1 5-1 TIME 100 RETRYCOUNT 1 FORCE JUSTID",
             "XGROUP CREATECONSUMER K g d",
             "XCLAIM K g d 0 6-1 TIME 90 RETRYCOUNT 2 FORCE JUSTID",
-            "XTRIM K MAXLEN 3",
-            "XDEL K 6-1",
-            "XSETID K 9-1 ENTRIESADDED 9 MAXDELETEDID 6-1",
         ];
+        let numbers = ["XSETID K 9-1 ENTRIESADDED 9 MAXDELETEDID 6-1"];
         for type_byte in [19, 21] {
             let new = lines(&dump(type_byte, 9), Abilities::of_redis(7, 0));
-            assert_eq!(new, [&ENTRIES[..], &rest].concat(), "type {type_byte}");
+            let all = [&STAND_INS[..], &groups, &ENTRIES, &numbers];
+            assert_eq!(new, all.concat(), "type {type_byte}");
         }
         let (_, losses) = pieces(&dump(21, 9), Abilities::of_redis(7, 0), ALL);
         assert!(losses.is_none());
     }
 
     #[test]
+    fn the_groups_of_a_divided_stream_come_first() {
+        let dump = dump(21, 9);
+        let again = Cursor::new(dump.clone());
+        let reader = Reader::of_dump(&dump[..], again, Flavour::Redis, 1).unwrap();
+        let mut reader = reader.unwrap();
+        let mut parts = Vec::new();
+        while let Some(entry) = reader.next_entry().unwrap() {
+            let Entry::Part(value, place) = entry else {
+                panic!("{entry:?}");
+            };
+            let target = Abilities::of_redis(7, 0);
+            let rebuild = Rebuild::try_new(&value.payload, KEY, target, ALL).unwrap();
+            parts.push(shown_lines(rebuild.of_part(place).map(Result::unwrap)));
+        }
+        let [c, d] = ["c", "d"].map(|name| format!("XGROUP CREATECONSUMER K g {name}"));
+        let claimed = |consumer, id, at, times| {
+            format!("XCLAIM K g {consumer} 0 {id} TIME {at} RETRYCOUNT {times} FORCE JUSTID")
+        };
+        let claims = [
+            claimed("c", "3-1", 100, 1),
+            claimed("c", "5-1", 100, 1),
+            claimed("d", "6-1", 90, 2),
+        ];
+        let [trim, back, first, last] = ENTRIES;
+        let expected: [&[&str]; 6] = [
+            &[
+                "XGROUP CREATE K tandem 0-0 MKSTREAM",
+                "XGROUP DESTROY K tandem",
+                "XSETID K 9-1 ENTRIESADDED 9",
+                "XGROUP CREATE K g 8-1 ENTRIESREAD 4",
+                back,
+            ],
+            &[STAND_INS[0], &c, &claims[0], &d, trim, back],
+            &[STAND_INS[1], &c, &claims[1], trim, back],
+            &[STAND_INS[2], &c, &d, &claims[2], trim, back],
+            &[first],
+            &[last, "XSETID K 9-1 ENTRIESADDED 9 MAXDELETEDID 6-1"],
+        ];
+        assert_eq!(parts, expected);
+    }
+
+    #[test]
     fn what_was_given_back_is_a_consumers_again() {
         let new = lines(&dump(27, 9), newest());
-        assert_eq!(new[5], "XCFGSET K IDMP-DURATION 100 IDMP-MAXSIZE 100");
-        assert_eq!(new[9], "XGROUP CREATECONSUMER K g d");
+        assert_eq!(new[7], "XGROUP CREATECONSUMER K g d");
         assert_eq!(
-            new[10],
+            new[8],
             "XCLAIM K g c 0 6-1 TIME 90 RETRYCOUNT 2 FORCE JUSTID"
         );
+        assert_eq!(
+            new.last().unwrap(),
+            "XCFGSET K IDMP-DURATION 100 IDMP-MAXSIZE 100"
+        );
         let old = lines(&dump(27, 9), Abilities::of_redis(6, 0));
-        assert_eq!(old[7], "XREADGROUP GROUP g d COUNT 1 STREAMS K 0");
+        assert_eq!(old[5], "XREADGROUP GROUP g d COUNT 1 STREAMS K 0");
         let (_, losses) = pieces(&dump(27, 9), Abilities::of_redis(8, 0), ALL);
         let words = "1 pending entries given back, now of a consumer, 1 tokens of producers";
         assert_eq!(losses.to_string(), words);
@@ -380,21 +428,37 @@ mod stream {
     }
 
     #[test]
-    fn entries_beyond_the_last_id_are_lost_and_told() {
+    fn what_is_pending_beyond_the_last_id_is_kept() {
         // Pending at 3 only: the stream has no entries, and its last id was set back to 2.
-        let mut body = b"\x00\x00\x02\x00\x01\x01g\x00\x00\x01".to_vec();
-        body.extend(id(3));
-        body.extend(b"\0\0\0\0\0\0\0\0\x01\x01\x01c\0\0\0\0\0\0\0\0\x01");
-        body.extend(id(3));
-        let dump = payload(15, &body, 9);
-        let (_, losses) = pieces(&dump, Abilities::of_redis(6, 2), ALL);
-        assert_eq!(losses.to_string(), "1 pending entries beyond the last id");
+        let dump = |id: &[u8]| {
+            let mut body = b"\x00\x00\x02\x00\x01\x01g\x00\x00\x01".to_vec();
+            body.extend(id);
+            body.extend(b"\0\0\0\0\0\0\0\0\x01\x01\x01c\0\0\0\0\0\0\0\0\x01");
+            body.extend(id);
+            body
+        };
+        let target = Abilities::of_redis(6, 2);
+        let mut body = dump(&id(3));
+        let kept = [
+            "XADD K 3-1 '' ''",
+            "XGROUP CREATE K g 0-0",
+            "XGROUP CREATECONSUMER K g c",
+            "XCLAIM K g c 0 3-1 TIME 0 RETRYCOUNT 1 FORCE JUSTID",
+            "XTRIM K MAXLEN 0",
+            "XSETID K 0-0",
+            "XSETID K 2-0",
+        ];
+        assert_eq!(lines(&payload(15, &body, 9), target), kept);
+        // No entry can have this id.
+        let (_, losses) = pieces(&payload(15, &dump(&[0; 16]), 9), target, ALL);
+        assert_eq!(losses.to_string(), "1 pending entries with the id 0-0");
         // A consumer cannot have what is not pending.
         body.pop();
         body.push(9);
         let dump = payload(15, &body, 9);
-        let mut rebuild = Rebuild::try_new(&dump, KEY, newest(), ALL).unwrap();
-        assert!(matches!(rebuild.next(), Some(Err(Error::Malformed { .. }))));
+        let rebuild = Rebuild::try_new(&dump, KEY, newest(), ALL).unwrap();
+        let last = rebuild.last();
+        assert!(matches!(last, Some(Err(Error::Malformed { .. }))));
     }
 
     #[test]

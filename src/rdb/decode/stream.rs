@@ -218,6 +218,12 @@ impl<'a> Stream<'a> {
         Ok(stream)
     }
 
+    /// Whether there are groups that were not asked for.
+    #[must_use]
+    pub const fn has_groups(&self) -> bool {
+        self.groups_left > 0
+    }
+
     /// The ids of all entries that are pending in any group, ascending, each once.
     ///
     /// # Errors

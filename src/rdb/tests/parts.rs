@@ -1,18 +1,24 @@
 //! Values divided and put together again.
 
 use std::collections::BTreeMap;
+use std::io::Cursor;
 
 use proptest::prelude::*;
 
 use super::*;
-use crate::rdb::decode::tests::{Whole, string, whole};
+use crate::rdb::decode::tests::{Whole, WholeGroup, listpack, string, whole};
 
 /// A value by database and key, with all that is known of it but its payload.
 type Parts = BTreeMap<(u32, Vec<u8>), (Value, Vec<Bytes>)>;
 
+fn divided(file: &[u8], size: usize) -> Reader<&[u8]> {
+    let again = Cursor::new(file.to_vec());
+    Reader::try_new(file).unwrap().dividing(size, again)
+}
+
 /// The values of a snapshot, those that are divided in their parts.
 fn parts(file: &[u8], size: usize) -> Parts {
-    let reader = Reader::try_new(file).unwrap().dividing(size);
+    let reader = divided(file, size);
     let mut all = Parts::new();
     let mut open = None;
     for entry in entries_of(reader).unwrap() {
@@ -52,14 +58,32 @@ fn together(parts: &[Bytes]) -> Whole {
             (Whole::SortedSet(all), Whole::SortedSet(more)) => all.extend(more),
             (Whole::Hash(all), Whole::Hash(more)) => all.extend(more),
             (Whole::Stream(all, groups), Whole::Stream(more, its)) => {
-                assert!(groups.is_empty(), "groups come last");
+                assert!(all.is_empty() || its.is_empty(), "groups come first");
                 all.extend(more);
-                *groups = its;
+                its.into_iter().for_each(|group| add_group(groups, group));
             }
             (all, more) => panic!("{all:?} and {more:?}"),
         }
     }
     all
+}
+
+/// Adds a group, or more of what is pending in it.
+fn add_group(groups: &mut Vec<WholeGroup>, group: WholeGroup) {
+    let (name, last_id, read, pending, consumers) = group;
+    match groups.iter_mut().find(|(known, ..)| *known == name) {
+        Some((_, its_id, its_read, all, known)) => {
+            assert_eq!((*its_id, *its_read), (last_id, read));
+            all.extend(pending);
+            for (name, ids) in consumers {
+                match known.iter_mut().find(|(known, _)| *known == name) {
+                    Some((_, all)) => all.extend(ids),
+                    None => known.push((name, ids)),
+                }
+            }
+        }
+        None => groups.push((name, last_id, read, pending, consumers)),
+    }
 }
 
 #[test]
@@ -95,6 +119,95 @@ fn parts_hold_together_what_the_whole_holds() {
     assert_eq!(types, [0, 2, 4, 5, 14, 15, 18, 19, 21, 22, 26]);
 }
 
+/// A stream of three nodes of a type, with two groups: so many entries are pending in the first, of
+/// two consumers in turn, but every fifth of none.
+fn stream(type_byte: u8, pending: u64) -> Vec<u8> {
+    let since = |first: u8, bytes: &'static [u8]| if type_byte >= first { bytes } else { b"" };
+    let id = |number: u64| [number.to_be_bytes(), 7_u64.to_be_bytes()].concat();
+    let count = |all: usize| {
+        let all = u32::try_from(all).unwrap();
+        [&[0x80][..], &all.to_be_bytes()].concat()
+    };
+    let mut body = vec![3];
+    for node in [1, 500, 900] {
+        body.extend(string(&id(node)));
+        let items = ["1", "0", "1", "f", "0", "2", "0", "0", "v", "4"];
+        body.extend(string(&listpack(&items)));
+    }
+    body.extend(b"\x03\x43\xe8\x00");
+    body.extend(since(19, b"\x01\x00\x00\x00\x05"));
+    body.extend(b"\x02\x01g\x43\xe8\x00");
+    body.extend(since(19, b"\x03"));
+    body.extend(count(pending.try_into().unwrap()));
+    for number in 1..=pending {
+        body.extend(id(number));
+        body.extend(number.to_le_bytes());
+        body.push(1);
+    }
+    let owners = [1, 2, 0].map(|owner| {
+        let its = (1..=pending).filter(|n| match n % 5 {
+            0 => owner == 0,
+            rest => owner == 1 + rest % 2,
+        });
+        its.map(id).collect::<Vec<_>>()
+    });
+    body.push(3);
+    for (name, ids) in [b"c", b"d", b"e"]
+        .iter()
+        .zip([&owners[0], &owners[1], &vec![]])
+    {
+        body.extend(string(*name));
+        body.extend([9; 8]);
+        body.extend(since(21, &[8; 8]));
+        body.extend(count(ids.len()));
+        body.extend(ids.concat());
+    }
+    if type_byte >= 27 {
+        body.extend(count(owners[2].len()));
+        body.extend(owners[2].concat());
+    }
+    body.extend(b"\x01h\x00\x00");
+    body.extend(since(19, b"\x00"));
+    body.extend(b"\x00\x00");
+    body.extend(since(27, b"\x00"));
+    body.extend(since(26, b"\x40\x64\x07\x00\x00\x00"));
+    body
+}
+
+#[test]
+fn the_groups_of_a_stream_come_first_and_in_parts() {
+    for type_byte in [15, 19, 21, 26, 27] {
+        for (pending, size) in [
+            (0, 1),
+            (1, 1),
+            (10, 1),
+            (300, 100),
+            (300, 1000),
+            // More than is read at once.
+            (20_000, 100_000),
+        ] {
+            let body = stream(type_byte, pending);
+            // So that there is something behind it.
+            let file = snapshot(
+                "REDIS0014",
+                &[&[type_byte], b"\x01k", &body, b"\x00\x01l\x01x"],
+            );
+            let payload = &values_of(&file)[0].payload;
+            let mut all = parts(&file, size);
+            let (_, its) = all.remove(&(0, b"k".to_vec())).unwrap();
+            assert_eq!(all.len(), 1);
+            assert_eq!(
+                together(&its),
+                whole(payload).unwrap(),
+                "{type_byte} {size}"
+            );
+            for part in &its {
+                assert!(part.len() < size + 250, "{} of {size}", part.len());
+            }
+        }
+    }
+}
+
 #[test]
 fn the_instants_of_fields_are_relative_to_the_same_one_in_every_part() {
     let earliest = 500_u64.to_le_bytes();
@@ -126,8 +239,7 @@ fn a_divided_value_of_a_damaged_snapshot_is_an_error() {
     let long = [b'x'; 300];
     let file = snapshot("REDIS0009", &[b"\x00\x01k", &string(&long)]);
     for cut in 9..file.len() {
-        let reader = Reader::try_new(&file[..cut]).unwrap().dividing(100);
-        let end = entries_of(reader);
+        let end = entries_of(divided(&file[..cut], 100));
         assert!(
             matches!(end, Err(Error::Truncated { .. })),
             "{cut}: {end:?}"
