@@ -3,7 +3,7 @@
 use xxhash_rust::xxh3::xxh3_128_with_seed;
 
 use super::catalog::{Catalog, Learned};
-use super::scanner::{self, Command, ScanError};
+use super::scanner::{Command, ScanError, Scanner};
 use super::table::{Keys, row};
 
 /// What a command does to a key.
@@ -167,16 +167,31 @@ fn for_each_learned(learned: Learned, command: &Command<'_>, mut key: impl FnMut
 /// The bytes are no commands.
 pub fn for_each_in(
     commands: &[u8],
-    mut db: u32,
-    mut each: impl FnMut(&Command<'_>, u32),
+    db: u32,
+    each: impl FnMut(&Command<'_>, u32),
 ) -> Result<u32, ScanError> {
-    scanner::for_each(commands, |command| {
-        if command.is(b"SELECT") {
-            db = number(command.arg(1)).unwrap_or(db);
-        }
-        each(&command, db);
-    })?;
-    Ok(db)
+    Scanner::default().for_each_in(commands, db, each)
+}
+
+impl Scanner {
+    /// As [`for_each_in`], in memory of its own for whoever does so often.
+    ///
+    /// # Errors
+    /// The bytes are no commands.
+    pub fn for_each_in(
+        &mut self,
+        commands: &[u8],
+        mut db: u32,
+        mut each: impl FnMut(&Command<'_>, u32),
+    ) -> Result<u32, ScanError> {
+        self.for_each(commands, |command| {
+            if command.is(b"SELECT") {
+                db = number(command.arg(1)).unwrap_or(db);
+            }
+            each(&command, db);
+        })?;
+        Ok(db)
+    }
 }
 
 /// Whether the command can remove our marks from database 0, seen from database `db`. With the
@@ -199,6 +214,7 @@ pub fn removes_marks(command: &Command<'_>, db: u32) -> Option<Option<u32>> {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::command::scanner;
     use crate::redis::put_command;
 
     fn touched(catalog: &Catalog, line: &str) -> Touched {

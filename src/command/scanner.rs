@@ -18,6 +18,11 @@ pub const MAX_ARG: usize = 1 << 30;
 /// The longest `*<n>` or `$<n>` line.
 const MAX_HEADER: usize = 32;
 
+const _: () = assert!(
+    MAX_ARGS > 99 && MAX_ARG > 99,
+    "two digits are within the limits"
+);
+
 /// Why the bytes are not a replication stream.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
 pub enum ScanError {
@@ -154,6 +159,26 @@ impl Scanner {
         self.reset();
     }
 
+    /// Walks over the complete commands of a piece of stream, as [`for_each`], in memory of its own
+    /// for whoever does so often.
+    ///
+    /// # Errors
+    /// The bytes are no commands, or end within one.
+    pub fn for_each(
+        &mut self,
+        mut bytes: &[u8],
+        mut each: impl FnMut(Command<'_>),
+    ) -> Result<(), ScanError> {
+        self.reset();
+        while !bytes.is_empty() {
+            let length = self.scan(bytes)?.ok_or(ScanError::NoEnd)?;
+            each(self.command(bytes));
+            bytes = bytes.get(length..).unwrap_or_default();
+            self.reset();
+        }
+        Ok(())
+    }
+
     /// Whether the front of the buffer is the beginning of a command of which nothing was read.
     #[must_use]
     pub const fn is_at_start(&self) -> bool {
@@ -172,15 +197,8 @@ impl Scanner {
 ///
 /// # Errors
 /// The bytes are no commands, or end within one.
-pub fn for_each(mut bytes: &[u8], mut each: impl FnMut(Command<'_>)) -> Result<(), ScanError> {
-    let mut scanner = Scanner::default();
-    while !bytes.is_empty() {
-        let length = scanner.scan(bytes)?.ok_or(ScanError::NoEnd)?;
-        each(scanner.command(bytes));
-        bytes = bytes.get(length..).unwrap_or_default();
-        scanner.reset();
-    }
-    Ok(())
+pub fn for_each(bytes: &[u8], each: impl FnMut(Command<'_>)) -> Result<(), ScanError> {
+    Scanner::default().for_each(bytes, each)
 }
 
 /// Reads `<kind><number>\r\n`; none when it is not all there. The error is the wrong first byte,
@@ -198,12 +216,20 @@ fn header(
     if first != kind {
         return Err(Some(first));
     }
+    // Nearly all lengths have one digit or two, and no such length is beyond the limit.
+    if let [a @ b'0'..=b'9', b'\r', b'\n', ..] = digits {
+        *at = at.saturating_add(4);
+        return Ok(Some(digit(*a)));
+    }
+    if let [a @ b'0'..=b'9', b @ b'0'..=b'9', b'\r', b'\n', ..] = digits {
+        *at = at.saturating_add(5);
+        return Ok(Some(digit(*a).saturating_mul(10).saturating_add(digit(*b))));
+    }
     let mut number = 0_usize;
     for (i, &byte) in digits.iter().enumerate() {
         match byte {
             b'0'..=b'9' => {
-                let digit = usize::from(byte.wrapping_sub(b'0'));
-                number = number.saturating_mul(10).saturating_add(digit);
+                number = number.saturating_mul(10).saturating_add(digit(byte));
             }
             b'\r' if i > 0 && number <= limit => {
                 return match digits.get(i.saturating_add(1)) {
@@ -222,6 +248,11 @@ fn header(
         }
     }
     Ok(None)
+}
+
+/// The number that a digit stands for.
+fn digit(byte: u8) -> usize {
+    usize::from(byte.wrapping_sub(b'0'))
 }
 
 #[cfg(test)]

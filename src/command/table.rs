@@ -3,11 +3,7 @@
 //!
 //! Names are those that appear in replication streams (Redis 5.0 to 8.6, Valkey 7.2 to 9.1).
 
-use std::collections::HashMap;
 use std::sync::LazyLock;
-
-/// The longest name in the table, in bytes.
-const MAX_NAME: usize = 24;
 
 /// Where the keys are among the arguments; the name is number 0.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -298,23 +294,39 @@ const TABLE: &[Line] = &[
     ),
 ];
 
-static ROWS: LazyLock<HashMap<&'static [u8], Row>> = LazyLock::new(|| {
-    let line = |&(keys, family, form, names): &Line| {
+/// The rows by length and first letter of their name: few names share both, so that a look-up, of
+/// which every command costs some, is one or two comparisons.
+static ROWS: LazyLock<Vec<Vec<Named>>> = LazyLock::new(|| {
+    let mut rows = vec![Vec::new(); PLACES];
+    for &(keys, family, form, names) in TABLE {
         let row = Row { keys, family, form };
-        names
-            .split_whitespace()
-            .map(move |name| (name.as_bytes(), row))
-    };
-    TABLE.iter().flat_map(line).collect()
+        for name in names.split_whitespace().map(str::as_bytes) {
+            if let Some(same) = rows.get_mut(place(name)) {
+                same.push((name, row));
+            }
+        }
+    }
+    rows
 });
+
+/// A name, and what the table says of it.
+type Named = (&'static [u8], Row);
+
+/// How many lengths and letters [`place`] tells apart.
+const PLACES: usize = 32 * 32;
+
+/// Where a name is in [`ROWS`]. The low five bits of a letter are the same in both cases; a name
+/// that is longer than all in the table meets none that is equal.
+fn place(name: &[u8]) -> usize {
+    let first = name.first().map_or(0, |letter| usize::from(letter & 31));
+    (name.len() & 31) * 32 + first
+}
 
 /// The row of a command of this name, however it is spelt.
 pub(super) fn row(name: &[u8]) -> Option<Row> {
-    let mut upper = [0; MAX_NAME];
-    let upper = upper.get_mut(..name.len())?;
-    upper.copy_from_slice(name);
-    upper.make_ascii_uppercase();
-    ROWS.get(&*upper).copied()
+    let same = ROWS.get(place(name))?;
+    let found = same.iter().find(|(n, _)| n.eq_ignore_ascii_case(name))?;
+    Some(found.1)
 }
 
 #[cfg(test)]
@@ -324,8 +336,12 @@ mod tests {
     #[test]
     fn no_name_is_there_twice() {
         let names = TABLE.iter().flat_map(|line| line.3.split_whitespace());
-        assert_eq!(names.count(), ROWS.len());
-        assert!(ROWS.keys().all(|name| name.len() <= MAX_NAME));
+        for name in names.clone() {
+            assert_eq!(names.clone().filter(|n| *n == name).count(), 1, "{name}");
+            assert!(row(name.to_lowercase().as_bytes()).is_some(), "{name}");
+        }
+        assert!(ROWS.iter().all(|same| same.len() < 10));
+        assert_eq!(row(b""), None);
         assert_eq!(row(b"hset").unwrap().family, Family::Elements);
         assert_eq!(row(b"AVERYLONGCOMMANDNAMETHATNOBODYKNOWS"), None);
     }

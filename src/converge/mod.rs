@@ -6,18 +6,24 @@
 //! a ceiling the oldest are forgotten and remembered as one line: before here, anything may have
 //! been written. A false alarm costs one more state; a miss would cost equality.
 
-use std::collections::VecDeque;
+use std::collections::{HashMap, VecDeque};
 use std::hash::{BuildHasherDefault, Hasher};
-use std::sync::{Arc, PoisonError, RwLock};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError, RwLock};
 
 use dashmap::DashMap;
 use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 
 use crate::model::{Cursor, Epoch, Offset};
 
-/// The most keys remembered: about 60 MB. At 50,000 writes per second and a round trip of 200 ms
-/// there are 10,000.
-const MAX_KEYS: usize = 1 << 20;
+/// The most writes remembered: about 70 MB. At 50,000 a second and a round trip of 200 ms there are
+/// 10,000.
+const MAX_WRITES: usize = 1 << 20;
+/// The most keys of one [`Span`]: a sixteenth of all is forgotten at once when there are too many.
+const MAX_SPAN: usize = 1 << 16;
+/// A span of fewer keys goes on: many small ones would cost whoever asks more than they save.
+const MIN_SPAN: usize = 1 << 10;
+/// The most spans that are begun before the last one is full: whoever asks looks into each.
+const MAX_SPANS: usize = 64;
 
 /// The place of a read that is under way: later than anything that a peer can have seen.
 const READING: Cursor = Cursor {
@@ -55,8 +61,8 @@ impl Hasher for PassThrough {
 /// Shared: the intake writes, the appliers ask.
 #[derive(Debug, Default)]
 pub struct Table {
-    /// Key hash → the last local write of the key.
-    writes: DashMap<u128, Cursor, BuildHasherDefault<PassThrough>>,
+    /// The local writes. One lock, for those of a whole frame are noted at once, and few ask.
+    writes: Mutex<VecDeque<Span>>,
     /// Key hash → where its state was read to be sent. A peer's state that has not seen ours must
     /// not replace what we sent: the two would swap.
     reads: DashMap<u128, Read, BuildHasherDefault<PassThrough>>,
@@ -65,6 +71,16 @@ pub struct Table {
     /// Between asking about a peer's state and taking it, nobody may begin to send that key: who
     /// takes holds one permit, who enters a read waits for all of them.
     taking: Turns,
+}
+
+/// The writes of a span of our history. They are forgotten together: to remove each key by itself
+/// would cost as much as to note it.
+#[derive(Debug, Default)]
+struct Span {
+    /// The last of them.
+    last: Cursor,
+    /// Key hash → its last write in the span.
+    keys: HashMap<u128, Cursor, BuildHasherDefault<PassThrough>>,
 }
 
 /// The permits of [`Table::taking`]; more than there are peers.
@@ -117,10 +133,17 @@ impl Read {
     }
 }
 
-/// The writing side, owned by the intake: the order in which entries may be forgotten.
+/// The writing side, owned by the intake.
 #[derive(Debug, Default)]
 pub struct Recent {
-    order: VecDeque<(Cursor, u128)>,
+    /// How many keys there are in all spans.
+    count: usize,
+    /// Whether the next write begins a span.
+    is_closed: bool,
+    /// Up to where everything is forgotten.
+    forgotten: Cursor,
+    /// A span that was forgotten, for its memory.
+    spare: Span,
 }
 
 /// Keys whose state is being read. What is not finished is forgotten: it was not sent.
@@ -201,15 +224,21 @@ impl Table {
     /// every key. False says nothing: some may still be remembered that it has seen.
     #[must_use]
     pub fn is_all_seen(&self, seen: Cursor) -> bool {
+        if !self.writes().is_empty() || !self.reads.is_empty() {
+            return false;
+        }
+        // Asked last: what leaves the others is entered here before.
         let all = *self.all.read().unwrap_or_else(PoisonError::into_inner);
-        self.writes.is_empty() && self.reads.is_empty() && all.written.max(all.copied.at()) <= seen
+        all.written.max(all.copied.at()) <= seen
     }
 
     /// Where the key was last written, or read to be sent, if a peer that had seen our history up
     /// to `seen` had not seen that.
     #[must_use]
     pub fn unseen(&self, hash: u128, seen: Cursor) -> Option<Cursor> {
-        let written = self.writes.get(&hash).map_or(Cursor::ZERO, |e| *e.value());
+        let find = |span: &Span| span.keys.get(&hash).copied();
+        let written = self.writes().iter().rev().find_map(find);
+        let written = written.unwrap_or(Cursor::ZERO);
         let last = written.max(self.sent(hash));
         (last > seen).then_some(last)
     }
@@ -239,16 +268,20 @@ impl Table {
         self.reads.remove_if(&hash, |_, read| read.at() == at);
     }
 
-    /// How many keys are remembered.
+    /// How many keys are remembered; one that was written in several spans counts in each.
     #[must_use]
     pub fn len(&self) -> usize {
-        self.writes.len()
+        self.writes().iter().map(|span| span.keys.len()).sum()
     }
 
     /// Whether none is.
     #[must_use]
     pub fn is_empty(&self) -> bool {
-        self.writes.is_empty()
+        self.writes().is_empty()
+    }
+
+    fn writes(&self) -> MutexGuard<'_, VecDeque<Span>> {
+        self.writes.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     fn update(&self, change: impl FnOnce(&mut All)) {
@@ -257,15 +290,19 @@ impl Table {
 }
 
 impl Recent {
-    /// A key was written.
-    pub fn note(&mut self, table: &Table, hash: u128, at: Cursor) {
-        table.writes.insert(hash, at);
-        self.order.push_back((at, hash));
-        if self.order.len() > MAX_KEYS
-            && let Some((oldest, hash)) = self.order.pop_front()
-        {
-            table.update(|all| all.written = all.written.max(oldest));
-            table.writes.remove_if(&hash, |_, last| *last <= oldest);
+    /// Keys were written, at these places, the earliest first.
+    pub fn note(&mut self, table: &Table, written: impl IntoIterator<Item = (u128, Cursor)>) {
+        let mut spans = table.writes();
+        for (hash, at) in written {
+            let is_full = |span: &Span| span.keys.len() >= MAX_SPAN;
+            if std::mem::take(&mut self.is_closed) || spans.back().is_none_or(is_full) {
+                self.make_room(table, &mut spans);
+                spans.push_back(std::mem::take(&mut self.spare));
+            }
+            if let Some(span) = spans.back_mut() {
+                span.last = span.last.max(at);
+                self.count += usize::from(span.keys.insert(hash, at).is_none());
+            }
         }
     }
 
@@ -277,11 +314,37 @@ impl Recent {
 
     /// Every peer has seen everything up to `upto`.
     pub fn forget(&mut self, table: &Table, upto: Cursor) {
-        while let Some(&(at, hash)) = self.order.front()
-            && at <= upto
+        if upto <= self.forgotten {
+            return;
+        }
+        self.forgotten = upto;
+        let mut spans = table.writes();
+        while spans.front().is_some_and(|span| span.last <= upto) {
+            self.remove_first(&mut spans);
+        }
+        // What follows will be seen later: it is forgotten apart from what there is.
+        let is_large = |span: &Span| span.keys.len() >= MIN_SPAN;
+        self.is_closed = spans.len() < MAX_SPANS && spans.back().is_some_and(is_large);
+    }
+
+    /// Forgets the oldest, so that a whole span more is not too many.
+    fn make_room(&mut self, table: &Table, spans: &mut VecDeque<Span>) {
+        while self.count + MAX_SPAN > MAX_WRITES
+            && let Some(oldest) = spans.front()
         {
-            self.order.pop_front();
-            table.writes.remove_if(&hash, |_, last| *last <= at);
+            // Before they are removed: nobody may find a write in neither.
+            table.update(|all| all.written = all.written.max(oldest.last));
+            self.remove_first(spans);
+        }
+    }
+
+    fn remove_first(&mut self, spans: &mut VecDeque<Span>) {
+        if let Some(Span { mut keys, .. }) = spans.pop_front() {
+            self.count -= keys.len();
+            keys.clear();
+            // The memory of a large one is needed in unusual moments only.
+            keys.shrink_to(4 * MIN_SPAN);
+            self.spare.keys = keys;
         }
     }
 }
@@ -300,9 +363,7 @@ mod tests {
     #[test]
     fn a_write_is_unseen_until_it_has_been_seen() {
         let (table, mut recent) = (Table::default(), Recent::default());
-        recent.note(&table, 1, at(10));
-        recent.note(&table, 2, at(15));
-        recent.note(&table, 1, at(20));
+        recent.note(&table, [(1, at(10)), (2, at(15)), (1, at(20))]);
         assert_eq!(table.unseen(1, at(19)), Some(at(20)));
         assert_eq!(table.unseen(1, at(20)), None);
         assert_eq!(table.unseen(2, at(10)), Some(at(15)));
@@ -312,14 +373,47 @@ mod tests {
             offset: Offset(1),
         };
         assert_eq!(table.unseen(1, later), None);
-        recent.note(&table, 1, later);
+        recent.note(&table, [(1, later)]);
         assert_eq!(
             table.unseen(1, at(1 << 50)),
             Some(later),
             "an epoch later is later"
         );
-        recent.forget(&table, at(20));
-        assert_eq!(table.len(), 1);
+        recent.forget(&table, at(1 << 50));
+        assert_eq!(
+            table.len(),
+            2,
+            "what is written together is forgotten together"
+        );
+        assert_eq!(table.unseen(2, at(14)), Some(at(15)));
+        recent.forget(&table, later);
+        assert!(table.is_empty() && table.is_all_seen(Cursor::ZERO));
+    }
+
+    #[test]
+    fn the_last_write_of_a_key_counts_in_whichever_span_it_is() {
+        const KEYS: usize = 1500;
+        let (table, mut recent) = (Table::default(), Recent::default());
+        let mut seen = 1;
+        for from in (1_u64..100_000).step_by(MIN_SPAN) {
+            let next = from + MIN_SPAN as u64;
+            recent.note(
+                &table,
+                (from..next).map(|i| (u128::from(i % KEYS as u64), at(i))),
+            );
+            // Each time the half of what was written before has been seen.
+            seen = seen.max(from / 2);
+            recent.forget(&table, at(seen));
+            for last in (seen + 1..next).rev().take(KEYS) {
+                let hash = u128::from(last % KEYS as u64);
+                assert_eq!(table.unseen(hash, at(last - 1)), Some(at(last)));
+                assert_eq!(table.unseen(hash, at(last)), None);
+            }
+            assert!(table.len() as u64 <= next - seen + 2 * MIN_SPAN as u64);
+        }
+        assert!(table.writes().len() > 10);
+        recent.forget(&table, at(1 << 40));
+        assert!(table.is_empty());
     }
 
     #[test]
@@ -327,12 +421,13 @@ mod tests {
         let (table, mut recent) = (Table::default(), Recent::default());
         recent.note_everything(&table, at(30));
         assert_eq!(table.unseen(9, at(29)), Some(at(30)));
-        for i in 0..=MAX_KEYS as u64 {
-            recent.note(&table, u128::from(i), at(100 + i));
-        }
-        assert_eq!(table.len(), MAX_KEYS);
-        assert_eq!(table.unseen(12345, at(99)), Some(at(100 + 12345)));
-        assert_eq!(table.unseen(0, at(99)), Some(at(100)));
+        let many = 0..=MAX_WRITES as u64;
+        recent.note(&table, many.map(|i| (u128::from(i), at(100 + i))));
+        assert_eq!(table.len(), MAX_WRITES - MAX_SPAN + 1);
+        let forgotten = MAX_SPAN as u64 - 1;
+        assert_eq!(table.unseen(70_000, at(99)), Some(at(100 + 70_000)));
+        assert_eq!(table.unseen(12_345, at(99)), Some(at(100 + forgotten)));
+        assert_eq!(table.unseen(12_345, at(100 + forgotten)), None);
     }
 
     #[tokio::test]

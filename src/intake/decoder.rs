@@ -12,87 +12,17 @@ use std::collections::VecDeque;
 
 use bytes::{Buf, BytesMut};
 
-use super::filter::{Filter, Travel};
+use super::event::{DecodeError, Event, Touches, Write};
+use super::filter::{Commands, Filter, Travel};
 use crate::command::scanner::{self, Scanner};
-use crate::command::{Catalog, Command, ScanError, canonical, removes_marks};
+use crate::command::{Catalog, Command, canonical, for_each_in, key_hash, removes_marks};
 use crate::model::{
     FENCE_PREFIX, InstanceId, MARK_PREFIX, MAX_FRAME, Mark, Offset, SELF_KEY, SelfMark, SiteId,
     is_reserved,
 };
 
-/// A client's write: one command, or one transaction.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Write {
-    /// Where it ends in the stream.
-    pub offset: Offset,
-    /// The database selected when it begins.
-    pub db: u32,
-    /// How many commands it has, SELECTs included.
-    pub count: u32,
-    /// The commands in canonical form.
-    pub commands: Vec<u8>,
-}
-
-/// What a piece of the stream means.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub enum Event {
-    /// A client wrote.
-    Write(Write),
-    /// A peer's writes, come back.
-    Echo {
-        /// Whose they are.
-        origin: SiteId,
-        /// Their mark.
-        mark: Box<Mark>,
-        /// Where they end in the stream.
-        offset: Offset,
-    },
-    /// A self mark, come back.
-    SelfMark {
-        /// The mark.
-        mark: SelfMark,
-        /// Where it ends.
-        offset: Offset,
-    },
-    /// A fence: somebody of ours waits to see it here.
-    Fence {
-        /// Whose fence: what follows the prefix in its key.
-        name: String,
-        /// The life of the sidecar that set it.
-        instance: InstanceId,
-        /// Its number.
-        number: u64,
-        /// Where it ends.
-        offset: Offset,
-    },
-    /// A client removed marks, or may have: they must be written again.
-    MarksRemoved {
-        /// The database into which SWAPDB has carried them.
-        strays: Option<u32>,
-    },
-    /// A client wrote to a reserved key; the write does not travel.
-    Trespass(Vec<u8>),
-    /// A command cannot travel under the configured selection.
-    NotSelected(Vec<u8>),
-    /// A command of which nothing is known: it travels, as a write of every key.
-    Unknown(Vec<u8>),
-    /// The server wants to know at once how far we are.
-    AckWanted,
-}
-
-/// Why the stream cannot be understood.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
-pub enum DecodeError {
-    /// The bytes are no commands.
-    #[error(transparent)]
-    Scan(#[from] ScanError),
-    /// A transaction that is larger than a frame may be.
-    #[error("a transaction of more than {MAX_FRAME} bytes")]
-    TooLarge,
-    /// MULTI in MULTI.
-    #[error("{0}")]
-    Framing(&'static str),
-}
+/// The most memory that is kept for the next write: most are smaller.
+const MAX_ROOM: usize = 16 << 10;
 
 /// A transaction being collected.
 #[derive(Debug, Default)]
@@ -106,6 +36,18 @@ struct Transaction {
     last: Offset,
     /// The mark, once it was seen: the rest is the echo.
     mark: Option<(SiteId, Box<Mark>)>,
+    /// Hashes of the keys that its writes touch.
+    keys: Vec<u128>,
+    /// Whether one of them may touch any key.
+    everything: bool,
+}
+
+/// What one command touches.
+#[derive(Debug, Default)]
+struct Keys {
+    hashes: Vec<u128>,
+    /// Whether these are all.
+    named: bool,
 }
 
 /// Follows a replication stream.
@@ -119,6 +61,11 @@ pub struct Decoder {
     boundary: (Offset, u32),
     transaction: Option<Transaction>,
     events: VecDeque<Event>,
+    /// Of the command that is being read.
+    keys: Keys,
+    touches: Touches,
+    /// Memory for the commands of the next write.
+    room: Vec<u8>,
 }
 
 impl Decoder {
@@ -134,6 +81,9 @@ impl Decoder {
             boundary: (offset, db),
             transaction: None,
             events: VecDeque::new(),
+            keys: Keys::default(),
+            touches: Touches::default(),
+            room: Vec::new(),
         }
     }
 
@@ -154,6 +104,19 @@ impl Decoder {
     #[must_use]
     pub fn has_events(&self) -> bool {
         !self.events.is_empty()
+    }
+
+    /// What the writes among the events have touched; whoever has noted it clears it.
+    pub const fn touches(&mut self) -> &mut Touches {
+        &mut self.touches
+    }
+
+    /// Takes the memory of a write that was read, for the next one.
+    pub fn reuse(&mut self, mut room: Vec<u8>) {
+        if room.capacity() <= MAX_ROOM {
+            room.clear();
+            self.room = room;
+        }
     }
 
     /// The next event in the buffer; none when more bytes are needed.
@@ -269,10 +232,17 @@ impl Decoder {
             commands,
             last,
             mark,
+            keys,
+            everything,
         } = transaction;
         // Trailing SELECTs alone are no write.
         if last > Offset(0) {
             let offset = if mark.is_some() { last } else { self.offset };
+            let keys = keys.into_iter().map(|hash| (hash, offset));
+            self.touches.keys.extend(keys);
+            if everything {
+                self.touches.everything = Some(offset);
+            }
             self.events.push_back(Event::Write(Write {
                 offset,
                 db,
@@ -294,16 +264,17 @@ impl Decoder {
         if is_reserved(command.arg(1)) && command.is(b"SET") && self.on_bookkeeping(command) {
             return true;
         }
-        let (mut reserved, mut other) = (0_usize, 0_usize);
-        self.catalog.for_each_key(command, self.db, |_, key, _| {
-            let count = if is_reserved(key) {
-                &mut reserved
+        let (mut reserved, keys) = (false, &mut self.keys.hashes);
+        keys.clear();
+        let named = self.catalog.for_each_key(command, self.db, |db, key, _| {
+            if is_reserved(key) {
+                reserved = true;
             } else {
-                &mut other
-            };
-            *count = count.saturating_add(1);
+                keys.push(key_hash(db, key));
+            }
         });
-        if reserved == 0 {
+        self.keys.named = named;
+        if !reserved {
             return false;
         }
         let deletes = command.is(b"DEL") || command.is(b"UNLINK");
@@ -312,7 +283,8 @@ impl Decoder {
                 .push_back(Event::Trespass(command.arg(0).to_vec()));
             self.events.push_back(Event::MarksRemoved { strays: None });
         }
-        if other > 0 && (deletes || command.is(b"MSET") || command.is(b"MSETNX")) {
+        if !self.keys.hashes.is_empty() && (deletes || command.is(b"MSET") || command.is(b"MSETNX"))
+        {
             self.on_write_without_reserved(command, now_ms);
         }
         true
@@ -377,25 +349,42 @@ impl Decoder {
         if let Some(strays) = removes_marks(command, self.db) {
             self.events.push_back(Event::MarksRemoved { strays });
         }
-        if !self.catalog.knows(command.arg(0)) {
+        // Of what is not known, the keys are not known either.
+        if !self.keys.named && !self.catalog.knows(command.arg(0)) {
             self.events
                 .push_back(Event::Unknown(command.arg(0).to_vec()));
         }
         match self.filter.travel(&self.catalog, command, self.db) {
             Travel::Whole => self.push(|out| canonical(command, now_ms, out)),
-            Travel::Projected(commands) => self.push(|out| {
-                let mut count = 0;
-                let made = scanner::for_each(&commands.bytes, |command| {
-                    count = u32::saturating_add(count, canonical(&command, now_ms, out));
+            Travel::Projected(commands) => {
+                self.touch_only(&commands);
+                self.push(|out| {
+                    let mut count = 0;
+                    let made = scanner::for_each(&commands.bytes, |command| {
+                        count = u32::saturating_add(count, canonical(&command, now_ms, out));
+                    });
+                    debug_assert!(made.is_ok(), "commands of our own can be read");
+                    count
                 });
-                debug_assert!(made.is_ok(), "commands of our own can be read");
-                count
-            }),
+            }
             Travel::Not => {}
             Travel::Crosses => self
                 .events
                 .push_back(Event::NotSelected(command.arg(0).to_vec())),
         }
+    }
+
+    /// Not what the command touches is touched, but what these do, which travel in its place.
+    fn touch_only(&mut self, commands: &Commands) {
+        let Keys { hashes, named } = &mut self.keys;
+        hashes.clear();
+        *named = true;
+        let made = for_each_in(&commands.bytes, self.db, |command, db| {
+            *named &= self.catalog.for_each_key(command, db, |db, key, _| {
+                hashes.push(key_hash(db, key));
+            });
+        });
+        *named &= made.is_ok();
     }
 
     /// A DEL or MSET of reserved and other keys: only the others travel.
@@ -422,8 +411,11 @@ impl Decoder {
     }
 
     /// Appends to the transaction, or makes an event of its own.
+    ///
+    /// The canonical form of a command touches the same keys as the command itself.
     fn push(&mut self, write: impl FnOnce(&mut Vec<u8>) -> u32) {
         let (offset, db) = (self.offset, self.db);
+        let Keys { hashes, named } = &self.keys;
         if let Some(transaction) = &mut self.transaction {
             let count = write(&mut transaction.commands);
             if count == 0 {
@@ -431,11 +423,19 @@ impl Decoder {
             }
             transaction.count = transaction.count.saturating_add(count);
             transaction.last = offset;
+            transaction.keys.extend_from_slice(hashes);
+            transaction.everything |= !named;
         } else {
-            let mut commands = Vec::new();
+            let mut commands = std::mem::take(&mut self.room);
             let count = write(&mut commands);
             if count == 0 {
+                self.room = commands;
                 return;
+            }
+            let keys = hashes.iter().map(|hash| (*hash, offset));
+            self.touches.keys.extend(keys);
+            if !named {
+                self.touches.everything = Some(offset);
             }
             self.events.push_back(Event::Write(Write {
                 offset,
@@ -487,7 +487,7 @@ mod tests {
         let writes = events.into_iter().filter_map(|event| match event {
             Event::Write(write) => {
                 let mut words = vec![write.db.to_string()];
-                crate::command::for_each_in(&write.commands, write.db, |command, _| {
+                for_each_in(&write.commands, write.db, |command, _| {
                     words.extend(command.args(0).map(|a| String::from_utf8_lossy(a).into()));
                 })
                 .unwrap();
@@ -551,6 +551,38 @@ mod tests {
         assert_eq!(writes(&[&mark, "SET c 3"]), ["0 SET c 3"]);
         let (events, _) = events(&[&mark]);
         assert!(matches!(&events[..], [Event::Echo { origin, .. }] if origin.as_str() == "b"));
+    }
+
+    /// The keys of what travels, with the place where each write ends.
+    fn travelling(events: &[Event]) -> Touches {
+        let mut touches = Touches::default();
+        for event in events {
+            let Event::Write(write) = event else { continue };
+            for_each_in(&write.commands, write.db, |command, db| {
+                let named = Catalog::default().for_each_key(command, db, |db, key, _| {
+                    touches.keys.push((key_hash(db, key), write.offset));
+                });
+                if !named {
+                    touches.everything = Some(write.offset);
+                }
+            })
+            .unwrap();
+        }
+        touches
+    }
+
+    #[test]
+    fn what_is_noted_is_what_the_commands_that_travel_touch() {
+        let lines = "SET a 1 EX 5; GETSET a 1; MSETEX 2 a 1 b 2 EX 9; RENAMENX a b; GETDEL a; \
+            HGETDEL h FIELDS 1 f; ZADD z INCR 1 m; XADD x IDMPAUTO p * f v; COPY a b DB 3; \
+            SORT a STORE d; DEL a tandem:x b; SET tandem:x y; SELECT 4; MOVE a 1; MULTI; SET a 1; \
+            SELECT 5; SUNIONSTORE d e f; EXEC; FLUSHDB; PUBLISH c m; HSET h f v; NEW.COMMAND k; \
+            SET z 1; MULTI; SET own 1; MARK; SET theirs 1; EXEC";
+        let lines = lines.replace("MARK", &mark());
+        let lines: Vec<&str> = lines.split("; ").collect();
+        let (events, mut decoder) = events(&lines);
+        assert_eq!(*decoder.touches(), travelling(&events));
+        assert!(decoder.touches().keys.len() > 20);
     }
 
     #[test]

@@ -4,8 +4,10 @@
 //! has read is in the journal before anybody hears of it, and is acknowledged to Redis only then.
 
 pub mod decoder;
+pub mod event;
 pub mod filter;
 pub mod history;
+mod refused;
 mod resume;
 mod stream;
 mod unknown;
@@ -94,7 +96,7 @@ pub enum Error {
         /// Where the command begins.
         offset: u64,
         /// Why.
-        source: decoder::DecodeError,
+        source: event::DecodeError,
     },
     /// The snapshot's bytes.
     #[error("the snapshot that Redis sent cannot be read: {0}")]

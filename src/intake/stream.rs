@@ -9,18 +9,19 @@ use tokio::time::{MissedTickBehavior, interval, sleep};
 use tokio_util::sync::CancellationToken;
 use tracing::{error, info, warn};
 
-use super::decoder::{Decoder, Event, Write};
+use super::decoder::Decoder;
+use super::event::{Event, Touches, Write};
 use super::filter::Filter;
 use super::history::Saved;
+use super::refused::Refused;
 use super::resume::Resume;
 use super::unknown::Unknown;
 use super::{Config, Error, Shared, wall_ms};
-use crate::command::{for_each_in, key_hash};
 use crate::converge::Recent;
 use crate::journal::{self, FrameHeader, FrameKind, Writer};
 use crate::model::{
-    Clock, Cursor, FrameBuilder, InstanceId, Offset, Position, Record, ReplId, Seen, SiteId,
-    TARGET_FRAME,
+    Clock, Cursor, FrameBuilder, InstanceId, Offset, Position, ReplId, Seen, SiteId, TARGET_FRAME,
+    Tags,
 };
 use crate::progress::{EpochState, FenceSeen, Progress};
 use crate::replica::Replica;
@@ -69,8 +70,7 @@ pub(super) struct Stream {
     progress: Progress,
     attachments: u64,
     publish: watch::Sender<Progress>,
-    trespasses: u64,
-    not_selected: u64,
+    refused: Refused,
     unknown: Unknown,
 }
 
@@ -90,9 +90,7 @@ impl Stream {
         } = resume;
         let mut recent = Recent::default();
         recent.note_everything(&shared.table, floor);
-        for (hash, at) in writes {
-            recent.note(&shared.table, hash, at);
-        }
+        recent.note(&shared.table, writes);
         let at = saved.as_ref().map_or(Cursor::ZERO, |s| s.at);
         let (publish, progress) = watch::channel(Progress::default());
         let mut stream = Self {
@@ -119,8 +117,7 @@ impl Stream {
             progress: Progress::default(),
             attachments: 0,
             publish,
-            trespasses: 0,
-            not_selected: 0,
+            refused: Refused::default(),
             unknown: Unknown::new(config),
             shared,
             writer,
@@ -397,8 +394,11 @@ impl Stream {
                 self.progress.marks_removed += 1;
                 self.progress.strays = strays;
             }
-            Event::Trespass(command) => self.on_trespass(&command),
-            Event::NotSelected(command) => self.on_not_selected(&command),
+            Event::Trespass(command) => self.refused.on_trespass(&command),
+            Event::NotSelected(command) => {
+                let count = self.refused.on_not_selected(&command);
+                self.shared.board.redis().writes_not_selected = count;
+            }
             Event::Unknown(command) => self.unknown.met(&command),
             Event::AckWanted => {}
         }
@@ -411,30 +411,33 @@ impl Stream {
             count,
             commands,
         } = write;
-        let at = Cursor {
-            epoch: self.progress.read.epoch,
-            offset,
-        };
-        let record = Record {
+        let tags = Tags {
             offset,
             hlc: self.clock.stamp(now_ms),
             db,
-            seen: Arc::clone(&self.seen),
+            seen: &self.seen,
             count,
-            commands: commands.into(),
         };
-        let (recent, table) = (&mut self.recent, &self.shared.table);
-        let catalog = &self.shared.catalog;
-        let mut named = true;
-        let scanned = for_each_in(&record.commands, db, |command, db| {
-            named &= catalog.for_each_key(command, db, |db, key, _| {
-                recent.note(table, key_hash(db, key), at);
-            });
-        });
-        if scanned.is_err() || !named {
-            recent.note_everything(table, at);
+        self.frame.push(tags, &commands);
+        self.decoder.reuse(commands);
+    }
+
+    /// Enters what was read into the table of recent writes, before anybody hears of it, and forgets
+    /// what every peer has seen: a small table is a fast one.
+    fn note(&mut self) {
+        let table = &self.shared.table;
+        self.recent
+            .forget(table, self.shared.deliveries.by_all().seen);
+        let epoch = self.progress.read.epoch;
+        let at = |offset| Cursor { epoch, offset };
+        let Touches { keys, everything } = self.decoder.touches();
+        if !keys.is_empty() {
+            let written = keys.drain(..).map(|(hash, offset)| (hash, at(offset)));
+            self.recent.note(table, written);
         }
-        self.frame.push_record(&record);
+        if let Some(offset) = everything.take() {
+            self.recent.note_everything(table, at(offset));
+        }
     }
 
     /// A mark of another life, after our applier has fenced off its predecessor: somebody else
@@ -450,33 +453,6 @@ impl Stream {
         }
     }
 
-    fn on_trespass(&mut self, command: &[u8]) {
-        self.trespasses += 1;
-        if self.trespasses.is_power_of_two() {
-            let command = String::from_utf8_lossy(command).into_owned();
-            warn!(
-                command,
-                count = self.trespasses,
-                "a client writes to keys that begin with tandem:, which are reserved; such writes do not travel"
-            );
-        }
-    }
-
-    /// A command that could not be cut down to what is selected.
-    fn on_not_selected(&mut self, command: &[u8]) {
-        self.not_selected += 1;
-        self.shared.board.redis().writes_not_selected = self.not_selected;
-        if self.not_selected.is_power_of_two() {
-            let command = String::from_utf8_lossy(command).into_owned();
-            warn!(
-                command,
-                count = self.not_selected,
-                "a command touches selected keys and others and cannot be divided: it does not \
-                 travel, and the keys that it wrote differ until they are written again"
-            );
-        }
-    }
-
     /// Appends the frame to the journal and tells everybody. Retries while the disk refuses:
     /// nothing is read meanwhile, so nothing is lost.
     async fn commit(
@@ -485,20 +461,20 @@ impl Stream {
         stop: &CancellationToken,
     ) -> Result<(), Error> {
         let (end, db) = self.decoder.boundary();
-        let Some(state) = &self.state else {
+        let Some(epoch) = self.state.as_ref().map(|state| state.epoch) else {
             return Ok(());
         };
-        let epoch = state.epoch;
+        self.note();
         if self.frame.is_empty() {
             if self.progress.read.offset != end {
-                self.frame = FrameBuilder::new(end);
+                self.frame.begin(end);
                 self.progress.read.offset = end;
                 self.read_db = db;
                 self.publish();
             }
             return Ok(());
         }
-        let frame = std::mem::replace(&mut self.frame, FrameBuilder::new(end));
+        let mut frame = std::mem::replace(&mut self.frame, FrameBuilder::new(end));
         let records = frame.records() > 0;
         let header = FrameHeader {
             kind: if records {
@@ -513,8 +489,7 @@ impl Stream {
             last_record: frame.last_record().unwrap_or_default(),
             stamp_ms: wall_ms(),
         };
-        let body = frame.finish();
-        while let Err(error) = self.append(&header, &body) {
+        while let Err(error) = self.append(&header, frame.body()) {
             tokio::select! {
                 () = stop.cancelled() => return Err(error.into()),
                 () = sleep(DISK_RETRY) => replica.acknowledge(self.read().offset).await?,
@@ -522,6 +497,8 @@ impl Stream {
             // What the peers have meanwhile got may be all the room that is missing.
             self.trim();
         }
+        frame.begin(end);
+        self.frame = frame;
         if records {
             self.last_record = Cursor {
                 epoch,

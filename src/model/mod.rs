@@ -17,7 +17,7 @@ pub use self::mark::{
 pub use self::pattern::{Pattern, PatternError};
 pub use self::position::{Cursor, Epoch, Offset, Position, PositionError, ReplId};
 pub use self::record::{
-    BatchReader, Entry, FrameBuilder, MAX_FRAME, Record, RecordError, Seen, TARGET_FRAME,
+    BatchReader, Entry, FrameBuilder, MAX_FRAME, Record, RecordError, Seen, TARGET_FRAME, Tags,
 };
 pub use self::site::{InstanceId, SiteError, SiteId};
 

@@ -122,6 +122,21 @@ pub struct Record {
     pub commands: Bytes,
 }
 
+/// What a [`Record`] says of itself besides its commands.
+#[derive(Clone, Copy, Debug)]
+pub struct Tags<'a> {
+    /// Where it ends in its origin's stream.
+    pub offset: Offset,
+    /// When it was read there.
+    pub hlc: Hlc,
+    /// The database selected when it begins.
+    pub db: u32,
+    /// What its origin had echoed before it.
+    pub seen: &'a Arc<Seen>,
+    /// How many commands it has, SELECTs included.
+    pub count: u32,
+}
+
 /// What a frame holds, in stream order.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Entry {
@@ -163,6 +178,8 @@ pub enum RecordError {
 pub struct FrameBuilder {
     start: Offset,
     body: Vec<u8>,
+    /// Where the head of a record is put together.
+    head: Vec<u8>,
     last_seen: Option<Arc<Seen>>,
     records: u32,
     entries: u32,
@@ -176,6 +193,7 @@ impl FrameBuilder {
         Self {
             start,
             body: Vec::new(),
+            head: Vec::new(),
             last_seen: None,
             records: 0,
             entries: 0,
@@ -183,31 +201,59 @@ impl FrameBuilder {
         }
     }
 
+    /// Begins the next frame after `start`, in the memory of the one before unless that is large.
+    pub fn begin(&mut self, start: Offset) {
+        let (mut body, head) = (
+            std::mem::take(&mut self.body),
+            std::mem::take(&mut self.head),
+        );
+        body.clear();
+        body.shrink_to(2 * TARGET_FRAME);
+        *self = Self {
+            body,
+            head,
+            ..Self::new(start)
+        };
+    }
+
     /// Appends a record.
     pub fn push_record(&mut self, record: &Record) {
-        let mut head = Vec::with_capacity(48);
-        put_varint(&mut head, record.offset.0.saturating_sub(self.start.0));
-        put_varint(&mut head, record.hlc.0);
-        put_varint(&mut head, u64::from(record.db));
-        put_varint(&mut head, u64::from(record.count));
+        let tags = Tags {
+            offset: record.offset,
+            hlc: record.hlc,
+            db: record.db,
+            seen: &record.seen,
+            count: record.count,
+        };
+        self.push(tags, &record.commands);
+    }
+
+    /// Appends a record with these tags and commands.
+    pub fn push(&mut self, tags: Tags<'_>, commands: &[u8]) {
+        let head = &mut self.head;
+        head.clear();
+        put_varint(head, tags.offset.0.saturating_sub(self.start.0));
+        put_varint(head, tags.hlc.0);
+        put_varint(head, u64::from(tags.db));
+        put_varint(head, u64::from(tags.count));
         let same = self
             .last_seen
             .as_ref()
-            .is_some_and(|s| Arc::ptr_eq(s, &record.seen) || *s == record.seen);
+            .is_some_and(|s| Arc::ptr_eq(s, tags.seen) || s == tags.seen);
         if same {
             head.push(0);
         } else {
             head.push(FLAG_SEEN);
-            record.seen.encode(&mut head);
-            self.last_seen = Some(Arc::clone(&record.seen));
+            tags.seen.encode(head);
+            self.last_seen = Some(Arc::clone(tags.seen));
         }
         self.body.push(KIND_RECORD);
-        put_varint(&mut self.body, (head.len() + record.commands.len()) as u64);
-        self.body.extend_from_slice(&head);
-        self.body.extend_from_slice(&record.commands);
+        put_varint(&mut self.body, (head.len() + commands.len()) as u64);
+        self.body.extend_from_slice(head);
+        self.body.extend_from_slice(commands);
         self.records += 1;
         self.entries += 1;
-        self.last_record = Some(record.offset);
+        self.last_record = Some(tags.offset);
     }
 
     /// Appends the note of an echo.
@@ -263,6 +309,12 @@ impl FrameBuilder {
     #[must_use]
     pub fn len(&self) -> usize {
         self.body.len()
+    }
+
+    /// The body so far.
+    #[must_use]
+    pub fn body(&self) -> &[u8] {
+        &self.body
     }
 
     /// The body.
@@ -398,18 +450,18 @@ pub(crate) fn take_u8(input: &mut Bytes) -> Result<u8, RecordError> {
 /// Takes a number from the front.
 pub(crate) fn take_varint(input: &mut Bytes) -> Result<u64, RecordError> {
     let mut number = 0_u64;
-    for shift in (0..64).step_by(7) {
-        let byte = take_u8(input)?;
-        let bits = u64::from(byte & 0x7f);
-        if shift == 63 && bits > 1 {
-            break;
+    for (length, byte) in (1..).zip(input.iter()) {
+        let (shift, bits) = (7 * (length - 1), u64::from(byte & 0x7f));
+        if shift > 63 || (shift == 63 && bits > 1) {
+            return Err(RecordError::Malformed("number too long"));
         }
         number |= bits << shift;
         if byte & 0x80 == 0 {
+            input.advance(length);
             return Ok(number);
         }
     }
-    Err(RecordError::Malformed("number too long"))
+    Err(RecordError::Short)
 }
 
 /// Takes a length and that many bytes from the front.
