@@ -46,8 +46,8 @@ impl Applier {
                     self.apply(batch, epoch, &tags, stop).await?;
                     return Err(Error::Stop(flushed(&self.config.peer)));
                 }
-                tags = Arc::clone(&record.seen);
                 batch.push(&record)?;
+                tags = record.seen;
                 if batch.is_full() {
                     let full = std::mem::replace(&mut batch, self.batch()?);
                     self.apply(full, epoch, &tags, stop).await?;

@@ -335,7 +335,7 @@ async fn write(
     let mut acks = Acks::default();
     let mut questions = Vec::new();
     loop {
-        let copying = outgoing.is_copying();
+        let (copying, mut thoroughly) = (outgoing.is_copying(), false);
         tokio::select! {
             next = outgoing.next(), if copying || !session.gate.is_closed() => match next? {
                 Next::Frame(frame) => outgoing.push_frames(frame, &session.gate, &mut writer)?,
@@ -386,7 +386,7 @@ async fn write(
                 writer.push(&session.ping());
             }
             // What else an acknowledgement says: what has come back, what is owed.
-            _ = refresh.tick() => acks.is_due = true,
+            _ = refresh.tick() => (acks.is_due, thoroughly) = (true, true),
         }
         if let Some(ack) = acks.take(|| session.ack(&inputs)) {
             writer.push(&Message::Ack(ack));
@@ -395,7 +395,7 @@ async fn write(
         if writer.pending() > 0 {
             writer.flush().await?;
         }
-        session.refresh(&outgoing, copy_ahead, &inputs);
+        session.refresh(&outgoing, copy_ahead, &inputs, thoroughly);
     }
 }
 
@@ -556,7 +556,8 @@ impl Session {
         }
     }
 
-    fn refresh(&self, outgoing: &Outgoing, copy_ahead: bool, inputs: &Inputs) {
+    /// Makes up the status; thoroughly: also what takes longer to find out.
+    fn refresh(&self, outgoing: &Outgoing, copy_ahead: bool, inputs: &Inputs, thoroughly: bool) {
         let (applied, heard) = (*inputs.applied.borrow(), *inputs.heard.borrow());
         let whole = applied.whole && !applied.owes.any() && !copy_ahead;
         let idle = self.pending.load(Ordering::Acquire) == 0;
@@ -574,9 +575,12 @@ impl Session {
         board.sent_offset = outgoing.sent.offset.0;
         board.records_sent = outgoing.records_sent;
         // What follows the last record in the journal is notes, which do not travel.
-        let caught_up = heard.ack.applied >= self.shared.journal.last_record();
-        let pending = self.shared.journal.pending_bytes(heard.ack.applied);
-        board.lag_bytes = if caught_up { 0 } else { pending };
+        let journal = &self.shared.journal;
+        if heard.ack.applied >= journal.last_record() {
+            board.lag_bytes = 0;
+        } else if thoroughly {
+            board.lag_bytes = journal.pending_bytes(heard.ack.applied);
+        }
         board.lag_seconds = outgoing.lag_seconds();
     }
 }
