@@ -157,15 +157,12 @@ impl Copier {
             since,
         } = prepared;
         let reading = Reading::snapshot(&self.shared.table).await;
-        // A copy that answers one may begin again: what both have is equal.
-        let keeps_others = copy.keep && copy.back;
-        let interrupted = keeps_others && copy.resume.is_some_and(|c| c.keep && c.next > 0);
         let (mut snapshot, first) = match found {
             Some(found) => found,
-            None if interrupted => return Err(Error::KeepInterrupted),
+            None if cannot_begin_again(copy) => return Err(Error::KeepInterrupted),
             None => (self.take_since(since, &seen).await?, 0),
         };
-        if keeps_others {
+        if keeps_others(copy) {
             // Once begun, it cannot be begun again: all of the snapshot must be there.
             snapshot.ended().await;
         }
@@ -252,6 +249,9 @@ impl Copier {
         {
             return Some((snapshot, begun.next, seen));
         }
+        if cannot_begin_again(copy) {
+            return None;
+        }
         let (peer, from) = &self.receives_from;
         let need = Need {
             peer,
@@ -337,6 +337,17 @@ impl Copier {
         });
         Ok(parts)
     }
+}
+
+/// Whether a copy leaves the receiver's own values as they are. Not so one that answers another: what
+/// both have is equal by then.
+const fn keeps_others(copy: Copy) -> bool {
+    copy.keep && copy.back
+}
+
+/// Whether a copy has come so far that it can only go on with its own snapshot.
+fn cannot_begin_again(copy: Copy) -> bool {
+    keeps_others(copy) && copy.resume.is_some_and(|c| c.keep && c.next > 0)
 }
 
 /// Reads a snapshot, opened twice, into parts of a copy, until it ends or nobody listens any more.
