@@ -89,6 +89,12 @@ fn the_memory_of_a_sidecar_does_not_follow_what_is_pending() {
     // Pending they stay.
     a.run("XTRIM stream MAXLEN 1000");
     pair.start_sidecars();
+    wait_until("the copy", patience(600), || {
+        match pair.b.sidecar.peer("a")?.copied.created {
+            1 => Ok(()),
+            copied => Err(format!("{copied} of 1 key")),
+        }
+    });
     pair.wait_synchronizing();
     pair.settle();
     assert_eq!(compare(&pair), 1);
