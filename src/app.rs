@@ -1,6 +1,6 @@
 //! Builds the parts, joins them, watches over them, and ends them in order.
 
-use std::collections::HashMap;
+use std::collections::{BTreeMap, HashMap};
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -15,7 +15,7 @@ use crate::admin;
 use crate::apply::keep_self_mark;
 use crate::command::Catalog;
 use crate::config::Config;
-use crate::converge::Table;
+use crate::converge::{Docket, Table};
 use crate::intake::{self, Intake, Shared};
 use crate::journal::{self, Journal, Writer};
 use crate::link::Wire;
@@ -115,6 +115,7 @@ impl App {
             catalog: Catalog::default(),
             deliveries: Deliveries::new(&names),
             shelf: Arc::default(),
+            dockets: dockets(&names),
             board: Arc::clone(&board),
         };
         let reading = intake::Config {
@@ -431,4 +432,10 @@ async fn let_in(stream: TcpStream, from: String, doors: &HashMap<SiteId, mpsc::S
             .refuse("too many connections of this site wait already".to_owned())
             .await;
     }
+}
+
+/// One for each peer.
+fn dockets(peers: &[SiteId]) -> Arc<BTreeMap<SiteId, Docket>> {
+    let docket = |peer: &SiteId| (peer.clone(), Docket::default());
+    Arc::new(peers.iter().map(docket).collect())
 }

@@ -3,7 +3,7 @@
 use std::collections::{BTreeMap, HashMap};
 use std::sync::{Arc, Mutex, PoisonError};
 
-use crate::model::{Cursor, Epoch, InstanceId, Offset, ReplId, Seen, SiteId};
+use crate::model::{Cursor, Epoch, InstanceId, Mark, Offset, ReplId, Seen, SiteId};
 
 /// How the current epoch began, and what peers must know of it.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -49,6 +49,10 @@ pub struct Progress {
     pub read: Cursor,
     /// Per site, what of its history had come back here.
     pub seen: Arc<Seen>,
+    /// Of that, what had been judged: whether what came back took effect in the right order.
+    pub judged: Arc<Seen>,
+    /// The marks, as they last said something new besides positions.
+    pub marks: Arc<BTreeMap<SiteId, Mark>>,
     /// Per name, the newest fence that has come back.
     pub fences: Arc<BTreeMap<String, FenceSeen>>,
     /// Counts how often marks may have been removed by a client.

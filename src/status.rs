@@ -288,6 +288,10 @@ pub struct PeerStatus {
     pub sessions: u64,
     /// Commands of it that failed here since the start; the state of their keys was asked for.
     pub failed_commands: u64,
+    /// Keys whose value was found to be wrong here, after writes at both sites that had not seen each
+    /// other, since the start; it was asked for.
+    #[serde(default)]
+    pub conflicts: u64,
     /// Commands of it, and values, that the Redis here has nothing to hold; left out.
     #[serde(default)]
     pub unheld: u64,

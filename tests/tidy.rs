@@ -25,9 +25,9 @@ const MAY_IMPORT: &[(&str, &[&str])] = &[
     // journal, which is all that intake knows of what follows it.
     ("replica", &["model", "redis"]),
     ("rdb", &["model"]),
-    ("command", &["redis", "rdb"]),
+    ("command", &["model", "redis", "rdb"]),
     ("journal", &["model"]),
-    ("converge", &["model"]),
+    ("converge", &["model", "command"]),
     (
         "intake",
         &[
@@ -54,8 +54,8 @@ const MAY_IMPORT: &[(&str, &[&str])] = &[
     (
         "peer",
         &[
-            "model", "redis", "status", "progress", "config", "replica", "journal", "intake",
-            "link", "apply", "fullsync",
+            "model", "redis", "status", "progress", "config", "replica", "journal", "converge",
+            "intake", "link", "apply", "fullsync",
         ],
     ),
     // Around it.

@@ -7,44 +7,29 @@ use std::collections::BTreeSet;
 
 use bytes::Bytes;
 
-use super::debts::{Debts, Key, member};
+use super::debts::{Key, member};
+use super::entries::Late;
+use super::policy::Target;
 use super::sealed::Sealed;
 use crate::command::{
-    Access, Catalog, Command, Dialect, Put, ScanError, Touched, for_each_in, removes_marks,
+    Command, Put, ScanError, Touched, for_each_in, removes_marks,
     scanner::{self, Scanner},
 };
-use crate::config::{Flush, Publish};
-use crate::model::{Hlc, Offset, Record};
-use crate::rdb::decode::has_disputed_entry;
+use crate::model::{Cursor, Hlc, Offset, Record};
 use crate::redis::put_command;
 
 /// A batch is closed at this many commands: at 1 to 2 µs each it keeps the target's other clients
 /// waiting for less than half a millisecond, and only when records come faster than they are applied.
 /// With half as many, each record would cost this side a sixth more: sending, waking up twice.
 pub(super) const MAX_COMMANDS: u32 = 256;
-/// The longest word of an unknown command that is taken for a key; longer ones are values.
-const MAX_GUESSED: usize = 4096;
+/// The first words of errors that say something of a value, or of one's type.
+const OF_THE_VALUE: [&str; 4] = ["ERR", "WRONGTYPE", "BUSYGROUP", "NOGROUP"];
+/// What every version says of an entry that comes behind later ones (5.0.14 to 9.1).
+const TOO_LATE: &str = "ID specified in XADD is equal or smaller";
 /// Room for the end of a transaction.
 const EXEC_ROOM: usize = 64;
 /// A batch is closed at this size.
 pub(super) const MAX_BYTES: usize = 256 << 10;
-
-/// How records are told to the local server.
-#[derive(Clone, Debug)]
-pub(super) struct Target {
-    /// What it knows.
-    pub dialect: Dialect,
-    /// What is known of commands.
-    pub catalog: Catalog,
-    /// What is done with FLUSHALL and FLUSHDB.
-    pub flush: Flush,
-    /// What is done with PUBLISH.
-    pub publish: Publish,
-    /// What is owed already.
-    pub debts: Debts,
-    /// Whether some values must not be RESTOREd as they are.
-    pub disputes: bool,
-}
 
 /// Whole records, ready to be sent.
 #[derive(Debug)]
@@ -57,6 +42,8 @@ pub(super) struct Batch {
     scanner: Scanner,
     body: Vec<u8>,
     commands: u32,
+    /// What the records had seen of us, each with the number of its first command.
+    seen: Vec<(u32, Cursor)>,
     /// The database selected at the end of the body; it begins in database 0.
     db: u32,
     records: u32,
@@ -78,6 +65,7 @@ impl Batch {
             scanner: Scanner::default(),
             body: Vec::new(),
             commands: 0,
+            seen: Vec::new(),
             db: 0,
             records: 0,
             last: Offset(0),
@@ -101,11 +89,20 @@ impl Batch {
             scanner,
             body,
             commands,
+            seen: known,
             removes_marks: removing,
             ..
         } = self;
+        let seen = record.seen.of(&target.site);
+        if known.last().is_none_or(|(_, last)| *last != seen) {
+            known.push((*commands, seen));
+        }
         let db = scanner.for_each_in(&record.commands, record.db, |command, db| {
             if target.ignores(command) {
+                return;
+            }
+            if let Some(count) = target.put_spared(command, (db, seen), body) {
+                *commands += count;
                 return;
             }
             let put = if target.is_disputed(command) {
@@ -222,14 +219,53 @@ impl Batch {
         sealed
     }
 
-    /// What the command of this number touches; commands are counted from the begin of the body.
+    /// What the command of this number touches, and its name.
     #[must_use]
     pub(super) fn touched(&self, number: usize) -> Option<(Touched, Bytes)> {
-        let (mut at, mut found) = (0, None);
+        self.command(number, |command, db| {
+            let name = Bytes::copy_from_slice(command.arg(0));
+            (self.target.touched(command, db), name)
+        })
+    }
+
+    /// Whether the error of the command of this number follows from writes of ours that its record
+    /// had not seen: then they are judged together, and nothing is lacking.
+    #[must_use]
+    pub(super) fn explains(&self, number: usize, error: &str) -> bool {
+        // What the server says of the value, not of itself.
+        let code = error.split(' ').next().unwrap_or_default();
+        let before = |(first, _): &&(u32, Cursor)| *first as usize <= number;
+        let seen = self.seen.iter().rev().find(before);
+        let (true, Some((_, seen))) = (OF_THE_VALUE.contains(&code), seen) else {
+            return false;
+        };
+        let found = self.command(number, |command, db| {
+            self.target.clashes(command, db, *seen)
+        });
+        found.unwrap_or(false)
+    }
+
+    /// The entry that the command of this number could not add to a stream, because later ones are
+    /// there.
+    #[must_use]
+    pub(super) fn late(&self, number: usize, error: &str) -> Option<(Key, Late)> {
+        let late = |command: &Command<'_>, db| match command.is(b"XADD") {
+            true => Late::of(command, db),
+            false => None,
+        };
+        match error.contains(TOO_LATE) {
+            true => self.command(number, late).flatten(),
+            false => None,
+        }
+    }
+
+    /// What is to be said of the command of this number; commands are counted from the begin of the
+    /// body.
+    fn command<T>(&self, number: usize, of: impl FnOnce(&Command<'_>, u32) -> T) -> Option<T> {
+        let (mut at, mut of, mut found) = (0, Some(of), None);
         let scanned = for_each_in(&self.body, 0, |command, db| {
             if at == number {
-                let name = Bytes::copy_from_slice(command.arg(0));
-                found = Some((self.target.touched(command, db), name));
+                found = of.take().map(|of| of(command, db));
             }
             at += 1;
         });
@@ -279,99 +315,15 @@ impl Batch {
     }
 }
 
-impl Target {
-    /// Whether a command is left out by configuration.
-    fn ignores(&self, command: &Command<'_>) -> bool {
-        match command.arg(0).first().map(u8::to_ascii_uppercase) {
-            Some(b'F') => self.flush == Flush::Ignore && is_flush(command),
-            Some(b'P') => self.publish == Publish::Ignore && command.is(b"PUBLISH"),
-            Some(b'S') => self.publish == Publish::Ignore && command.is(b"SPUBLISH"),
-            _ => false,
-        }
-    }
-
-    /// Whether a command restores a value that this server would misread.
-    fn is_disputed(&self, command: &Command<'_>) -> bool {
-        self.disputes
-            && command.is(b"RESTORE")
-            && has_disputed_entry(command.arg(3)).unwrap_or(true)
-    }
-
-    /// Whether a record may not be applied before a person has decided.
-    fn stops_at(&self, record: &Record) -> bool {
-        let mut stops = false;
-        if self.flush == Flush::Stop {
-            let scanned = scanner::for_each(&record.commands, |c| stops |= is_flush(&c));
-            // What cannot be read is refused when it is pushed.
-            stops &= scanned.is_ok();
-        }
-        stops
-    }
-
-    /// Adds the keys that a command makes of keys that are owed: what it reads here is not what it
-    /// read there.
-    fn spread(&self, command: &Command<'_>, db: u32, owed: &mut Vec<Key>) {
-        if owed.is_empty() && self.debts.is_empty() {
-            return;
-        }
-        let Touched::Keys(keys) = self.catalog.touched(command, db) else {
-            return;
-        };
-        let keys: Vec<(Key, Access)> = keys
-            .into_iter()
-            .map(|k| ((k.db, k.name.into()), k.access))
-            .collect();
-        let is_owed = |key: &Key| owed.contains(key) || self.debts.wants(key);
-        if keys.len() < 2 || !keys.iter().any(|(key, _)| is_owed(key)) {
-            return;
-        }
-        let written = keys.into_iter().filter(|(_, a)| *a == Access::Write);
-        let new: Vec<Key> = written
-            .map(|(key, _)| key)
-            .filter(|key| !owed.contains(key))
-            .collect();
-        owed.extend(new);
-    }
-
-    /// What a command touches; of one that nobody here knows, perhaps.
-    fn touched(&self, command: &Command<'_>, db: u32) -> Touched {
-        match self.catalog.touched(command, db) {
-            Touched::Everything if !self.catalog.knows(command.arg(0)) => words(command, db),
-            touched => touched,
-        }
-    }
-
-    /// The keys that a command writes.
-    fn written(&self, command: &Command<'_>, db: u32) -> Vec<Key> {
-        let Touched::Keys(keys) = self.touched(command, db) else {
-            return Vec::new();
-        };
-        let written = keys.into_iter().filter(|k| k.access == Access::Write);
-        written.map(|k| (k.db, k.name.into())).collect()
-    }
-}
-
-fn is_flush(command: &Command<'_>) -> bool {
-    command.is(b"FLUSHALL") || command.is(b"FLUSHDB")
-}
-
-/// What a command may touch that nobody here knows, such as one of a module that only the peer has:
-/// any of its words may be a key. To ask for the state of what is none does no harm.
-fn words(command: &Command<'_>, db: u32) -> Touched {
-    let words = command.args(1).filter(|word| word.len() <= MAX_GUESSED);
-    let key = |word: &[u8]| crate::command::Key {
-        db,
-        name: word.to_vec(),
-        access: Access::Write,
-    };
-    Touched::Keys(words.map(key).collect())
-}
-
 #[cfg(test)]
 mod tests {
     use std::sync::Arc;
 
+    use super::super::debts::Debts;
+    use super::super::policy::MAX_GUESSED;
     use super::*;
+    use crate::command::{Access, Catalog, Dialect};
+    use crate::config::{Flush, Publish};
     use crate::model::SiteId;
     use crate::redis::Info;
 
@@ -386,6 +338,8 @@ mod tests {
                 &SiteId::try_new("b").unwrap(),
             ),
             disputes: false,
+            site: SiteId::try_new("a").unwrap(),
+            table: Arc::default(),
         }
     }
 
@@ -532,9 +486,7 @@ mod tests {
     #[test]
     fn what_is_made_of_an_owed_key_is_owed_too() {
         let target = target("6.0.16");
-        target
-            .debts
-            .add((0, "old".into()), crate::model::Cursor::ZERO);
+        target.debts.add((0, "old".into()), Cursor::ZERO);
         let mut batch = Batch::new(target);
         let lines = [
             "COPY 1 2",

@@ -8,7 +8,7 @@ use tracing::info;
 use super::fresh::Flying;
 use super::guard::Rules;
 use super::{Applier, Error, Outlet};
-use crate::link::{self, CopyBegin, CopyStates, Message, OwedStates, State};
+use crate::link::{self, CopyBegin, CopyStates, Message, OwedStates, State, Value};
 use crate::model::{CopyProgress, Mark, Owes};
 use crate::status::CopyStatus;
 
@@ -229,9 +229,15 @@ impl Applier {
         mut owed: OwedStates,
         stop: &CancellationToken,
     ) -> Result<(), Error> {
-        // A debt may have been paid or given up since it was asked for.
-        owed.states
-            .retain(|s| self.debts.wants(&(s.db, s.key.clone())));
+        // A debt may have been paid or given up since it was asked for; or doubts were groundless.
+        owed.states.retain(|state| {
+            let key = (state.db, state.key.clone());
+            let is_unsaid = matches!(state.value, Value::Unsaid);
+            if is_unsaid && self.debts.is_paid(&key, false) {
+                self.debts.remove(&key);
+            }
+            !is_unsaid && self.debts.wants(&key)
+        });
         if owed.states.is_empty() {
             return Ok(());
         }

@@ -256,7 +256,7 @@ impl Applier {
                 if matches!(state.value, Value::Part(..)) {
                     put_removal(&mut sealed, state.db, &part);
                 }
-                if *verdict != Verdict::Refuse && debts.wants(&name) {
+                if *verdict != Verdict::Refuse && debts.is_paid(&name, is_said(state)) {
                     paid.push(member(&name));
                 }
             }
@@ -319,13 +319,14 @@ impl Applier {
     fn settle(&self, states: &[State], verdicts: &[Verdict]) {
         let read = self.progress.borrow().read;
         let mut counts = self.board.lock().copied.clone();
+        let mut paid = Vec::new();
         for (state, verdict) in states.iter().zip(verdicts) {
             let name: Key = (state.db, state.key.clone());
             debug!(peer = %self.config.peer, db = state.db, key = %state.key.escape_ascii(), %verdict, "a state");
             match verdict {
                 Verdict::Refuse => {
                     counts.refused += 1;
-                    self.debts.add(name, read);
+                    self.debts.add_again(name, read);
                     continue;
                 }
                 Verdict::Take { existed: true } | Verdict::Rebase(_) => counts.overwritten += 1,
@@ -333,9 +334,14 @@ impl Applier {
                 Verdict::Leave { kept: true } => counts.kept += 1,
                 Verdict::Leave { kept: false } => {}
             }
-            self.debts.remove(&name);
+            if self.debts.is_paid(&name, is_said(state)) && self.debts.remove(&name) {
+                paid.push(name);
+            }
         }
         self.board.lock().copied = counts;
+        if let Some(mark) = &self.mark {
+            self.docket.paid(mark.instance, mark.batch, paid);
+        }
     }
 }
 
@@ -344,6 +350,10 @@ impl Applier {
 /// it would have got ours first: the names decide.
 fn theirs_wins(config: &super::Config) -> bool {
     config.peer < config.site
+}
+
+const fn is_said(state: &State) -> bool {
+    !matches!(state.value, Value::Unsaid)
 }
 
 fn is_absent(state: &State) -> bool {

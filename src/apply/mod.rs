@@ -8,10 +8,12 @@ mod batch;
 mod commit;
 mod copy;
 mod debts;
+mod entries;
 mod fresh;
 mod guard;
 mod look;
 mod parts;
+mod policy;
 mod rebase;
 mod records;
 mod reply;
@@ -35,7 +37,7 @@ pub use self::self_mark::keep_self_mark;
 use self::target::{FENCE_TIMEOUT, Writing, await_fence, put_fence};
 use crate::command::{Catalog, ScanError};
 use crate::config::{Flush, Publish};
-use crate::converge::Table;
+use crate::converge::{Docket, Filed, Table};
 use crate::intake::Shared;
 use crate::journal::{self, Journal};
 use crate::link::{self, Flow, MAX_KEYS, Message};
@@ -151,6 +153,7 @@ pub struct Applier {
     progress: watch::Receiver<Progress>,
     journal: Journal,
     table: Arc<Table>,
+    docket: Docket,
     catalog: Catalog,
     deliveries: Arc<Deliveries>,
     board: PeerBoard,
@@ -187,11 +190,14 @@ impl Applier {
         board: PeerBoard,
         debts: Debts,
     ) -> Self {
+        let docket = shared.dockets.get(&config.peer);
+        let docket = docket.cloned().unwrap_or_default();
         Self {
             config,
             progress,
             journal: shared.journal.clone(),
             table: Arc::clone(&shared.table),
+            docket,
             catalog: shared.catalog.clone(),
             deliveries: Arc::clone(&shared.deliveries),
             board,
@@ -260,11 +266,13 @@ impl Applier {
     }
 
     /// The mark in Redis is the position. Where it was removed while its history went on, what we
-    /// remember, and the echoes in the stream, say where it stood.
+    /// or the journal remember, and the echoes in the stream, say where it stood.
     fn reconcile(&self, found: Option<Mark>) -> Option<Mark> {
-        let seen = self.progress.borrow().seen.of(&self.config.peer);
+        let progress = self.progress.borrow();
+        let seen = progress.seen.of(&self.config.peer);
         let remembered = self.mark.clone().filter(|m| m.at <= seen);
-        let mut mark = found.or(remembered)?;
+        let journaled = || progress.marks.get(&self.config.peer).cloned();
+        let mut mark = found.or(remembered).or_else(journaled)?;
         mark.at = mark.at.max(seen);
         Some(mark)
     }
@@ -283,6 +291,7 @@ impl Applier {
         self.begin(begin, stop).await?;
         self.report(outlet);
         loop {
+            self.take_wishes()?;
             ask_for_debts(&self.debts, outlet).await?;
             let next = tokio::select! {
                 biased;
@@ -306,9 +315,9 @@ impl Applier {
                     Message::CopyStates(states) => {
                         self.on_copy_states(states, work, &mut held, stop).await?
                     }
-                    Message::Owe { after, .. } => {
+                    Message::Owe(question) => {
                         held = 0;
-                        self.reach(after, stop).await?;
+                        self.reach(question.after, stop).await?;
                         None
                     }
                     Message::Ack(ack) => {
@@ -362,6 +371,10 @@ impl Applier {
         });
         mark.at = flow.start;
         self.parts = None;
+        self.docket.begin();
+        if before.as_ref().is_none_or(|b| b.at < flow.start) {
+            self.docket.file(Filed::Nothing(flow.start)).await;
+        }
         let half_done = mark.part.take();
         (self.base, self.gap) = (base, gap);
         self.owes_back = flow.copy.is_some_and(|c| c.back);
@@ -379,6 +392,20 @@ impl Applier {
             }
         };
         self.commit(clear, mark, stop).await.map(drop)
+    }
+
+    /// Keys whose value was found to be wrong here become debts.
+    fn take_wishes(&self) -> Result<(), Error> {
+        self.room_for_debts(self.docket.wishes())?;
+        let mut conflicts = 0;
+        self.docket.take_wishes(|key, wish| {
+            conflicts += u64::from(!wish.doubts);
+            self.debts.add_wrong(key, wish);
+        });
+        if conflicts > 0 {
+            self.board.lock().conflicts += conflicts;
+        }
+        Ok(())
     }
 
     /// Marks may have been removed by a client, or another sidecar may be at work.
@@ -443,8 +470,8 @@ impl Applier {
 
 /// Asks the peer for the states that it has not been asked for.
 async fn ask_for_debts(debts: &Debts, outlet: &Outlet) -> Result<(), Error> {
-    while let Some((after, keys)) = debts.ask(MAX_KEYS) {
-        let message = Message::Owe { after, keys };
+    while let Some(question) = debts.ask(MAX_KEYS) {
+        let message = Message::Owe(question);
         outlet
             .messages
             .send(message)

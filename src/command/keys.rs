@@ -5,6 +5,7 @@ use xxhash_rust::xxh3::xxh3_128_with_seed;
 use super::catalog::{Catalog, Learned};
 use super::scanner::{Command, ScanError, Scanner};
 use super::table::{Keys, row};
+use super::touch::Act;
 
 /// What a command does to a key.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -56,41 +57,47 @@ fn after<'a>(command: &Command<'a>, words: &[&[u8]]) -> Option<&'a [u8]> {
 }
 
 impl Catalog {
-    /// Calls `key` with the database and the name of each key that the command touches, and how;
+    /// Calls `key` with the database and the name of each key that the command touches, and what is
+    /// done to it;
     /// false when it touches more than keys that can be named.
     pub fn for_each_key(
         &self,
         command: &Command<'_>,
         db: u32,
-        mut key: impl FnMut(u32, &[u8], Access),
+        mut key: impl FnMut(u32, &[u8], Act),
     ) -> bool {
-        use Access::{Read, Write};
+        use Act::Read;
         let Some(row) = row(command.arg(0)) else {
             let learned = self.learned(command.arg(0));
-            return learned.is_some_and(|l| for_each_learned(l, command, |k| key(db, k, Write)));
+            let mut write = |k: &[u8]| key(db, k, Act::Write);
+            return learned.is_some_and(|l| for_each_learned(l, command, &mut write));
         };
         let counted = |at: usize| number(command.arg(at)).unwrap_or(0) as usize;
+        let written = row.act(command, 0);
         match row.keys {
             Keys::None => {}
-            Keys::First => key(db, command.arg(1), Write),
-            Keys::Second => key(db, command.arg(2), Write),
-            Keys::FirstTwo => command.args(1).take(2).for_each(|k| key(db, k, Write)),
+            Keys::First => key(db, command.arg(1), written),
+            Keys::Second => key(db, command.arg(2), written),
+            Keys::FirstTwo => {
+                key(db, command.arg(1), written);
+                key(db, command.arg(2), row.act(command, 1));
+            }
             Keys::ToFrom => {
-                key(db, command.arg(1), Write);
+                key(db, command.arg(1), written);
                 key(db, command.arg(2), Read);
             }
             Keys::ToFromAll => {
-                key(db, command.arg(1), Write);
+                key(db, command.arg(1), written);
                 command.args(2).for_each(|k| key(db, k, Read));
             }
-            Keys::All => command.args(1).for_each(|k| key(db, k, Write)),
+            Keys::All => command.args(1).for_each(|k| key(db, k, written)),
             Keys::SecondFromAll => {
-                key(db, command.arg(2), Write);
+                key(db, command.arg(2), written);
                 command.args(3).for_each(|k| key(db, k, Read));
             }
-            Keys::Pairs => command.args(1).step_by(2).for_each(|k| key(db, k, Write)),
+            Keys::Pairs => command.args(1).step_by(2).for_each(|k| key(db, k, written)),
             Keys::ToFromCounted => {
-                key(db, command.arg(1), Write);
+                key(db, command.arg(1), written);
                 command
                     .args(3)
                     .take(counted(2))
@@ -98,22 +105,23 @@ impl Catalog {
             }
             Keys::CountedPairs => {
                 let pairs = command.args(2).step_by(2).take(counted(1));
-                pairs.for_each(|k| key(db, k, Write));
+                pairs.for_each(|k| key(db, k, written));
             }
             Keys::FromStore => {
                 key(db, command.arg(1), Read);
                 if let Some(to) = after(command, &[b"STORE", b"STOREDIST"]) {
-                    key(db, to, Write);
+                    key(db, to, written);
                 }
             }
             Keys::Move => {
-                key(db, command.arg(1), Write);
-                key(number(command.arg(2)).unwrap_or(db), command.arg(1), Write);
+                let to = number(command.arg(2)).unwrap_or(db);
+                key(db, command.arg(1), written);
+                key(to, command.arg(1), row.act(command, 1));
             }
             Keys::Copy => {
                 key(db, command.arg(1), Read);
                 let to = after(command, &[b"DB"]).and_then(number).unwrap_or(db);
-                key(to, command.arg(2), Write);
+                key(to, command.arg(2), written);
             }
             Keys::Database | Keys::Everything => return false,
         }
@@ -124,11 +132,11 @@ impl Catalog {
     #[must_use]
     pub fn touched(&self, command: &Command<'_>, db: u32) -> Touched {
         let mut keys = Vec::new();
-        let mut add = |db, name: &[u8], access| {
+        let mut add = |db, name: &[u8], act: Act| {
             keys.push(Key {
                 db,
                 name: name.to_vec(),
-                access,
+                access: act.access(),
             });
         };
         if self.for_each_key(command, db, &mut add) {

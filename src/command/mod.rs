@@ -16,10 +16,11 @@ mod dialect;
 mod keys;
 pub mod scanner;
 mod table;
+mod touch;
 
 pub use self::canonical::canonical;
 pub use self::catalog::{Catalog, Learned};
 pub use self::dialect::{Dialect, Put};
 pub use self::keys::{Access, Key, Touched, for_each_in, key_hash, removes_marks};
 pub use self::scanner::{Command, ScanError};
-pub use self::table::Family;
+pub use self::touch::{Act, Effects, Kind, Made, Touch, Whole};

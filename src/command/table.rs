@@ -44,27 +44,59 @@ pub(super) enum Keys {
 
 /// How a write gets on with another one of the same key that had not seen it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Family {
+pub(super) enum Family {
     /// Touches no key.
     Nothing,
     /// The order decides: commutes with nothing.
     Ordered,
-    /// Replaces the whole value.
-    Replace,
     /// Removes keys: commutes with other removals.
     Delete,
     /// Adds an integer: commutes with other sums.
     Sum,
-    /// Adds elements that are only there or not: commutes with other additions.
+    /// Adds to what is only there or not: commutes with other additions.
     Union,
     /// Writes fields or members that it names: commutes with writes of others.
-    Elements,
-    /// Takes an element to put it elsewhere: commutes with nothing on that element.
-    Take,
-    /// Writes entries of a stream, which have ids of their own.
-    Entries,
+    Elements(Layout, Effect),
+    /// Takes the first key away, to put it where the second is.
+    Move,
     /// Changes when the key expires.
     Expiry,
+}
+
+/// Where the elements are among the arguments.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Layout {
+    /// This one only.
+    Only(usize),
+    /// Each from the second on.
+    Each,
+    /// Every second from the second on (`HSET k f v f v`).
+    Pairs,
+    /// Behind options, scores and members (`ZADD k NX s m s m`).
+    Scored,
+    /// Behind options, longitudes, latitudes and members.
+    Located,
+    /// The id of an entry, if nothing but it is written (`XADD x 5-1 f v`).
+    Entry,
+    /// The group, unless it is made: `$` is another place at each site.
+    Group,
+    /// Behind FIELDS and a count, so many arguments each (`HEXPIRE k s FIELDS n f f`).
+    Fields(usize),
+}
+
+/// What is done to an element.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Effect {
+    /// It gets a value: the order decides.
+    Set,
+    /// It is added, or was there: commutes with itself.
+    Add,
+    /// A number is added to its own: commutes with itself, if it is an integer.
+    Raise,
+    /// It is removed, or was not there: commutes with itself.
+    Remove,
+    /// It is put elsewhere: commutes with nothing on that element.
+    Take,
 }
 
 /// The form in which a command travels: what it says must not depend on when it is read, nor on
@@ -134,18 +166,15 @@ const TABLE: &[Line] = &[
     ),
     (Keys::None, Family::Nothing, Form::Function, "FUNCTION"),
     // Strings.
-    (Keys::First, Family::Replace, Form::Set, "SET"),
-    (Keys::First, Family::Replace, Form::SetEx(1000), "SETEX"),
-    (Keys::First, Family::Replace, Form::SetEx(1), "PSETEX"),
-    (
-        Keys::First,
-        Family::Replace,
-        Form::Named("SET"),
-        "SETNX GETSET",
-    ),
-    (Keys::Pairs, Family::Replace, Form::Plain, "MSET"),
-    (Keys::Pairs, Family::Replace, Form::Named("MSET"), "MSETNX"),
-    (Keys::CountedPairs, Family::Replace, Form::SetEach, "MSETEX"),
+    (Keys::First, Family::Ordered, Form::Set, "SET"),
+    (Keys::First, Family::Ordered, Form::SetEx(1000), "SETEX"),
+    (Keys::First, Family::Ordered, Form::SetEx(1), "PSETEX"),
+    (Keys::First, Family::Ordered, Form::Named("SET"), "GETSET"),
+    // Of two that had not seen each other the earlier holds, as in one Redis.
+    plain(Keys::First, Family::Ordered, "SETNX"),
+    (Keys::Pairs, Family::Ordered, Form::Plain, "MSET"),
+    (Keys::Pairs, Family::Ordered, Form::Named("MSET"), "MSETNX"),
+    (Keys::CountedPairs, Family::Ordered, Form::SetEach, "MSETEX"),
     plain(Keys::First, Family::Sum, "INCR DECR INCRBY DECRBY"),
     plain(
         Keys::First,
@@ -171,25 +200,25 @@ const TABLE: &[Line] = &[
     ),
     (Keys::First, Family::Expiry, Form::ExpireAt(1), "PEXPIREAT"),
     plain(Keys::First, Family::Expiry, "PERSIST"),
-    (Keys::First, Family::Replace, Form::Restore, "RESTORE"),
+    (Keys::First, Family::Ordered, Form::Restore, "RESTORE"),
     (
         Keys::First,
-        Family::Replace,
+        Family::Ordered,
         Form::Restore,
         "RESTORE-ASKING",
     ),
-    plain(Keys::FirstTwo, Family::Ordered, "RENAME"),
+    plain(Keys::FirstTwo, Family::Move, "RENAME"),
     (
         Keys::FirstTwo,
-        Family::Ordered,
+        Family::Move,
         Form::Named("RENAME"),
         "RENAMENX",
     ),
-    plain(Keys::Move, Family::Ordered, "MOVE"),
-    plain(Keys::Copy, Family::Replace, "COPY"),
+    plain(Keys::Move, Family::Move, "MOVE"),
+    plain(Keys::Copy, Family::Ordered, "COPY"),
     plain(
         Keys::FromStore,
-        Family::Replace,
+        Family::Ordered,
         "SORT GEORADIUS GEORADIUSBYMEMBER",
     ),
     // Lists.
@@ -200,80 +229,150 @@ const TABLE: &[Line] = &[
     ),
     plain(
         Keys::FirstTwo,
-        Family::Take,
+        Family::Ordered,
         "RPOPLPUSH BRPOPLPUSH LMOVE BLMOVE",
     ),
     // Sets.
-    plain(Keys::First, Family::Union, "SADD"),
-    plain(Keys::First, Family::Elements, "SREM"),
+    plain(
+        Keys::First,
+        Family::Elements(Layout::Each, Effect::Add),
+        "SADD",
+    ),
+    plain(
+        Keys::First,
+        Family::Elements(Layout::Each, Effect::Remove),
+        "SREM HDEL ZREM",
+    ),
     plain(Keys::First, Family::Ordered, "SPOP"),
-    plain(Keys::FirstTwo, Family::Take, "SMOVE"),
+    plain(
+        Keys::FirstTwo,
+        Family::Elements(Layout::Only(3), Effect::Take),
+        "SMOVE",
+    ),
     plain(
         Keys::ToFromAll,
-        Family::Replace,
+        Family::Ordered,
         "SDIFFSTORE SINTERSTORE SUNIONSTORE",
     ),
     // Sorted sets, geo.
-    (Keys::First, Family::Elements, Form::ZAdd, "ZADD"),
-    plain(Keys::First, Family::Elements, "GEOADD ZINCRBY ZREM"),
+    (
+        Keys::First,
+        Family::Elements(Layout::Scored, Effect::Set),
+        Form::ZAdd,
+        "ZADD",
+    ),
+    plain(
+        Keys::First,
+        Family::Elements(Layout::Located, Effect::Set),
+        "GEOADD",
+    ),
+    plain(
+        Keys::First,
+        Family::Elements(Layout::Only(3), Effect::Raise),
+        "ZINCRBY",
+    ),
     plain(
         Keys::First,
         Family::Ordered,
         "ZREMRANGEBYSCORE ZREMRANGEBYRANK ZREMRANGEBYLEX ZPOPMIN ZPOPMAX BZPOPMIN BZPOPMAX",
     ),
-    plain(Keys::ToFrom, Family::Replace, "ZRANGESTORE GEOSEARCHSTORE"),
+    plain(Keys::ToFrom, Family::Ordered, "ZRANGESTORE GEOSEARCHSTORE"),
     plain(
         Keys::ToFromCounted,
-        Family::Replace,
+        Family::Ordered,
         "ZUNIONSTORE ZINTERSTORE ZDIFFSTORE",
     ),
     // Hashes.
     plain(
         Keys::First,
-        Family::Elements,
-        "HSET HDEL HINCRBY HINCRBYFLOAT HPERSIST HGETEX",
+        Family::Elements(Layout::Pairs, Effect::Set),
+        "HSET",
+    ),
+    plain(
+        Keys::First,
+        Family::Elements(Layout::Only(2), Effect::Raise),
+        "HINCRBY",
+    ),
+    plain(
+        Keys::First,
+        Family::Elements(Layout::Only(2), Effect::Set),
+        "HINCRBYFLOAT",
+    ),
+    plain(
+        Keys::First,
+        Family::Elements(Layout::Fields(1), Effect::Set),
+        "HPERSIST HGETEX",
     ),
     (
         Keys::First,
-        Family::Elements,
+        Family::Elements(Layout::Pairs, Effect::Set),
         Form::Named("HSET"),
         "HMSET HSETNX",
     ),
-    (Keys::First, Family::Elements, Form::HashSet, "HSETEX"),
-    (Keys::First, Family::Elements, Form::HashTake, "HGETDEL"),
     (
         Keys::First,
-        Family::Elements,
+        Family::Elements(Layout::Fields(2), Effect::Set),
+        Form::HashSet,
+        "HSETEX",
+    ),
+    (
+        Keys::First,
+        Family::Elements(Layout::Fields(1), Effect::Remove),
+        Form::HashTake,
+        "HGETDEL",
+    ),
+    (
+        Keys::First,
+        Family::Elements(Layout::Fields(1), Effect::Set),
         Form::HashExpire(1000),
         "HEXPIRE",
     ),
     (
         Keys::First,
-        Family::Elements,
+        Family::Elements(Layout::Fields(1), Effect::Set),
         Form::HashExpire(1),
         "HPEXPIRE",
     ),
     (
         Keys::First,
-        Family::Elements,
+        Family::Elements(Layout::Fields(1), Effect::Set),
         Form::HashExpireAt(1000),
         "HEXPIREAT",
     ),
     (
         Keys::First,
-        Family::Elements,
+        Family::Elements(Layout::Fields(1), Effect::Set),
         Form::HashExpireAt(1),
         "HPEXPIREAT",
     ),
     // Streams.
-    (Keys::First, Family::Entries, Form::XAdd, "XADD"),
-    (Keys::First, Family::Entries, Form::XTrim, "XTRIM"),
+    (
+        Keys::First,
+        Family::Elements(Layout::Entry, Effect::Set),
+        Form::XAdd,
+        "XADD",
+    ),
     plain(
         Keys::First,
-        Family::Entries,
-        "XDEL XDELEX XACK XACKDEL XNACK XSETID XCLAIM XAUTOCLAIM XCFGSET XIDMPRECORD",
+        Family::Elements(Layout::Each, Effect::Remove),
+        "XDEL",
     ),
-    plain(Keys::Second, Family::Entries, "XGROUP"),
+    (Keys::First, Family::Ordered, Form::XTrim, "XTRIM"),
+    plain(
+        Keys::First,
+        Family::Ordered,
+        "XDELEX XACKDEL XSETID XCFGSET XIDMPRECORD",
+    ),
+    plain(
+        Keys::First,
+        Family::Elements(Layout::Only(2), Effect::Set),
+        "XACK XNACK XCLAIM XAUTOCLAIM",
+    ),
+    plain(
+        Keys::Second,
+        Family::Elements(Layout::Group, Effect::Set),
+        "XGROUP",
+    ),
     // HyperLogLog.
     plain(Keys::First, Family::Union, "PFADD"),
     plain(Keys::All, Family::Union, "PFCOUNT"),
@@ -342,7 +441,8 @@ mod tests {
         }
         assert!(ROWS.iter().all(|same| same.len() < 10));
         assert_eq!(row(b""), None);
-        assert_eq!(row(b"hset").unwrap().family, Family::Elements);
+        let fields = Family::Elements(Layout::Pairs, Effect::Set);
+        assert_eq!(row(b"hset").unwrap().family, fields);
         assert_eq!(row(b"AVERYLONGCOMMANDNAMETHATNOBODYKNOWS"), None);
     }
 }

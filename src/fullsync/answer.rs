@@ -12,11 +12,11 @@ use tracing::info;
 use super::large::{self, Large, OwedState};
 use super::snapshot::Error;
 use super::{Gate, Insert};
-use crate::apply::{Debts, Key};
+use crate::apply::{Applied, Debts, Key};
 use crate::command::key_hash;
 use crate::converge::Reading;
 use crate::intake::{Shared, connection_name, wall_ms};
-use crate::link::{OwedStates, State, Value};
+use crate::link::{OwedStates, Question, State, Value};
 use crate::model::{Cursor, FENCE_PREFIX, InstanceId, Seen, SiteId, is_reserved};
 use crate::progress::Progress;
 use crate::rdb::Flavour;
@@ -29,13 +29,15 @@ const FENCE_TIMEOUT: Duration = Duration::from_secs(10);
 /// Keys remembered as read; beyond, every key counts as read where the oldest one was.
 const READS: usize = 1 << 16;
 
-/// What a peer asks for.
-#[derive(Debug)]
-pub struct Request {
-    /// Read them when this much of the peer's history has come back here.
-    pub after: Cursor,
-    /// The keys.
-    pub keys: Vec<Key>,
+/// How a state travels.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Size {
+    /// With others.
+    Small,
+    /// Alone, and from disk.
+    Large,
+    /// Not at all: the peer's is right.
+    Unneeded,
 }
 
 /// Reads states for one peer.
@@ -105,12 +107,21 @@ impl Answerer {
     /// The local Redis cannot be read.
     pub async fn run(
         &mut self,
-        requests: &mut mpsc::Receiver<Request>,
+        requests: &mut mpsc::Receiver<Question>,
         inserts: &mpsc::Sender<Insert>,
+        mut applied: watch::Receiver<Applied>,
     ) -> Result<(), Error> {
         large::remove_leftover(&self.dir, &self.peer);
         let mut connection = None;
-        while let Some(request) = requests.recv().await {
+        let debts = self.debts.clone();
+        loop {
+            let request = tokio::select! {
+                request = requests.recv() => request,
+                (keys, doubts) = debts.due() => Some(Question { after: Cursor::ZERO, lacks: false, doubts, keys }),
+            };
+            let Some(request) = request else {
+                return Ok(());
+            };
             // What was asked for must have seen what the peer has seen.
             let (peer, after) = (self.peer.clone(), request.after);
             if self
@@ -119,6 +130,10 @@ impl Answerer {
                 .await
                 .is_err()
             {
+                return Ok(());
+            }
+            // While a copy is on its way to us, what is here says nothing about what is right.
+            if !request.lacks && applied.wait_for(|a| a.whole).await.is_err() {
                 return Ok(());
             }
             let connection = match &mut connection {
@@ -132,21 +147,20 @@ impl Answerer {
                 }
             };
             for keys in request.keys.chunks(KEYS_AT_ONCE) {
-                let (large, small) = self.by_size(connection, keys).await?;
-                let large = large.into_iter().map(|key| (vec![key], true));
-                for (keys, is_large) in large.chain([(small, false)]) {
+                let sorted = self.sort(connection, keys, request.doubts).await?;
+                for (keys, size) in sorted {
                     // Before the turn to read, which others need while the last one is being sent.
-                    let spooling = match is_large {
-                        true => Arc::clone(&self.spooling).acquire_owned().await.ok(),
-                        false => None,
+                    let spooling = match size {
+                        Size::Large => Arc::clone(&self.spooling).acquire_owned().await.ok(),
+                        Size::Small | Size::Unneeded => None,
                     };
-                    let keys = self.debts.answerable(keys);
+                    let keys = self.debts.answerable(keys, (request.lacks, request.doubts));
                     // Until the state is in the queue: states are sent in the order of their
                     // places.
                     let _turn = self.gate.turn().await;
                     let insert = match spooling {
                         Some(turn) => self.read_large(connection, keys, turn).await?,
-                        None => self.read(connection, keys).await?,
+                        None => self.read(connection, keys, size).await?,
                     };
                     let Some(insert) = insert else {
                         continue;
@@ -158,7 +172,6 @@ impl Answerer {
             }
             self.forget();
         }
-        Ok(())
     }
 
     /// Reads states at one place of our stream.
@@ -166,6 +179,7 @@ impl Answerer {
         &mut self,
         connection: &mut Connection,
         mut keys: Vec<Key>,
+        size: Size,
     ) -> Result<Option<Insert>, Error> {
         keys.retain(|(_, key)| !is_reserved(key));
         if keys.is_empty() {
@@ -175,15 +189,17 @@ impl Answerer {
         let hashes = keys.iter().map(|(db, key)| key_hash(*db, key)).collect();
         let reading = Reading::keys(&self.shared.table, hashes).await;
         self.number += 1;
-        let replies = self.ask(connection, &keys).await?;
+        let replies = self.ask(connection, &keys, size).await?;
         let Some((at, seen)) = self.fence().await else {
             return Ok(None);
         };
         let now = wall_ms();
-        let mut states = Vec::with_capacity(keys.len());
-        for ((db, key), pair) in keys.into_iter().zip(replies.chunks(2)) {
-            states.push(state(db, key, pair, now));
-        }
+        let mut pairs = replies.chunks(2);
+        let states = keys.into_iter().map(|(db, key)| match size {
+            Size::Unneeded => unneeded(db, key),
+            Size::Small | Size::Large => state(db, key, pairs.next().unwrap_or_default(), now),
+        });
+        let states = states.collect();
         let read = reading.finish(at);
         self.reads.extend(read.into_iter().map(|hash| (hash, at)));
         Ok(Some(Insert::Owed(OwedStates { at, seen, states }, hold)))
@@ -204,7 +220,7 @@ impl Answerer {
         let hashes = vec![key_hash(db, &key)];
         let reading = Reading::keys(&self.shared.table, hashes).await;
         self.number += 1;
-        let places = self.queue(connection, &keys).await?;
+        let places = self.queue(connection, &keys, Size::Large).await?;
         let before = places.first().copied().unwrap_or_default();
         let (file, ttl) = large::spool(connection, before, (&self.dir, &self.peer), turn).await?;
         let Some((at, seen)) = self.fence().await else {
@@ -238,34 +254,47 @@ impl Answerer {
         })))
     }
 
-    /// Parts large values from others. A server that does not tell their size has none.
-    async fn by_size(
+    /// Parts large values from others, and, where the peer only doubts its time to live, keys
+    /// without one. A server that does not tell the size of values has no large ones.
+    async fn sort(
         &self,
         connection: &mut Connection,
         keys: &[Key],
-    ) -> Result<(Vec<Key>, Vec<Key>), Error> {
+        doubts: bool,
+    ) -> Result<Vec<(Vec<Key>, Size)>, Error> {
         let mut out = Vec::new();
         for (db, key) in keys {
             put_command(&mut out, &[b"SELECT", db.to_string().as_bytes()]);
             put_command(&mut out, &[b"MEMORY", b"USAGE", key]);
+            put_command(&mut out, &[b"PTTL", key]);
         }
         connection.send(&out).await?;
-        let (mut large, mut small) = (Vec::new(), Vec::new());
+        let (mut sorted, mut small, mut unneeded) = (Vec::new(), Vec::new(), Vec::new());
         for key in keys {
             let selected = connection.reply().await?;
             connection.accepted("SELECT", selected)?;
             let size = connection.reply().await?.integer().unwrap_or(0);
-            match size.unsigned_abs() > self.part_size {
-                true => large.push(key.clone()),
-                false => small.push(key.clone()),
+            let left = connection.reply().await?.integer().unwrap_or(0);
+            if doubts && left < 0 {
+                unneeded.push(key.clone());
+            } else if size.unsigned_abs() > self.part_size {
+                sorted.push((vec![key.clone()], Size::Large));
+            } else {
+                small.push(key.clone());
             }
         }
-        Ok((large, small))
+        sorted.extend([(small, Size::Small), (unneeded, Size::Unneeded)]);
+        Ok(sorted)
     }
 
     /// One transaction: the fence that marks the place, then each key's value and time to live.
-    async fn ask(&self, connection: &mut Connection, keys: &[Key]) -> Result<Vec<Reply>, Error> {
-        let places = self.queue(connection, keys).await?;
+    async fn ask(
+        &self,
+        connection: &mut Connection,
+        keys: &[Key],
+        size: Size,
+    ) -> Result<Vec<Reply>, Error> {
+        let places = self.queue(connection, keys, size).await?;
         let exec = connection.reply().await?;
         let replies = connection.accepted("EXEC", exec)?.array();
         Ok(places
@@ -276,7 +305,12 @@ impl Answerer {
 
     /// Sends that transaction; gives where in the answer to EXEC, which is to be read, the values
     /// and times to live are.
-    async fn queue(&self, connection: &mut Connection, keys: &[Key]) -> Result<Vec<usize>, Error> {
+    async fn queue(
+        &self,
+        connection: &mut Connection,
+        keys: &[Key],
+        size: Size,
+    ) -> Result<Vec<usize>, Error> {
         let (mut out, mut count) = (Vec::new(), 0);
         let mut put = |args: &[&[u8]]| {
             put_command(&mut out, args);
@@ -295,6 +329,9 @@ impl Answerer {
                 put(&[b"SELECT", db.to_string().as_bytes()]);
                 selected = *db;
                 place += 1;
+            }
+            if size == Size::Unneeded {
+                continue;
             }
             put(&[b"DUMP", key]);
             put(&[b"PTTL", key]);
@@ -336,6 +373,16 @@ impl Answerer {
             self.shared.table.forget_read(hash, at);
             self.reads.pop_front();
         }
+    }
+}
+
+/// Nothing is said of a key.
+const fn unneeded(db: u32, key: Bytes) -> State {
+    State {
+        db,
+        key,
+        expire_at_ms: 0,
+        value: Value::Unsaid,
     }
 }
 

@@ -17,7 +17,7 @@ use crate::link::{CopyBegin, CopyStates, OwedStates};
 use crate::model::{Cursor, SiteId};
 use crate::progress::Progress;
 
-pub use self::answer::{Answerer, Request};
+pub use self::answer::Answerer;
 pub use self::large::{Large, Spooled};
 pub use self::snapshot::{Copier, Copying, Error, Prepared};
 

@@ -10,19 +10,21 @@
 
 use std::collections::VecDeque;
 
-use bytes::{Buf, BytesMut};
+use bytes::{Buf, Bytes, BytesMut};
 
-use super::event::{DecodeError, Event, Touches, Write};
+use super::event::{DecodeError, Event, Write};
 use super::filter::{Commands, Filter, Travel};
 use crate::command::scanner::{self, Scanner};
-use crate::command::{Catalog, Command, canonical, for_each_in, key_hash, removes_marks};
+use crate::command::{Catalog, Command, Effects, Whole, canonical, for_each_in, removes_marks};
 use crate::model::{
-    FENCE_PREFIX, InstanceId, MARK_PREFIX, MAX_FRAME, Mark, Offset, SELF_KEY, SelfMark, SiteId,
-    is_reserved,
+    FENCE_PREFIX, InstanceId, Key, MARK_PREFIX, MAX_FRAME, Mark, Offset, SELF_KEY, SelfMark,
+    SiteId, is_reserved,
 };
 
 /// The most memory that is kept for the next write: most are smaller.
 const MAX_ROOM: usize = 16 << 10;
+/// The same, for what it touches.
+const MAX_TOUCHES: usize = 64;
 
 /// A transaction being collected.
 #[derive(Debug, Default)]
@@ -36,18 +38,10 @@ struct Transaction {
     last: Offset,
     /// The mark, once it was seen: the rest is the echo.
     mark: Option<(SiteId, Box<Mark>)>,
-    /// Hashes of the keys that its writes touch.
-    keys: Vec<u128>,
-    /// Whether one of them may touch any key.
-    everything: bool,
-}
-
-/// What one command touches.
-#[derive(Debug, Default)]
-struct Keys {
-    hashes: Vec<u128>,
-    /// Whether these are all.
-    named: bool,
+    /// What its writes do.
+    effects: Effects,
+    /// Keys that are deleted behind the mark.
+    deleted: Vec<Key>,
 }
 
 /// Follows a replication stream.
@@ -61,11 +55,10 @@ pub struct Decoder {
     boundary: (Offset, u32),
     transaction: Option<Transaction>,
     events: VecDeque<Event>,
-    /// Of the command that is being read.
-    keys: Keys,
-    touches: Touches,
-    /// Memory for the commands of the next write.
-    room: Vec<u8>,
+    /// What the command does that is being read.
+    effects: Effects,
+    /// Memory for the next write.
+    room: Write,
 }
 
 impl Decoder {
@@ -81,9 +74,8 @@ impl Decoder {
             boundary: (offset, db),
             transaction: None,
             events: VecDeque::new(),
-            keys: Keys::default(),
-            touches: Touches::default(),
-            room: Vec::new(),
+            effects: Effects::default(),
+            room: Write::default(),
         }
     }
 
@@ -106,15 +98,11 @@ impl Decoder {
         !self.events.is_empty()
     }
 
-    /// What the writes among the events have touched; whoever has noted it clears it.
-    pub const fn touches(&mut self) -> &mut Touches {
-        &mut self.touches
-    }
-
     /// Takes the memory of a write that was read, for the next one.
-    pub fn reuse(&mut self, mut room: Vec<u8>) {
-        if room.capacity() <= MAX_ROOM {
-            room.clear();
+    pub fn reuse(&mut self, mut room: Write) {
+        if room.commands.capacity() <= MAX_ROOM && room.effects.touches.capacity() <= MAX_TOUCHES {
+            room.commands.clear();
+            room.effects.clear();
             self.room = room;
         }
     }
@@ -198,6 +186,7 @@ impl Decoder {
         }
         if let Some(transaction) = &self.transaction {
             if transaction.mark.is_some() {
+                self.on_echoed(command);
                 return Ok(());
             }
             if transaction.commands.len() > MAX_FRAME {
@@ -208,6 +197,18 @@ impl Decoder {
             self.on_write(command, now_ms);
         }
         Ok(())
+    }
+
+    /// A command behind a mark.
+    fn on_echoed(&mut self, command: &Command<'_>) {
+        let (db, Some(transaction)) = (self.db, &mut self.transaction) else {
+            return;
+        };
+        if command.is(b"DEL") || command.is(b"UNLINK") {
+            let keys = command.args(1).filter(|key| !is_reserved(key));
+            let keys = keys.map(|key| (db, Bytes::copy_from_slice(key)));
+            transaction.deleted.extend(keys);
+        }
     }
 
     fn on_select(&mut self, command: &Command<'_>) {
@@ -232,28 +233,25 @@ impl Decoder {
             commands,
             last,
             mark,
-            keys,
-            everything,
+            effects,
+            deleted,
         } = transaction;
         // Trailing SELECTs alone are no write.
         if last > Offset(0) {
             let offset = if mark.is_some() { last } else { self.offset };
-            let keys = keys.into_iter().map(|hash| (hash, offset));
-            self.touches.keys.extend(keys);
-            if everything {
-                self.touches.everything = Some(offset);
-            }
             self.events.push_back(Event::Write(Write {
                 offset,
                 db,
                 count,
                 commands,
+                effects,
             }));
         }
         if let Some((origin, mark)) = mark {
             self.events.push_back(Event::Echo {
                 origin,
                 mark,
+                deleted,
                 offset: self.offset,
             });
         }
@@ -264,16 +262,13 @@ impl Decoder {
         if is_reserved(command.arg(1)) && command.is(b"SET") && self.on_bookkeeping(command) {
             return true;
         }
-        let (mut reserved, keys) = (false, &mut self.keys.hashes);
-        keys.clear();
-        let named = self.catalog.for_each_key(command, self.db, |db, key, _| {
-            if is_reserved(key) {
-                reserved = true;
-            } else {
-                keys.push(key_hash(db, key));
-            }
-        });
-        self.keys.named = named;
+        let mut reserved = false;
+        self.effects.clear();
+        self.effects
+            .add(&self.catalog, command, self.db, |_, name| {
+                reserved |= is_reserved(name);
+                !is_reserved(name)
+            });
         if !reserved {
             return false;
         }
@@ -283,7 +278,8 @@ impl Decoder {
                 .push_back(Event::Trespass(command.arg(0).to_vec()));
             self.events.push_back(Event::MarksRemoved { strays: None });
         }
-        if !self.keys.hashes.is_empty() && (deletes || command.is(b"MSET") || command.is(b"MSETNX"))
+        if !self.effects.touches.is_empty()
+            && (deletes || command.is(b"MSET") || command.is(b"MSETNX"))
         {
             self.on_write_without_reserved(command, now_ms);
         }
@@ -316,6 +312,7 @@ impl Decoder {
                 None => self.events.push_back(Event::Echo {
                     origin,
                     mark,
+                    deleted: Vec::new(),
                     offset: self.offset,
                 }),
             }
@@ -350,7 +347,7 @@ impl Decoder {
             self.events.push_back(Event::MarksRemoved { strays });
         }
         // Of what is not known, the keys are not known either.
-        if !self.keys.named && !self.catalog.knows(command.arg(0)) {
+        if self.effects.wholes == [Whole::Unknown] && !self.catalog.knows(command.arg(0)) {
             self.events
                 .push_back(Event::Unknown(command.arg(0).to_vec()));
         }
@@ -374,17 +371,14 @@ impl Decoder {
         }
     }
 
-    /// Not what the command touches is touched, but what these do, which travel in its place.
+    /// Not what the command does is done, but what these do, which travel in its place.
     fn touch_only(&mut self, commands: &Commands) {
-        let Keys { hashes, named } = &mut self.keys;
-        hashes.clear();
-        *named = true;
+        let (effects, catalog) = (&mut self.effects, &self.catalog);
+        effects.clear();
         let made = for_each_in(&commands.bytes, self.db, |command, db| {
-            *named &= self.catalog.for_each_key(command, db, |db, key, _| {
-                hashes.push(key_hash(db, key));
-            });
+            effects.add(catalog, command, db, |_, _| true);
         });
-        *named &= made.is_ok();
+        debug_assert!(made.is_ok(), "commands of our own can be read");
     }
 
     /// A DEL or MSET of reserved and other keys: only the others travel.
@@ -412,10 +406,9 @@ impl Decoder {
 
     /// Appends to the transaction, or makes an event of its own.
     ///
-    /// The canonical form of a command touches the same keys as the command itself.
+    /// The canonical form of a command does the same to the same keys as the command itself.
     fn push(&mut self, write: impl FnOnce(&mut Vec<u8>) -> u32) {
         let (offset, db) = (self.offset, self.db);
-        let Keys { hashes, named } = &self.keys;
         if let Some(transaction) = &mut self.transaction {
             let count = write(&mut transaction.commands);
             if count == 0 {
@@ -423,25 +416,20 @@ impl Decoder {
             }
             transaction.count = transaction.count.saturating_add(count);
             transaction.last = offset;
-            transaction.keys.extend_from_slice(hashes);
-            transaction.everything |= !named;
+            transaction.effects.append(&mut self.effects);
         } else {
-            let mut commands = std::mem::take(&mut self.room);
-            let count = write(&mut commands);
+            let mut room = std::mem::take(&mut self.room);
+            let count = write(&mut room.commands);
             if count == 0 {
-                self.room = commands;
+                self.room = room;
                 return;
             }
-            let keys = hashes.iter().map(|hash| (*hash, offset));
-            self.touches.keys.extend(keys);
-            if !named {
-                self.touches.everything = Some(offset);
-            }
+            room.effects.append(&mut self.effects);
             self.events.push_back(Event::Write(Write {
                 offset,
                 db,
                 count,
-                commands,
+                ..room
             }));
         }
     }
@@ -553,26 +541,8 @@ mod tests {
         assert!(matches!(&events[..], [Event::Echo { origin, .. }] if origin.as_str() == "b"));
     }
 
-    /// The keys of what travels, with the place where each write ends.
-    fn travelling(events: &[Event]) -> Touches {
-        let mut touches = Touches::default();
-        for event in events {
-            let Event::Write(write) = event else { continue };
-            for_each_in(&write.commands, write.db, |command, db| {
-                let named = Catalog::default().for_each_key(command, db, |db, key, _| {
-                    touches.keys.push((key_hash(db, key), write.offset));
-                });
-                if !named {
-                    touches.everything = Some(write.offset);
-                }
-            })
-            .unwrap();
-        }
-        touches
-    }
-
     #[test]
-    fn what_is_noted_is_what_the_commands_that_travel_touch() {
+    fn what_is_noted_is_what_the_commands_that_travel_do() {
         let lines = "SET a 1 EX 5; GETSET a 1; MSETEX 2 a 1 b 2 EX 9; RENAMENX a b; GETDEL a; \
             HGETDEL h FIELDS 1 f; ZADD z INCR 1 m; XADD x IDMPAUTO p * f v; COPY a b DB 3; \
             SORT a STORE d; DEL a tandem:x b; SET tandem:x y; SELECT 4; MOVE a 1; MULTI; SET a 1; \
@@ -580,9 +550,19 @@ mod tests {
             SET z 1; MULTI; SET own 1; MARK; SET theirs 1; EXEC";
         let lines = lines.replace("MARK", &mark());
         let lines: Vec<&str> = lines.split("; ").collect();
-        let (events, mut decoder) = events(&lines);
-        assert_eq!(*decoder.touches(), travelling(&events));
-        assert!(decoder.touches().keys.len() > 20);
+        let (events, _) = events(&lines);
+        let mut writes = 0;
+        for event in &events {
+            let Event::Write(write) = event else { continue };
+            let mut effects = Effects::default();
+            for_each_in(&write.commands, write.db, |command, db| {
+                effects.add(&Catalog::default(), command, db, |_, _| true);
+            })
+            .unwrap();
+            assert_eq!(write.effects, effects);
+            writes += 1;
+        }
+        assert!(writes > 15);
     }
 
     #[test]

@@ -1,10 +1,10 @@
 //! What a replication stream means: the events that the [decoder](super::decoder) finds in it.
 
-use crate::command::ScanError;
-use crate::model::{InstanceId, MAX_FRAME, Mark, Offset, SelfMark, SiteId};
+use crate::command::{Effects, ScanError};
+use crate::model::{InstanceId, Key, MAX_FRAME, Mark, Offset, SelfMark, SiteId};
 
 /// A client's write: one command, or one transaction.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Write {
     /// Where it ends in the stream.
     pub offset: Offset,
@@ -12,23 +12,16 @@ pub struct Write {
     pub db: u32,
     /// How many commands it has, SELECTs included.
     pub count: u32,
-    /// The commands in canonical form. Give the memory [back](super::decoder::Decoder::reuse) when it is read.
+    /// The commands in canonical form.
     pub commands: Vec<u8>,
-}
-
-/// What the writes that were decoded touch: what the table of recent writes must know.
-#[derive(Clone, Debug, Default, PartialEq, Eq)]
-pub struct Touches {
-    /// Hashes of keys, and where the write of each ends, in the order of the stream.
-    pub keys: Vec<(u128, Offset)>,
-    /// Where the last write ends that may have touched any key.
-    pub everything: Option<Offset>,
+    /// What they do.
+    pub effects: Effects,
 }
 
 /// What a piece of the stream means.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Event {
-    /// A client wrote.
+    /// A client wrote. Give the memory [back](super::decoder::Decoder::reuse) when it is read.
     Write(Write),
     /// A peer's writes, come back.
     Echo {
@@ -36,6 +29,9 @@ pub enum Event {
         origin: SiteId,
         /// Their mark.
         mark: Box<Mark>,
+        /// Keys that are deleted in them. A delete that the peer has not done is this Redis, in which
+        /// the key had expired, as the write of the peer came.
+        deleted: Vec<Key>,
         /// Where they end in the stream.
         offset: Offset,
     },

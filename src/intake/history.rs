@@ -1,9 +1,10 @@
 //! What a full resync means: pure decisions, and the state of the epoch as the journal keeps it.
 
+use std::collections::BTreeMap;
 use std::fmt;
 use std::str::FromStr;
 
-use crate::model::{Cursor, Epoch, Offset, ReplId, Seen, SelfMark};
+use crate::model::{Cursor, Epoch, Mark, Offset, ReplId, Seen, SelfMark, SiteId};
 use crate::progress::EpochState;
 
 /// The version of the text of [`Saved`].
@@ -26,6 +27,11 @@ pub struct Saved {
     pub self_mark: u64,
     /// What had been seen.
     pub seen: Seen,
+    /// Of that, what had been judged.
+    pub judged: Seen,
+    /// The marks, as they last said something new besides positions: a client may remove them from
+    /// Redis just before we end.
+    pub marks: BTreeMap<SiteId, Mark>,
 }
 
 impl fmt::Display for Saved {
@@ -40,7 +46,7 @@ impl fmt::Display for Saved {
         } = &self.state;
         write!(
             f,
-            "{VERSION} {epoch} {replid} {began} {base} {older} {} {} {} {} {} {} {}",
+            "{VERSION} {epoch} {replid} {began} {base} {older} {} {} {} {} {} {} {} {} {}",
             u8::from(*empty),
             self.at,
             self.db,
@@ -48,8 +54,28 @@ impl fmt::Display for Saved {
             self.last_record,
             self.self_mark,
             self.seen,
+            self.judged,
+            Marks(&self.marks),
         )
     }
+}
+
+/// Marks in one word: bars stand for their spaces, semicolons are between them.
+struct Marks<'a>(&'a BTreeMap<SiteId, Mark>);
+
+impl fmt::Display for Marks<'_> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        for (origin, mark) in self.0 {
+            write!(f, "{origin}|{};", mark.to_string().replace(' ', "|"))?;
+        }
+        Ok(())
+    }
+}
+
+fn parse_mark(text: &str) -> Option<(SiteId, Mark)> {
+    let (origin, mark) = text.split_once('|')?;
+    let mark = Mark::parse(mark.replace('|', " ").as_bytes()).ok()?;
+    Some((SiteId::try_new(origin).ok()?, mark))
 }
 
 impl FromStr for Saved {
@@ -71,6 +97,8 @@ impl FromStr for Saved {
             last,
             self_mark,
             seen,
+            judged,
+            marks,
         ] = words[..]
         else {
             return Err(());
@@ -95,6 +123,13 @@ impl FromStr for Saved {
             last_record: last.parse().map_err(|_| ())?,
             self_mark: number(self_mark)?,
             seen: seen.parse()?,
+            judged: judged.parse()?,
+            marks: marks
+                .split(';')
+                .filter(|m| !m.is_empty())
+                .map(parse_mark)
+                .collect::<Option<_>>()
+                .ok_or(())?,
         })
     }
 }
@@ -213,12 +248,21 @@ mod tests {
             last_record: at(90),
             self_mark,
             seen: Seen::default(),
+            judged: Seen::default(),
+            marks: BTreeMap::new(),
         }
     }
 
     #[test]
     fn the_text_survives() {
-        let saved = saved(7);
+        let mut saved = saved(7);
+        assert_eq!(saved.to_string().parse::<Saved>().unwrap(), saved);
+        let mark = "1 i=7 n=5 at=5/9 hlc=8 low=0/0 base=5 home=3 owes=1 seen=b:3/4,c:0/0";
+        let mark = Mark::parse(mark.as_bytes()).unwrap();
+        for origin in ["b", "c-d"] {
+            let origin = SiteId::try_new(origin).unwrap();
+            saved.marks.insert(origin, mark.clone());
+        }
         assert_eq!(saved.to_string().parse::<Saved>().unwrap(), saved);
         assert!("1 2 3".parse::<Saved>().is_err());
     }

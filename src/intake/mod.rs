@@ -7,11 +7,13 @@ pub mod decoder;
 pub mod event;
 pub mod filter;
 pub mod history;
+mod overrun;
 mod refused;
 mod resume;
 mod stream;
 mod unknown;
 
+use std::collections::BTreeMap;
 use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
@@ -24,7 +26,7 @@ use tracing::{error, warn};
 use self::filter::Filter;
 use self::stream::Stream;
 use crate::command::Catalog;
-use crate::converge::Table;
+use crate::converge::{Docket, Judge, Table};
 use crate::journal::{Journal, Recovered, Writer};
 use crate::model::{InstanceId, SiteId};
 use crate::progress::{Deliveries, Progress};
@@ -72,6 +74,8 @@ pub struct Shared {
     pub deliveries: Arc<Deliveries>,
     /// The last snapshot.
     pub shelf: Arc<Shelf>,
+    /// Per peer, its records that wait to be judged.
+    pub dockets: Arc<BTreeMap<SiteId, Docket>>,
     /// Where everybody says how it is.
     pub board: Arc<Board>,
 }
@@ -146,8 +150,11 @@ impl Intake {
         writer: Writer,
         recovered: &Recovered,
     ) -> Result<(Self, watch::Receiver<Progress>), Error> {
-        let resume = resume::Resume::from_journal(&shared.journal, recovered, &shared.catalog)?;
-        let (stream, progress) = Stream::new(&config, shared.clone(), writer, resume);
+        let (journal, catalog) = (&shared.journal, &shared.catalog);
+        let (site, table) = (config.site.clone(), Arc::clone(&shared.table));
+        let mut judge = Judge::new(site, table, catalog.clone(), &shared.dockets);
+        let resume = resume::Resume::from_journal(journal, recovered, catalog, &mut judge)?;
+        let (stream, progress) = Stream::new(&config, shared.clone(), writer, resume, judge);
         Ok((
             Self {
                 config,

@@ -1,5 +1,6 @@
 //! Where to go on: what the journal says, and what Redis makes of it.
 
+use std::collections::BTreeSet;
 use std::path::Path;
 
 use tracing::{debug, info, warn};
@@ -7,11 +8,12 @@ use tracing::{debug, info, warn};
 use super::history::{self, History, Saved};
 use super::stream::Stream;
 use super::{Config, Error, Shared, connection_name, wall_ms};
-use crate::command::{Catalog, Learned, for_each_in, key_hash};
+use crate::command::{Catalog, Effects, Learned, Whole, for_each_in};
+use crate::converge::Judge;
 use crate::journal::{Frame, FrameKind, Journal, Recovered};
 use crate::model::{
-    BatchReader, Cursor, Entry, Epoch, Hlc, Mark, Position, Record, SELF_KEY, Seen, SelfMark,
-    is_reserved, mark_key,
+    BatchReader, Cursor, Entry, Epoch, Hlc, Judgement, Key, Mark, Position, Record, SELF_KEY, Seen,
+    SelfMark, SiteId, is_reserved, mark_key,
 };
 use crate::progress::EpochState;
 use crate::rdb;
@@ -32,14 +34,12 @@ pub(super) struct Resume {
     pub saved: Option<Saved>,
     /// The latest stamp.
     pub hlc: Hlc,
-    /// Recent writes: key hash and place, in order; none from before `floor`.
-    pub writes: Vec<(u128, Cursor)>,
-    /// Writes up to here are not in `writes`.
-    pub floor: Cursor,
+    /// Keys whose states are wished for and have not come.
+    pub wishes: BTreeSet<(SiteId, Key)>,
 }
 
 impl Resume {
-    /// Reads the end of the journal.
+    /// Reads the end of the journal; the judge learns what it had known.
     ///
     /// # Errors
     /// The journal is damaged or of another version.
@@ -47,6 +47,7 @@ impl Resume {
         journal: &Journal,
         recovered: &Recovered,
         catalog: &Catalog,
+        judge: &mut Judge,
     ) -> Result<Self, Error> {
         let mut saved = recovered
             .preamble
@@ -62,23 +63,32 @@ impl Resume {
         };
         let mut resume = Self::default();
         let from = replay_from(journal, saved.at);
-        resume.floor = from;
+        judge.note_everything(from);
         let mut reader = journal.reader(from)?;
         while let Some(frame) = reader.try_next()? {
-            resume.replay(&frame, &mut saved, catalog)?;
+            resume.replay(&frame, &mut saved, catalog, judge)?;
+            judge.note();
         }
+        let wishes = std::mem::take(&mut resume.wishes);
+        judge.resume((&saved.seen, &saved.judged), wishes, saved.at);
         resume.saved = Some(saved);
         Ok(resume)
     }
 
-    fn replay(&mut self, frame: &Frame, saved: &mut Saved, catalog: &Catalog) -> Result<(), Error> {
+    fn replay(
+        &mut self,
+        frame: &Frame,
+        saved: &mut Saved,
+        catalog: &Catalog,
+        judge: &mut Judge,
+    ) -> Result<(), Error> {
         let header = &frame.header;
         match header.kind {
             FrameKind::Epoch | FrameKind::Continue => {}
             FrameKind::Records | FrameKind::Notes => {
                 for entry in BatchReader::new(header.start, frame.body.clone()) {
                     let entry = entry.map_err(|e| Error::Saved(e.to_string()))?;
-                    self.entry(entry, header.epoch, saved, catalog);
+                    self.entry(entry, header.epoch, saved, (catalog, judge));
                 }
                 if header.kind == FrameKind::Records {
                     saved.last_record = Cursor {
@@ -95,7 +105,13 @@ impl Resume {
         Ok(())
     }
 
-    fn entry(&mut self, entry: Entry, epoch: Epoch, saved: &mut Saved, catalog: &Catalog) {
+    fn entry(
+        &mut self,
+        entry: Entry,
+        epoch: Epoch,
+        saved: &mut Saved,
+        (catalog, judge): (&Catalog, &mut Judge),
+    ) {
         match entry {
             Entry::Record(record) => {
                 self.hlc = self.hlc.max(record.hlc);
@@ -103,9 +119,7 @@ impl Resume {
                     epoch,
                     offset: record.offset,
                 };
-                if !self.note(&record, at, catalog) {
-                    self.floor = at;
-                }
+                judge.on_own(&mut effects_of(&record, catalog), at, record.hlc);
             }
             Entry::Echo {
                 origin, at, hlc, ..
@@ -114,18 +128,33 @@ impl Resume {
                 saved.seen.advance(&origin, at);
             }
             Entry::SelfMark { number, .. } => saved.self_mark = saved.self_mark.max(number),
+            Entry::Judgement(Judgement::Judged(origin, at)) => saved.judged.advance(&origin, at),
+            Entry::Judgement(Judgement::Wished(origin, key)) => {
+                self.wishes.insert((origin, key));
+            }
+            Entry::Mark { origin, text } => {
+                // Of a version that is not known, nothing is to be learned.
+                if let Ok(mark) = Mark::parse(&text) {
+                    saved.marks.insert(origin, mark);
+                }
+            }
+            Entry::Judgement(Judgement::Paid(origin, key)) => {
+                self.wishes.remove(&(origin, key));
+            }
         }
     }
+}
 
-    /// Notes the keys of a record; false when it may have written any key.
-    fn note(&mut self, record: &Record, at: Cursor, catalog: &Catalog) -> bool {
-        let (writes, mut named) = (&mut self.writes, true);
-        let scanned = for_each_in(&record.commands, record.db, |command, db| {
-            let note = |db, key: &[u8], _| writes.push((key_hash(db, key), at));
-            named &= catalog.for_each_key(command, db, note);
-        });
-        scanned.is_ok() && named
+/// What a record does.
+fn effects_of(record: &Record, catalog: &Catalog) -> Effects {
+    let mut effects = Effects::default();
+    let scanned = for_each_in(&record.commands, record.db, |command, db| {
+        effects.add(catalog, command, db, |_, _| true);
+    });
+    if scanned.is_err() {
+        effects.wholes.push(Whole::Unknown);
     }
+    effects
 }
 
 /// From where to read the journal again.

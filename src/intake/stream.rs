@@ -10,18 +10,19 @@ use tokio_util::sync::CancellationToken;
 use tracing::{error, info, warn};
 
 use super::decoder::Decoder;
-use super::event::{Event, Touches, Write};
+use super::event::{Event, Write};
 use super::filter::Filter;
 use super::history::Saved;
+use super::overrun::written_since;
 use super::refused::Refused;
 use super::resume::Resume;
 use super::unknown::Unknown;
 use super::{Config, Error, Shared, wall_ms};
-use crate::converge::Recent;
+use crate::converge::Judge;
 use crate::journal::{self, FrameHeader, FrameKind, Writer};
 use crate::model::{
-    Clock, Cursor, FrameBuilder, InstanceId, Offset, Position, ReplId, Seen, SiteId, TARGET_FRAME,
-    Tags,
+    Clock, Cursor, FrameBuilder, InstanceId, Judgement, Mark, Offset, Position, ReplId, Seen,
+    SiteId, TARGET_FRAME, Tags,
 };
 use crate::progress::{EpochState, FenceSeen, Progress};
 use crate::replica::Replica;
@@ -48,6 +49,7 @@ struct Taken {
 /// Everything that the intake owns besides the connection.
 #[derive(Debug)]
 pub(super) struct Stream {
+    site: SiteId,
     instance: InstanceId,
     filter: Filter,
     shared: Shared,
@@ -55,7 +57,9 @@ pub(super) struct Stream {
     decoder: Decoder,
     frame: FrameBuilder,
     clock: Clock,
-    recent: Recent,
+    judge: Judge,
+    /// What the judge has found and the journal does not have yet.
+    judgements: Vec<Judgement>,
     state: Option<Arc<EpochState>>,
     seen: Arc<Seen>,
     /// The life of the server process.
@@ -80,20 +84,13 @@ impl Stream {
         shared: Shared,
         writer: Writer,
         resume: Resume,
+        judge: Judge,
     ) -> (Self, watch::Receiver<Progress>) {
-        let Resume {
-            saved,
-            hlc,
-            writes,
-            floor,
-            ..
-        } = resume;
-        let mut recent = Recent::default();
-        recent.note_everything(&shared.table, floor);
-        recent.note(&shared.table, writes);
+        let Resume { saved, hlc, .. } = resume;
         let at = saved.as_ref().map_or(Cursor::ZERO, |s| s.at);
         let (publish, progress) = watch::channel(Progress::default());
         let mut stream = Self {
+            site: config.site.clone(),
             instance: config.instance,
             filter: config.filter.clone(),
             decoder: Decoder::new(
@@ -104,7 +101,8 @@ impl Stream {
             ),
             frame: FrameBuilder::new(at.offset),
             clock: Clock::after(hlc),
-            recent,
+            judge,
+            judgements: Vec::new(),
             state: saved.as_ref().map(|s| Arc::new(s.state.clone())),
             seen: Arc::new(saved.as_ref().map(|s| s.seen.clone()).unwrap_or_default()),
             run_id: saved
@@ -124,6 +122,9 @@ impl Stream {
         };
         stream.shared.board.set_last_record(stream.last_record);
         stream.progress.state.clone_from(&stream.state);
+        if let Some(saved) = saved {
+            stream.progress.marks = Arc::new(saved.marks);
+        }
         stream.progress.read = at;
         if let Some(saved) = stream.saved() {
             stream.writer.set_preamble(saved.to_string().into_bytes());
@@ -162,6 +163,8 @@ impl Stream {
             last_record: self.last_record,
             self_mark: self.self_mark,
             seen: Seen::clone(&self.seen),
+            judged: Seen::clone(self.judge.judged()),
+            marks: BTreeMap::clone(&self.progress.marks),
         })
     }
 
@@ -203,9 +206,14 @@ impl Stream {
             run_id: word(run_id),
             last_record: self.last_record,
             self_mark: self.self_mark,
+            judged: seen.clone(),
+            // What the data does not say it does not hold.
+            marks: BTreeMap::new(),
             seen,
         };
         self.save(FrameKind::Epoch, &saved)?;
+        self.judge.begin(&saved.seen);
+        self.progress.marks = Arc::default();
         self.decoder = self.decoder_at(offset, 0);
         self.frame = FrameBuilder::new(offset);
         self.progress.read = saved.at;
@@ -327,6 +335,10 @@ impl Stream {
         let offset = self.progress.read.offset;
         self.decoder = self.decoder_at(offset, self.read_db);
         self.frame = FrameBuilder::new(offset);
+        // Records are judged once.
+        for judgement in &self.judgements {
+            self.frame.push_judgement(judgement);
+        }
     }
 
     /// Decodes what has come, up to one frame.
@@ -355,6 +367,7 @@ impl Stream {
             Event::Echo {
                 origin,
                 mark,
+                deleted,
                 offset,
             } => {
                 if self.clock.observe(mark.hlc, now_ms) {
@@ -362,6 +375,15 @@ impl Stream {
                 }
                 Arc::make_mut(&mut self.seen).advance(&origin, mark.at);
                 self.frame.push_echo(&origin, mark.at, mark.hlc, offset);
+                let known = self.progress.marks.get(&origin);
+                if known.is_none_or(|known| known.stands_elsewhere(&mark)) {
+                    self.frame.push_mark(&origin, mark.to_string().as_bytes());
+                    let marks = Arc::make_mut(&mut self.progress.marks);
+                    marks.insert(origin.clone(), Mark::clone(&mark));
+                }
+                let at = self.place(offset);
+                self.judge
+                    .on_echo(&origin, &mark, deleted, self.instance, at);
                 self.on_mark(&origin, mark.instance, offset);
             }
             Event::SelfMark { mark, offset } => {
@@ -377,10 +399,7 @@ impl Stream {
                 if instance == self.instance {
                     self.own_since.entry(name.clone()).or_insert(offset);
                     let seen = Arc::clone(&self.seen);
-                    let at = Cursor {
-                        epoch: self.progress.read.epoch,
-                        offset,
-                    };
+                    let at = self.place(offset);
                     let seen = FenceSeen {
                         instance,
                         number,
@@ -404,40 +423,47 @@ impl Stream {
         }
     }
 
-    fn on_write(&mut self, write: Write, now_ms: u64) {
-        let Write {
-            offset,
-            db,
-            count,
-            commands,
-        } = write;
+    fn on_write(&mut self, mut write: Write, now_ms: u64) {
+        let hlc = self.clock.stamp(now_ms);
         let tags = Tags {
-            offset,
-            hlc: self.clock.stamp(now_ms),
-            db,
+            offset: write.offset,
+            hlc,
+            db: write.db,
             seen: &self.seen,
-            count,
+            count: write.count,
         };
-        self.frame.push(tags, &commands);
-        self.decoder.reuse(commands);
+        self.frame.push(tags, &write.commands);
+        let at = self.place(write.offset);
+        self.judge.on_own(&mut write.effects, at, hlc);
+        self.decoder.reuse(write);
     }
 
-    /// Enters what was read into the table of recent writes, before anybody hears of it, and forgets
-    /// what every peer has seen: a small table is a fast one.
-    fn note(&mut self) {
-        let table = &self.shared.table;
-        self.recent
-            .forget(table, self.shared.deliveries.by_all().seen);
-        let epoch = self.progress.read.epoch;
-        let at = |offset| Cursor { epoch, offset };
-        let Touches { keys, everything } = self.decoder.touches();
-        if !keys.is_empty() {
-            let written = keys.drain(..).map(|(hash, offset)| (hash, at(offset)));
-            self.recent.note(table, written);
+    /// A place of the present epoch.
+    const fn place(&self, offset: Offset) -> Cursor {
+        Cursor {
+            epoch: self.progress.read.epoch,
+            offset,
         }
-        if let Some(offset) = everything.take() {
-            self.recent.note_everything(table, at(offset));
+    }
+
+    /// Enters what was read into the table of recent writes, before anybody hears of it, forgets
+    /// what every peer has seen, and tells the journal what was found out about conflicts.
+    fn judge(&mut self) -> Result<(), Error> {
+        self.judge.forget(self.shared.deliveries.by_all().seen);
+        self.judge.note();
+        let at = self.place(self.decoder.boundary().0);
+        self.judge.on_late(at);
+        let mut found = self.judge.take();
+        for overrun in std::mem::take(&mut found.overruns) {
+            let keys = written_since(&self.shared, &self.site, &overrun, (at.epoch, &self.frame))?;
+            self.judge.on_overrun(&overrun, keys, at);
+            found.notes.append(&mut self.judge.take().notes);
         }
+        for judgement in &found.notes {
+            self.frame.push_judgement(judgement);
+        }
+        self.judgements.append(&mut found.notes);
+        Ok(())
     }
 
     /// A mark of another life, after our applier has fenced off its predecessor: somebody else
@@ -464,7 +490,7 @@ impl Stream {
         let Some(epoch) = self.state.as_ref().map(|state| state.epoch) else {
             return Ok(());
         };
-        self.note();
+        self.judge()?;
         if self.frame.is_empty() {
             if self.progress.read.offset != end {
                 self.frame.begin(end);
@@ -499,6 +525,7 @@ impl Stream {
         }
         frame.begin(end);
         self.frame = frame;
+        self.judgements.clear();
         if records {
             self.last_record = Cursor {
                 epoch,
@@ -515,6 +542,7 @@ impl Stream {
     fn publish(&mut self) {
         self.progress.state.clone_from(&self.state);
         self.progress.seen = Arc::clone(&self.seen);
+        self.progress.judged = Arc::clone(self.judge.judged());
         self.progress.self_mark = self.self_mark;
         let mut redis = self.shared.board.redis();
         redis.offset = self.progress.read.offset.0;
@@ -540,12 +568,13 @@ impl Stream {
     /// Forgets, and removes from the journal, what every peer has.
     fn trim(&mut self) {
         let delivered = self.shared.deliveries.by_all();
-        self.recent.forget(&self.shared.table, delivered.seen);
+        self.judge.forget(delivered.seen);
+        let wish = self.judge.oldest_wish().unwrap_or(delivered.seen);
         if delivered.seen != Cursor::ZERO
             && let Err(error) = self
                 .shared
                 .journal
-                .trim(delivered.seen.min(delivered.applied))
+                .trim(delivered.seen.min(delivered.applied).min(wish))
         {
             warn!(%error, "the journal cannot be trimmed");
         }

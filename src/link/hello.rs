@@ -40,6 +40,8 @@ pub struct Hello {
     pub snapshot: Option<String>,
     /// What it has of the peer: the text of its mark.
     pub mark: Option<String>,
+    /// Up to where it has judged the peer's records; those behind it are sent to it once more.
+    pub judged: String,
     /// `[sync] initial`.
     pub initial: Initial,
     /// `[sync] existing`.
@@ -70,6 +72,7 @@ impl Hello {
         SiteId::try_new(&self.peer).map_err(|_| "peer")?;
         self.first.parse::<Cursor>().map_err(|_| "first")?;
         self.end.parse::<Cursor>().map_err(|_| "end")?;
+        self.judged.parse::<Cursor>().map_err(|_| "judged")?;
         let place = |text: &Option<String>| text.as_deref().map(str::parse::<Cursor>).transpose();
         place(&self.from_scratch).map_err(|_| "from_scratch")?;
         place(&self.snapshot).map_err(|_| "snapshot")?;
@@ -91,6 +94,12 @@ impl Hello {
     #[must_use]
     pub fn end(&self) -> Cursor {
         self.end.parse().unwrap_or(Cursor::ZERO)
+    }
+
+    /// [`Self::judged`] as a place.
+    #[must_use]
+    pub fn judged(&self) -> Cursor {
+        self.judged.parse().unwrap_or(Cursor::ZERO)
     }
 
     /// From where all of its data can be sent as records.
@@ -145,6 +154,7 @@ pub(super) mod tests {
             from_scratch: None,
             snapshot: None,
             mark: None,
+            judged: "0/0".to_owned(),
             initial: Initial::Auto,
             existing: Existing::Refuse,
             selection: "all".to_owned(),

@@ -9,6 +9,7 @@ use bytes::{Buf, Bytes, BytesMut};
 use crc_fast::{CrcAlgorithm, checksum};
 
 use super::hello::Hello;
+use super::question::Question;
 use crate::model::{
     Cursor, Epoch, MAX_FRAME, Offset, RecordError, Seen, put_bytes, put_varint, take_bytes,
     take_u8, take_varint,
@@ -189,13 +190,8 @@ pub enum Message {
     CopyEnd(u64),
     /// States asked for.
     OwedStates(OwedStates),
-    /// Please send the states of these keys, read when you have seen our history up to `after`.
-    Owe {
-        /// The place.
-        after: Cursor,
-        /// The keys and their databases.
-        keys: Vec<(u32, Bytes)>,
-    },
+    /// Please send states.
+    Owe(Question),
     /// The copy from you is complete here.
     Copied,
     /// How far we are.
@@ -288,14 +284,9 @@ impl Message {
                 owed.seen.encode(out);
                 put_states(out, &owed.states);
             }
-            Self::Owe { after, keys } => {
+            Self::Owe(question) => {
                 out.push(OWE);
-                put_cursor(out, *after);
-                put_varint(out, keys.len() as u64);
-                for (db, key) in keys {
-                    put_varint(out, u64::from(*db));
-                    put_bytes(out, key);
-                }
+                question.put(out);
             }
             Self::Copied => out.push(COPIED),
             Self::Ack(ack) => {
@@ -371,14 +362,7 @@ impl Message {
                 seen: Seen::decode(input)?,
                 states: take_states(input)?,
             }),
-            OWE => {
-                let after = take_cursor(input)?;
-                let mut keys = Vec::new();
-                for _ in 0..take_count(input)? {
-                    keys.push((take_db(input)?, take_bytes(input)?));
-                }
-                Self::Owe { after, keys }
-            }
+            OWE => Self::Owe(Question::take(input)?),
             COPIED => Self::Copied,
             ACK => Self::Ack(Ack {
                 received: take_cursor(input)?,
@@ -399,12 +383,12 @@ fn crc32c(bytes: &[u8]) -> u32 {
     u32::try_from(checksum(CrcAlgorithm::Crc32Iscsi, bytes)).unwrap_or(0)
 }
 
-fn put_cursor(out: &mut Vec<u8>, at: Cursor) {
+pub(super) fn put_cursor(out: &mut Vec<u8>, at: Cursor) {
     put_varint(out, at.epoch.0);
     put_varint(out, at.offset.0);
 }
 
-fn take_cursor(input: &mut Bytes) -> Result<Cursor, RecordError> {
+pub(super) fn take_cursor(input: &mut Bytes) -> Result<Cursor, RecordError> {
     let epoch = Epoch(take_varint(input)?);
     Ok(Cursor {
         epoch,
@@ -412,11 +396,11 @@ fn take_cursor(input: &mut Bytes) -> Result<Cursor, RecordError> {
     })
 }
 
-fn take_db(input: &mut Bytes) -> Result<u32, RecordError> {
+pub(super) fn take_db(input: &mut Bytes) -> Result<u32, RecordError> {
     u32::try_from(take_varint(input)?).map_err(|_| RecordError::Malformed("database number"))
 }
 
-fn take_count(input: &mut Bytes) -> Result<usize, RecordError> {
+pub(super) fn take_count(input: &mut Bytes) -> Result<usize, RecordError> {
     usize::try_from(take_varint(input)?)
         .ok()
         .filter(|n| *n <= MAX_KEYS)
@@ -531,10 +515,12 @@ mod tests {
             }),
             Message::CopyEnd(9),
             Message::OwedStates(OwedStates { at, seen, states }),
-            Message::Owe {
+            Message::Owe(Question {
                 after: at,
+                lacks: true,
+                doubts: false,
                 keys: vec![(1, Bytes::from_static(b"a")), (2, Bytes::new())],
-            },
+            }),
             Message::Copied,
             Message::Ack(Ack {
                 received: at,

@@ -3,6 +3,7 @@
 mod hello;
 mod message;
 mod plan;
+mod question;
 mod queue;
 mod wire;
 
@@ -11,5 +12,6 @@ pub use self::message::{
     Ack, CopyBegin, CopyStates, MAX_KEYS, Message, MessageError, OwedStates, Records, State, Value,
 };
 pub use self::plan::{Copy, Flow, Plan, back_keeps, plan};
+pub use self::question::Question;
 pub use self::queue::{Receiver, Sender, Waiting, queue};
 pub use self::wire::{Error, Reader, Wire, Writer};

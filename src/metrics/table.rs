@@ -182,6 +182,12 @@ pub(super) const ROWS: &[Row] = &[
         Peer(|p| number(p.failed_commands)),
     ),
     counter(
+        "tandem_peer_conflicts_total",
+        "Keys whose value was found to be wrong here, after both sites had written them at the same \
+         time, and was asked for, since the start.",
+        Peer(|p| number(p.conflicts)),
+    ),
+    counter(
         "tandem_peer_unheld_total",
         "Commands and values of the peer that the Redis here has nothing to hold, and that were \
          left out: functions, modules, expiries of hash fields on an older server.",

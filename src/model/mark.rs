@@ -12,7 +12,7 @@ use std::str::FromStr;
 
 use super::hlc::Hlc;
 use super::position::{Cursor, Epoch, Offset};
-use super::record::Seen;
+use super::seen::Seen;
 use super::site::{InstanceId, SiteId};
 
 /// Keys with this prefix are ours. They never travel: not in streams, snapshots or states.
@@ -216,6 +216,15 @@ impl Mark {
             part: words.optional("part", number)?,
             seen: words.required("seen", number)?,
         })
+    }
+}
+
+impl Mark {
+    /// Whether it says something else than another one, besides how far records were applied.
+    #[must_use]
+    pub fn stands_elsewhere(&self, other: &Self) -> bool {
+        let standing = |mark: &Self| (mark.base, mark.home, mark.owes, mark.copy, mark.part);
+        standing(self) != standing(other)
     }
 }
 

@@ -7,6 +7,7 @@ mod mark;
 mod pattern;
 mod position;
 mod record;
+mod seen;
 mod site;
 
 pub use self::hlc::{Clock, Hlc, MAX_DRIFT};
@@ -17,8 +18,12 @@ pub use self::mark::{
 pub use self::pattern::{Pattern, PatternError};
 pub use self::position::{Cursor, Epoch, Offset, Position, PositionError, ReplId};
 pub use self::record::{
-    BatchReader, Entry, FrameBuilder, MAX_FRAME, Record, RecordError, Seen, TARGET_FRAME, Tags,
+    BatchReader, Entry, FrameBuilder, Judgement, MAX_FRAME, Record, RecordError, TARGET_FRAME, Tags,
 };
+pub use self::seen::Seen;
 pub use self::site::{InstanceId, SiteError, SiteId};
+
+/// A key: its database and its name.
+pub type Key = (u32, bytes::Bytes);
 
 pub(crate) use self::record::{put_bytes, put_varint, take_bytes, take_u8, take_varint};

@@ -3,15 +3,14 @@
 //! A frame body is a row of entries in stream order: `kind: u8`, `length: varint`, body. Numbers
 //! are LEB128 varints. Offsets are relative to the start of the frame, which its header names.
 
-use std::collections::BTreeMap;
-use std::fmt;
-use std::str::FromStr;
 use std::sync::Arc;
 
 use bytes::{Buf, Bytes};
 
+use super::Key;
 use super::hlc::Hlc;
 use super::position::{Cursor, Epoch, Offset};
+use super::seen::Seen;
 use super::site::SiteId;
 
 /// The largest frame. One transaction must fit into one frame; Redis itself refuses a client whose
@@ -20,89 +19,15 @@ pub const MAX_FRAME: usize = 1 << 30;
 /// Frames are closed at this size: large enough that headers and system calls cost nothing, small
 /// enough that a peer waits little for the first record.
 pub const TARGET_FRAME: usize = 256 << 10;
-/// The most sites that a `seen` may name; bounds what a peer can make us keep.
-const MAX_SITES: usize = 64;
 
 const KIND_RECORD: u8 = 1;
 const KIND_ECHO: u8 = 2;
 const KIND_SELF_MARK: u8 = 3;
+const KIND_JUDGED: u8 = 4;
+const KIND_WISHED: u8 = 5;
+const KIND_PAID: u8 = 6;
+const KIND_MARK: u8 = 7;
 const FLAG_SEEN: u8 = 1;
-
-/// Per site, the highest place in its history that had been echoed at some moment.
-#[derive(Clone, Debug, Default, PartialEq, Eq)]
-pub struct Seen(BTreeMap<SiteId, Cursor>);
-
-impl Seen {
-    /// What was seen of a site; before everything when nothing was.
-    #[must_use]
-    pub fn of(&self, site: &SiteId) -> Cursor {
-        self.0.get(site).copied().unwrap_or(Cursor::ZERO)
-    }
-
-    /// Raises what was seen of a site; never lowers it.
-    pub fn advance(&mut self, site: &SiteId, to: Cursor) {
-        let at = self.0.entry(site.clone()).or_insert(to);
-        *at = (*at).max(to);
-    }
-
-    /// The sites and places, by name.
-    pub fn iter(&self) -> impl Iterator<Item = (&SiteId, &Cursor)> {
-        self.0.iter()
-    }
-
-    /// Appends the binary form.
-    pub fn encode(&self, out: &mut Vec<u8>) {
-        put_varint(out, self.0.len() as u64);
-        for (site, at) in &self.0 {
-            put_bytes(out, site.as_str().as_bytes());
-            put_varint(out, at.epoch.0);
-            put_varint(out, at.offset.0);
-        }
-    }
-
-    /// Takes the binary form from the front of `input`.
-    ///
-    /// # Errors
-    /// The input is cut short or names too many or malformed sites.
-    pub fn decode(input: &mut Bytes) -> Result<Self, RecordError> {
-        let count = take_varint(input)?;
-        if count > MAX_SITES as u64 {
-            return Err(RecordError::Malformed("too many sites"));
-        }
-        let mut seen = Self::default();
-        for _ in 0..count {
-            let site = take_site(input)?;
-            let epoch = Epoch(take_varint(input)?);
-            let offset = Offset(take_varint(input)?);
-            seen.advance(&site, Cursor { epoch, offset });
-        }
-        Ok(seen)
-    }
-}
-
-impl fmt::Display for Seen {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        for (i, (site, at)) in self.0.iter().enumerate() {
-            let comma = if i == 0 { "" } else { "," };
-            write!(f, "{comma}{site}:{at}")?;
-        }
-        Ok(())
-    }
-}
-
-impl FromStr for Seen {
-    type Err = ();
-
-    fn from_str(text: &str) -> Result<Self, ()> {
-        let mut seen = Self::default();
-        for word in text.split(',').filter(|w| !w.is_empty()) {
-            let (site, at) = word.split_once(':').ok_or(())?;
-            let site = SiteId::try_new(site).map_err(|_| ())?;
-            seen.advance(&site, at.parse().map_err(|_| ())?);
-        }
-        Ok(seen)
-    }
-}
 
 /// One command or one MULTI…EXEC of a client, in canonical form, with its tags. Its origin and
 /// epoch are those of the frame.
@@ -160,6 +85,26 @@ pub enum Entry {
         /// Where it ends in our stream.
         offset: Offset,
     },
+    /// How far the conflicts with an origin are judged.
+    Judgement(Judgement),
+    /// The mark of an origin says something new besides its position.
+    Mark {
+        /// Whose.
+        origin: SiteId,
+        /// Its text.
+        text: Bytes,
+    },
+}
+
+/// What is found out about the conflicts with an origin, as the journal keeps it.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Judgement {
+    /// Its records are judged up to here.
+    Judged(SiteId, Cursor),
+    /// The value of a key here is wrong: its state there is wished for.
+    Wished(SiteId, Key),
+    /// That state has come.
+    Paid(SiteId, Key),
 }
 
 /// Why bytes are not entries.
@@ -275,6 +220,37 @@ impl FrameBuilder {
         self.push_entry(KIND_SELF_MARK, &entry);
     }
 
+    /// Appends the note of a mark.
+    pub fn push_mark(&mut self, origin: &SiteId, text: &[u8]) {
+        let mut entry = Vec::with_capacity(text.len() + 64);
+        put_bytes(&mut entry, origin.as_str().as_bytes());
+        put_bytes(&mut entry, text);
+        self.push_entry(KIND_MARK, &entry);
+    }
+
+    /// Appends the note of a judgement.
+    pub fn push_judgement(&mut self, judgement: &Judgement) {
+        let mut entry = Vec::with_capacity(64);
+        let put_key = |entry: &mut Vec<u8>, (db, key): &Key| {
+            put_varint(entry, u64::from(*db));
+            put_bytes(entry, key);
+        };
+        let (kind, origin) = match judgement {
+            Judgement::Judged(origin, _) => (KIND_JUDGED, origin),
+            Judgement::Wished(origin, _) => (KIND_WISHED, origin),
+            Judgement::Paid(origin, _) => (KIND_PAID, origin),
+        };
+        put_bytes(&mut entry, origin.as_str().as_bytes());
+        match judgement {
+            Judgement::Judged(_, at) => {
+                put_varint(&mut entry, at.epoch.0);
+                put_varint(&mut entry, at.offset.0);
+            }
+            Judgement::Wished(_, key) | Judgement::Paid(_, key) => put_key(&mut entry, key),
+        }
+        self.push_entry(kind, &entry);
+    }
+
     fn push_entry(&mut self, kind: u8, entry: &[u8]) {
         self.body.push(kind);
         put_bytes(&mut self.body, entry);
@@ -324,6 +300,10 @@ impl FrameBuilder {
     }
 }
 
+fn narrow(number: u64) -> Result<u32, RecordError> {
+    u32::try_from(number).map_err(|_| RecordError::Malformed("number too large"))
+}
+
 /// Reads the entries of a frame body. Zero copy: records hold slices of the body.
 #[derive(Debug)]
 pub struct BatchReader {
@@ -370,6 +350,25 @@ impl BatchReader {
                     offset: self.offset(&mut body)?,
                 })
             }
+            KIND_MARK => Ok(Entry::Mark {
+                origin: take_site(&mut body)?,
+                text: take_bytes(&mut body)?,
+            }),
+            KIND_JUDGED => {
+                let origin = take_site(&mut body)?;
+                let epoch = Epoch(take_varint(&mut body)?);
+                let offset = Offset(take_varint(&mut body)?);
+                let at = Cursor { epoch, offset };
+                Ok(Entry::Judgement(Judgement::Judged(origin, at)))
+            }
+            KIND_WISHED | KIND_PAID => {
+                let origin = take_site(&mut body)?;
+                let key = (narrow(take_varint(&mut body)?)?, take_bytes(&mut body)?);
+                Ok(Entry::Judgement(match kind {
+                    KIND_WISHED => Judgement::Wished(origin, key),
+                    _ => Judgement::Paid(origin, key),
+                }))
+            }
             _ => Err(RecordError::Malformed("unknown kind of entry")),
         }
     }
@@ -386,7 +385,6 @@ impl BatchReader {
     fn record(&mut self, mut body: Bytes) -> Result<Record, RecordError> {
         let offset = self.offset(&mut body)?;
         let hlc = Hlc(take_varint(&mut body)?);
-        let narrow = |n| u32::try_from(n).map_err(|_| RecordError::Malformed("number too large"));
         let db = narrow(take_varint(&mut body)?)?;
         let count = narrow(take_varint(&mut body)?)?;
         if take_u8(&mut body)? & FLAG_SEEN != 0 {
@@ -509,7 +507,7 @@ mod tests {
         let mut later = Seen::default();
         later.advance(&site, at);
         let later = Arc::new(later);
-        let entries = vec![
+        let mut entries = vec![
             Entry::Record(record(120, &first, b"*1\r\n$1\r\na\r\n")),
             Entry::Record(record(130, &first, b"")),
             Entry::Echo {
@@ -524,6 +522,17 @@ mod tests {
                 offset: Offset(1 << 51),
             },
         ];
+        let key = (7, Bytes::from_static(b"k"));
+        let judgements = [
+            Judgement::Judged(SiteId::try_new("b").unwrap(), at),
+            Judgement::Wished(SiteId::try_new("b").unwrap(), key.clone()),
+            Judgement::Paid(SiteId::try_new("b").unwrap(), key),
+        ];
+        entries.extend(judgements.map(Entry::Judgement));
+        entries.push(Entry::Mark {
+            origin: SiteId::try_new("b").unwrap(),
+            text: Bytes::from_static(b"1 i=7"),
+        });
         let mut builder = FrameBuilder::new(Offset(100));
         for entry in &entries {
             match entry {
@@ -535,6 +544,8 @@ mod tests {
                     offset,
                 } => builder.push_echo(origin, *at, *hlc, *offset),
                 Entry::SelfMark { number, offset } => builder.push_self_mark(*number, *offset),
+                Entry::Judgement(judgement) => builder.push_judgement(judgement),
+                Entry::Mark { origin, text } => builder.push_mark(origin, text),
             }
         }
         assert_eq!(builder.last_record(), Some(Offset(1 << 50)));

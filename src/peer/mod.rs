@@ -1,5 +1,6 @@
 //! One peer, for the life of the process: find each other, agree, run sessions.
 
+mod inbound;
 mod outgoing;
 mod session;
 
@@ -405,6 +406,7 @@ impl Peer {
             from_scratch: scratch.filter(|at| first <= *at).map(|at| at.to_string()),
             snapshot: snapshot.map(|at| at.to_string()),
             mark: mark.map(ToString::to_string),
+            judged: progress.judged.of(&self.config.peer).to_string(),
             initial: self.config.sync.initial,
             existing: self.config.sync.existing,
             selection: selection(&self.config.sync),

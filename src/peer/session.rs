@@ -9,12 +9,15 @@ use tokio::time::{Duration, Instant, MissedTickBehavior, interval, sleep_until};
 use tokio_util::sync::CancellationToken;
 use tracing::info;
 
+use super::inbound::{Heard, read};
 use super::outgoing::{Next, Outgoing};
 use super::{Agreed, Error, Incoming, Peer, filter};
 use crate::apply::{self, Applied, Begin, Debts, Outlet};
-use crate::fullsync::{Answerer, Copier, Gate, Insert, Prepared, Request};
+use crate::converge::Docket;
+use crate::fullsync::{Answerer, Copier, Gate, Insert, Prepared};
 use crate::intake::Shared;
-use crate::link::{self, Ack, Copy, Flow, Hello, Message, Plan, Reader, Writer};
+use crate::journal::Journal;
+use crate::link::{self, Ack, Copy, Flow, Hello, Message, Plan, Question, Writer};
 use crate::model::{Cursor, Epoch, Owes, SiteId};
 use crate::progress::Progress;
 use crate::redis::Info;
@@ -30,26 +33,15 @@ const REFRESH: Duration = Duration::from_millis(100);
 /// Messages between the parts of a session.
 const MESSAGES: usize = 64;
 
-/// What the reading side tells the others.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-struct Heard {
-    /// The last place of the peer's history received.
-    received: Cursor,
-    /// The peer's last acknowledgement.
-    ack: Ack,
-    /// How often the peer said that a copy is complete.
-    copied: u64,
-}
-
 /// Shared by the parts of a session.
-struct Session {
-    peer: SiteId,
+pub(super) struct Session {
+    pub(super) peer: SiteId,
     epoch: Epoch,
     shared: Shared,
-    board: PeerBoard,
+    pub(super) board: PeerBoard,
     debts: Debts,
     gate: Gate,
-    pending: Arc<AtomicUsize>,
+    pub(super) pending: Arc<AtomicUsize>,
     /// When the last ping was sent.
     started: Instant,
 }
@@ -69,7 +61,8 @@ pub(super) async fn run(
     } = agreed;
     let session = Session::new(peer, &ours);
     let rate = peer.config.sync.max_rate;
-    let outgoing = Outgoing::new(&peer.shared.journal, plan.send.start, rate)?;
+    let start = start(&plan, &theirs, &peer.shared.journal);
+    let outgoing = Outgoing::new(&peer.shared.journal, start, rate)?;
     let (queue, mut work) = link::queue();
     let (to_peer, messages) = mpsc::channel(MESSAGES);
     let (requests, mut asked) = mpsc::channel(MESSAGES);
@@ -96,6 +89,7 @@ pub(super) async fn run(
     let copy_ahead = plan.send.copy.is_some();
     let writing = write(&session, wire.writer, outgoing, copy_ahead, inputs);
     let back_keeps = link::back_keeps(peer.config.sync.existing);
+    let answering = answer(&mut peer.answerer, &mut asked, &inserts, applied.clone());
     let copying = copy(
         copier,
         prepared,
@@ -104,7 +98,6 @@ pub(super) async fn run(
         heard,
         inserts.clone(),
     );
-    let answering = answer(&mut peer.answerer, &mut asked, &inserts);
     let replacing = replaced(
         &mut peer.incoming,
         &mut peer.next,
@@ -133,10 +126,11 @@ pub(super) async fn run(
 /// Answers what the peer asks for. A server that refuses is for a person to mend, whoever asked it.
 async fn answer(
     answerer: &mut Answerer,
-    asked: &mut mpsc::Receiver<Request>,
+    asked: &mut mpsc::Receiver<Question>,
     inserts: &mpsc::Sender<Insert>,
+    applied: watch::Receiver<Applied>,
 ) -> Result<(), Error> {
-    match answerer.run(asked, inserts).await {
+    match answerer.run(asked, inserts, applied).await {
         Err(crate::fullsync::Error::Redis(error)) => Err(error.into()),
         ended => Ok(ended?),
     }
@@ -164,6 +158,16 @@ async fn then_cancel<T>(over: &CancellationToken, half: impl Future<Output = T>)
     let ended = half.await;
     over.cancel();
     ended
+}
+
+/// From where records are sent: what the peer has applied and not judged, it needs once more.
+fn start(plan: &Plan, theirs: &Hello, journal: &Journal) -> Cursor {
+    let (start, judged) = (plan.send.start, theirs.judged());
+    let is_known = plan.send.copy.is_none() && judged != Cursor::ZERO && judged < start;
+    match is_known && journal.contains(judged) {
+        true => judged,
+        false => start,
+    }
 }
 
 /// How the session begins for the applier.
@@ -205,80 +209,6 @@ async fn new_history(progress: &mut watch::Receiver<Progress>, epoch: Epoch) {
     if progress.wait_for(other).await.is_err() {
         std::future::pending::<()>().await;
     }
-}
-
-/// From the peer to the applier and the others.
-async fn read(
-    session: &Session,
-    mut reader: Reader,
-    queue: link::Sender,
-    to_peer: mpsc::Sender<Message>,
-    requests: mpsc::Sender<Request>,
-    hear: watch::Sender<Heard>,
-) -> Result<(), Error> {
-    loop {
-        let message = reader.next().await?;
-        match &message {
-            Message::Records(records) => {
-                let at = Cursor {
-                    epoch: records.epoch,
-                    offset: records.end,
-                };
-                session.board.lock().received_offset = at.offset.0;
-                hear.send_modify(|h| h.received = at);
-            }
-            Message::CopyBegin(_)
-            | Message::CopyStates(_)
-            | Message::CopyEnd(_)
-            | Message::OwedStates(_) => {}
-            Message::Copied => hear.send_modify(|h| h.copied += 1),
-            Message::Ack(ack) => {
-                let ack = *ack;
-                session.on_ack(ack);
-                hear.send_modify(|h| h.ack = ack);
-            }
-            Message::Ping(number) => {
-                pass(&to_peer, Message::Pong(*number)).await?;
-                continue;
-            }
-            Message::Pong(number) => {
-                session.on_pong(*number);
-                continue;
-            }
-            Message::Refuse(why) => {
-                let peer = session.peer.to_string();
-                return Err(link::Error::Refused {
-                    peer,
-                    why: why.clone(),
-                }
-                .into());
-            }
-            Message::Hello(_) => return Err(reader.unexpected("a second hello").into()),
-            Message::Owe { .. } => {}
-        }
-        // The question goes to the one who answers, its place to the applier, in order.
-        let message = match message {
-            Message::Owe { after, keys } => {
-                pass(&requests, Request { after, keys }).await?;
-                Message::Owe {
-                    after,
-                    keys: Vec::new(),
-                }
-            }
-            other => other,
-        };
-        if !matches!(message, Message::Ack(_) | Message::Owe { .. }) {
-            session.pending.fetch_add(1, Ordering::AcqRel);
-            session.board.lock().quiet = false;
-        }
-        if !queue.send(message).await {
-            return Err(Error::Stopping);
-        }
-    }
-}
-
-async fn pass<T>(to: &mpsc::Sender<T>, message: T) -> Result<(), Error> {
-    to.send(message).await.map_err(|_| Error::Stopping)
 }
 
 /// What the writing side waits for.
@@ -357,7 +287,7 @@ async fn write(
                 outgoing.insert(insert, &mut writer);
             }
             message = inputs.messages.recv() => match message.ok_or(Error::Stopping)? {
-                question @ Message::Owe { .. } => questions.push(question),
+                question @ Message::Owe(_) => questions.push(question),
                 Message::Copied => {
                     // What was refused in the copy is known before it counts as complete.
                     writer.push(&Message::Ack(session.ack(&inputs)));
@@ -410,7 +340,7 @@ async fn push_questions(
 ) -> Result<(), Error> {
     while !outgoing.is_copying()
         && !session.gate.is_closed()
-        && let Some(Message::Owe { after, .. }) = questions.last()
+        && let Some(Message::Owe(Question { after, .. })) = questions.last()
     {
         while !outgoing.push_up_to(*after, writer)? {
             writer.flush().await?;
@@ -511,7 +441,7 @@ impl Session {
         }
     }
 
-    fn on_ack(&self, ack: Ack) {
+    pub(super) fn on_ack(&self, ack: Ack) {
         // What the peer has seen is told to the table by the applier, in order.
         self.shared
             .deliveries
@@ -527,7 +457,7 @@ impl Session {
         Message::Ping(u64::try_from(self.started.elapsed().as_micros()).unwrap_or(0))
     }
 
-    fn on_pong(&self, sent: u64) {
+    pub(super) fn on_pong(&self, sent: u64) {
         let now = u64::try_from(self.started.elapsed().as_micros()).unwrap_or(0);
         let trip = Duration::from_micros(now.saturating_sub(sent));
         self.board.lock().round_trip_seconds = Some(trip.as_secs_f64());
@@ -538,8 +468,19 @@ impl Session {
             received: inputs.heard.borrow().received,
             applied: inputs.applied.borrow().at,
             seen: self.gate.seen(&inputs.progress.borrow()),
-            owed: self.debts.len() as u64,
+            owed: self.owed(),
         }
+    }
+
+    /// How many states we wait for. What has come back is judged before it is published, and the
+    /// wishes are counted first: one that becomes a debt meanwhile counts twice, not never.
+    fn owed(&self) -> u64 {
+        let wishes = self
+            .shared
+            .dockets
+            .get(&self.peer)
+            .map_or(0, Docket::wishes);
+        (wishes + self.debts.len()) as u64
     }
 
     fn show_begin(&self, keys: u64) {
@@ -567,7 +508,10 @@ impl Session {
         let (applied, heard) = (*inputs.applied.borrow(), *inputs.heard.borrow());
         let whole = applied.whole && !applied.owes.any() && !copy_ahead;
         let idle = self.pending.load(Ordering::Acquire) == 0;
-        let paid = self.debts.is_empty() && heard.ack.owed == 0;
+        let paid = self.owed() == 0 && heard.ack.owed == 0;
+        // What was applied is judged when it has come back.
+        let has_judged = inputs.progress.borrow().seen.of(&self.peer) >= applied.at;
+        let is_judged = heard.ack.seen >= self.shared.journal.last_record();
         let mut board = self.board.lock();
         // A copy is not over before the states that were refused in it have come anew.
         let had_all = board.state == PeerState::Synchronizing;
@@ -577,7 +521,7 @@ impl Session {
             PeerState::FullSync
         };
         board.epoch = self.epoch.0;
-        board.quiet = whole && idle && paid;
+        board.quiet = whole && idle && paid && has_judged && is_judged;
         board.sent_offset = outgoing.sent.offset.0;
         board.records_sent = outgoing.records_sent;
         // What follows the last record in the journal is notes, which do not travel.

@@ -303,6 +303,7 @@ fn none_at_either_site_leaves_both_as_they_are() {
         pair.wait_synchronizing();
         a.run("INCR n");
         b.run("RPUSH list b");
+        pair.settle();
         // A restart is no second meeting.
         pair.a.sidecar.kill();
         pair.b.sidecar.kill();

@@ -4,7 +4,7 @@
 //! directory of versions; `TANDEM_FULL=1` runs the large cases; `TANDEM_KILLS=50` more rounds of
 //! killing; `SEED=n` repeats a random test; `TANDEM_PATIENCE=3` triples every deadline;
 //! `TANDEM_MATRIX=file` runs every command between all versions and writes what it found; the
-//! module `conformance` has more of these variables.
+//! modules `conformance` and `conflicts` have more of these variables.
 //! `TANDEM_KEEP=1` leaves the directories of a failed test; `TANDEM_LOG=debug` has the sidecars say more.
 
 #![expect(
@@ -53,3 +53,5 @@ mod conformance;
 mod rebuild;
 #[cfg(test)]
 mod foreign;
+#[cfg(test)]
+mod conflicts;

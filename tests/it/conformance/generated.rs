@@ -15,7 +15,7 @@ use super::case::{
     V90,
 };
 use crate::harness::client::was_refused;
-use crate::harness::compare::differences;
+use crate::harness::compare::{Difference, differences};
 use crate::harness::{Client, Options, Pair, Server, patience, rng_from_seed};
 
 /// `ZREMRANGEBYLEX` is not among them: what it removes of members with different scores is not
@@ -26,7 +26,7 @@ use crate::harness::{Client, Options, Pair, Server, patience, rng_from_seed};
 /// `{s}` is a key that mostly is a string, `{l}` a list, `{t}` a set, `{z}` a sorted set, `{h}` a
 /// hash, `{x}` a stream, `{p}` a HyperLogLog, `{k}` any; `{v}` a value, `{m}` one of a few members,
 /// `{n}` a small number, `{f}` a fraction, `{id}` a stream id, `{db}` a database, `{sec}` and `{ms}`
-/// a span, `{at}` and `{atms}` a moment, sometimes past.
+/// a span, `{soon}` a short one, `{at}` and `{atms}` a moment, sometimes past.
 const FORMS: &[(Since, Since, &[&str])] = &[
     (
         R50,
@@ -259,7 +259,7 @@ const FORMS: &[(Since, Since, &[&str])] = &[
 ];
 
 /// Commands of one site that the other can hold.
-fn forms(origin: &Product, target: &Product) -> Vec<&'static str> {
+pub(crate) fn forms(origin: &Product, target: &Product) -> Vec<&'static str> {
     FORMS
         .iter()
         .filter(|(since, _, _)| since.knows(origin))
@@ -287,20 +287,7 @@ pub(crate) fn run(names: [&str; 2], count: usize) -> Vec<String> {
     let history = thread::scope(|scope| {
         let mut writers = Vec::new();
         for ((site, forms), rng) in pair.sites().into_iter().zip(&forms).zip(rngs) {
-            let mut client = site.client();
-            // A server that dies of a command may hang in its report instead.
-            let timeout = Some(patience(10));
-            let connection = client.connection();
-            connection.set_read_timeout(timeout).expect("a timeout");
-            let mut writer = Writer {
-                client,
-                server: &site.server,
-                product: Product::of(&mut site.client()),
-                site: site.name,
-                rng,
-                db: "0".to_owned(),
-                history: Vec::new(),
-            };
+            let mut writer = Writer::new(site.name, &site.server, rng);
             writers.push(scope.spawn(move || {
                 writer.write(forms, count);
                 writer.history
@@ -312,22 +299,32 @@ pub(crate) fn run(names: [&str; 2], count: usize) -> Vec<String> {
     if let Err(reason) = rest(&pair) {
         return vec![reason];
     }
-    let (mut a, mut b) = pair.clients();
-    let (_, differences) = differences(&mut a, &mut b);
-    let wrong = differences.iter().map(|difference| {
-        let key = difference.key.escape_ascii().to_string();
-        let lines: Vec<&str> = history.iter().map(String::as_str).collect();
-        let of_key = lines.iter().filter(|line| line.contains(&key)).rev();
-        let mut last: Vec<&str> = of_key.take(30).copied().collect();
-        last.reverse();
-        format!("{difference}\n    {}", last.join("\n    "))
-    });
-    let mut wrong: Vec<String> = wrong.collect();
+    let mut wrong = unequal_keys(&pair, &history, differences);
     wrong.extend(pair.echoes());
     wrong
 }
 
-fn rest(pair: &Pair) -> Result<(), String> {
+/// Every key that is not the same at both sites, with the last commands that named it.
+pub(crate) fn unequal_keys(
+    pair: &Pair,
+    history: &[String],
+    differences: impl Fn(&mut Client, &mut Client) -> (usize, Vec<Difference>),
+) -> Vec<String> {
+    let (mut a, mut b) = pair.clients();
+    let (_, differences) = differences(&mut a, &mut b);
+    let wrong = differences.iter().map(|difference| {
+        let key = difference.key.escape_ascii().to_string();
+        let names = |line: &&String| line.split(' ').any(|word| word == key);
+        let of_key = history.iter().filter(names).rev();
+        let mut last: Vec<&str> = of_key.take(30).map(String::as_str).collect();
+        last.reverse();
+        format!("{difference}\n    {}", last.join("\n    "))
+    });
+    wrong.collect()
+}
+
+/// Waits until both sites are at rest; why they are not, if they are not.
+pub(crate) fn rest(pair: &Pair) -> Result<(), String> {
     let mut reason = String::new();
     for _ in 0..patience(30).as_millis() / 500 {
         match pair.try_settle(Duration::from_millis(500)) {
@@ -358,19 +355,49 @@ fn dies_of(server: &Product, form: &str) -> bool {
 }
 
 /// A client that writes at random.
-struct Writer<'a> {
+pub(crate) struct Writer<'a> {
     client: Client,
     server: &'a Server,
     product: Product,
     site: &'static str,
-    rng: StdRng,
+    pub(crate) rng: StdRng,
+    /// What keys begin with.
+    pub(crate) prefix: String,
+    /// How many keys of each kind.
+    pub(crate) keys: usize,
     /// The selected database, for the history.
     db: String,
-    history: Vec<String>,
+    pub(crate) history: Vec<String>,
 }
 
-impl Writer<'_> {
-    fn write(&mut self, forms: &[&str], count: usize) {
+impl<'a> Writer<'a> {
+    /// A client of a site, for a few keys of that site.
+    pub(crate) fn new(site: &'static str, server: &'a Server, rng: StdRng) -> Self {
+        let mut client = server.client();
+        // A server that dies of a command may hang in its report instead.
+        let timeout = Some(patience(10));
+        let connection = client.connection();
+        connection.set_read_timeout(timeout).expect("a timeout");
+        Self {
+            client,
+            server,
+            product: Product::of(&mut server.client()),
+            site,
+            rng,
+            prefix: site.to_owned(),
+            keys: 5,
+            db: "0".to_owned(),
+            history: Vec::new(),
+        }
+    }
+
+    /// What its server is.
+    pub(crate) fn product(&self) -> Product {
+        self.product
+    }
+
+    /// Writes so many commands, some of them in transactions and scripts.
+    pub(crate) fn write(&mut self, forms: &[&str], count: usize) {
         let mut written = 0;
         while written < count {
             let transaction = self.rng.random_range(0..12) == 0;
@@ -405,7 +432,7 @@ impl Writer<'_> {
     }
 
     /// Sends a command, which may be refused.
-    fn send(&mut self, args: Vec<Vec<u8>>) {
+    pub(crate) fn send(&mut self, args: Vec<Vec<u8>>) {
         let mut command = Cmd::new();
         for arg in &args {
             command.arg(&arg[..]);
@@ -419,8 +446,13 @@ impl Writer<'_> {
         }
         let text: Vec<String> = args.iter().map(|a| a.escape_ascii().to_string()).collect();
         let sign = if reply.is_ok() { "" } else { "! " };
-        self.history
-            .push(format!("{sign}{} {:.150}", self.db, text.join(" ")));
+        // Long values would hide the keys behind them.
+        let brief: Vec<String> = text.iter().map(|t| format!("{t:.40}")).collect();
+        let now = SystemTime::now().duration_since(UNIX_EPOCH);
+        let millis = now.expect("a clock").as_millis() % 1_000_000;
+        let (site, db) = (self.site, &self.db);
+        let line = format!("{millis:06} {sign}{site} {db} {}", brief.join(" "));
+        self.history.push(line);
         if args[0] == b"SELECT" && reply.is_ok() {
             self.db.clone_from(&text[1]);
         }
@@ -457,6 +489,7 @@ impl Writer<'_> {
             "db" => self.rng.random_range(0..3).to_string(),
             "sec" => span.as_secs().to_string(),
             "ms" => span.as_millis().to_string(),
+            "soon" => self.rng.random_range(1..600).to_string(),
             "at" => moment.as_secs().to_string(),
             "atms" => moment.as_millis().to_string(),
             kind => self.key(kind),
@@ -473,7 +506,11 @@ impl Writer<'_> {
         } else {
             kind
         };
-        format!("{}:{kind}{}", self.site, self.rng.random_range(0..5))
+        format!(
+            "{}:{kind}{}",
+            self.prefix,
+            self.rng.random_range(0..self.keys)
+        )
     }
 
     fn value(&mut self) -> Vec<u8> {

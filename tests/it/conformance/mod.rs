@@ -5,10 +5,10 @@
 //! each case that fails, and the ends of the logs; `SEED=n` repeats the random commands, and
 //! `TANDEM_CASE='random commands'` runs nothing else.
 
-mod case;
+pub(crate) mod case;
 mod cases;
 mod coverage;
-mod generated;
+pub(crate) mod generated;
 mod listener;
 mod outcome;
 mod perform;

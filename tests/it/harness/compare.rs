@@ -67,11 +67,65 @@ impl fmt::Display for Difference {
 
 /// How many keys there are, and every difference.
 pub(crate) fn differences(a: &mut Client, b: &mut Client) -> (usize, Vec<Difference>) {
-    let databases: BTreeSet<usize> = [&mut *a, &mut *b].into_iter().flat_map(databases).collect();
+    let depth = Depth::of(a, b);
+    differences_to(a, b, &depth)
+}
+
+/// As [`differences`], apart from what streams count: entries that came late were added twice.
+pub(crate) fn differences_in_value(a: &mut Client, b: &mut Client) -> (usize, Vec<Difference>) {
+    let mut depth = Depth::of(a, b);
+    depth.stream = &STREAM_FIELDS[..ESSENTIAL_STREAM_FIELDS];
+    differences_to(a, b, &depth)
+}
+
+/// Every difference between a site and a server that was told the same later on its own, apart
+/// from what streams count: that tells how a value came about.
+pub(crate) fn differences_from_model(site: &mut Client, model: &mut Client) -> Vec<Difference> {
+    let mut depth = Depth::of(site, model);
+    depth.stream = &STREAM_FIELDS[..ESSENTIAL_STREAM_FIELDS];
+    depth.ttl_tolerance_ms = 60_000;
+    differences_to(site, model, &depth).1
+}
+
+/// A key at one server in words: its type, its value and its TTL.
+pub(crate) fn describe(client: &mut Client, db: usize, key: &[u8]) -> String {
     let depth = Depth {
-        stream: stream_fields(a.version().min(b.version())),
-        field_ttls: knows_field_ttls(a) && knows_field_ttls(b),
+        stream: &STREAM_FIELDS[..ESSENTIAL_STREAM_FIELDS],
+        field_ttls: knows_field_ttls(client),
+        ttl_tolerance_ms: 0,
     };
+    client.run(&format!("SELECT {db}"));
+    let entries = read(client, &[key], &depth);
+    client.run("SELECT 0");
+    match entries.first() {
+        Some(entry) if entry.kind != "none" => {
+            let ttl = match entry.ttl {
+                -1 => String::new(),
+                ms => format!(" for {} s", ms / 1000),
+            };
+            format!("{} {}{ttl}", entry.kind, plainly(&entry.value))
+        }
+        _ => "nothing".to_owned(),
+    }
+}
+
+/// A value as a person would write it.
+fn plainly(value: &Value) -> String {
+    match value {
+        Value::BulkString(bytes) => bytes.escape_ascii().to_string(),
+        Value::SimpleString(text) => text.clone(),
+        Value::Int(number) => number.to_string(),
+        Value::Double(number) => number.to_string(),
+        Value::Array(values) => {
+            let values: Vec<String> = values.iter().map(plainly).collect();
+            format!("[{}]", values.join(" "))
+        }
+        other => format!("{other:?}"),
+    }
+}
+
+fn differences_to(a: &mut Client, b: &mut Client, depth: &Depth) -> (usize, Vec<Difference>) {
+    let databases: BTreeSet<usize> = [&mut *a, &mut *b].into_iter().flat_map(databases).collect();
     let mut found = Vec::new();
     let mut keys = 0;
     for db in databases {
@@ -79,9 +133,11 @@ pub(crate) fn differences(a: &mut Client, b: &mut Client) -> (usize, Vec<Differe
         keys += here.union(&there).count();
         let both: Vec<&[u8]> = here.union(&there).map(Vec::as_slice).collect();
         for chunk in both.chunks(CHUNK) {
-            let (left, right) = (read(a, chunk, &depth), read(b, chunk, &depth));
+            let (left, right) = (read(a, chunk, depth), read(b, chunk, depth));
             for ((key, left), right) in chunk.iter().zip(left).zip(right) {
-                if let Some((kind, detail)) = Entry::difference(&left, &right) {
+                if let Some((kind, detail)) =
+                    Entry::difference(&left, &right, depth.ttl_tolerance_ms)
+                {
                     let key = key.to_vec();
                     found.push(Difference {
                         db,
@@ -129,6 +185,19 @@ struct Depth {
     stream: &'static [&'static str],
     /// Whether fields have moments of expiry.
     field_ttls: bool,
+    /// Moments of expiry that are no further apart are the same.
+    ttl_tolerance_ms: i64,
+}
+
+impl Depth {
+    /// All that both can tell.
+    fn of(a: &mut Client, b: &mut Client) -> Self {
+        Self {
+            stream: stream_fields(a.version().min(b.version())),
+            field_ttls: knows_field_ttls(a) && knows_field_ttls(b),
+            ttl_tolerance_ms: TTL_TOLERANCE_MS,
+        }
+    }
 }
 
 fn knows_field_ttls(client: &mut Client) -> bool {
@@ -148,9 +217,9 @@ struct Entry {
 }
 
 impl Entry {
-    fn difference(left: &Self, right: &Self) -> Option<(Kind, String)> {
+    fn difference(left: &Self, right: &Self, tolerance_ms: i64) -> Option<(Kind, String)> {
         let end = |e: &Self| e.read_at + e.ttl;
-        let far = left.ttl >= 0 && (end(left) - end(right)).abs() > TTL_TOLERANCE_MS;
+        let far = left.ttl >= 0 && (end(left) - end(right)).abs() > tolerance_ms;
         let volatile = |ttl: i64| ttl >= 0;
         // Between the two reads a key may have expired.
         let latest = left.read_at.max(right.read_at);
@@ -215,6 +284,7 @@ fn read(client: &mut Client, keys: &[&[u8]], depth: &Depth) -> Vec<Entry> {
                 "zset" => with_numbers(value),
                 "hash" if depth.field_ttls => field_ttls(client, key, sorted(value, 2)),
                 "hash" => sorted(value, 2),
+                "string" => without_cached_count(value),
                 _ => value,
             };
             Entry {
@@ -225,6 +295,17 @@ fn read(client: &mut Client, keys: &[&[u8]], depth: &Depth) -> Vec<Entry> {
             }
         })
         .collect()
+}
+
+/// A HyperLogLog keeps the last answer to PFCOUNT in its head, where it is no part of the value.
+fn without_cached_count(mut value: Value) -> Value {
+    if let Value::BulkString(bytes) = &mut value
+        && bytes.starts_with(b"HYLL")
+        && let Some(count) = bytes.get_mut(8..16)
+    {
+        count.fill(0);
+    }
+    value
 }
 
 fn value_command<'a>(kind: &str, key: &'a [u8]) -> Vec<&'a [u8]> {
@@ -244,19 +325,26 @@ fn value_command<'a>(kind: &str, key: &'a [u8]) -> Vec<&'a [u8]> {
 
 /// What both servers tell of a stream and its groups.
 fn stream_fields(version: (u32, u32)) -> &'static [&'static str] {
-    const ALL: &[&str] = &[
-        "length",
-        "last-generated-id",
-        "name",
-        "pending",
-        "last-delivered-id",
-        // Since 7.0.
-        "max-deleted-entry-id",
-        "entries-added",
-    ];
-    let known = if version < (7, 0) { 5 } else { ALL.len() };
-    &ALL[..known]
+    let known = if version < (7, 0) {
+        ESSENTIAL_STREAM_FIELDS
+    } else {
+        STREAM_FIELDS.len()
+    };
+    &STREAM_FIELDS[..known]
 }
+
+const STREAM_FIELDS: &[&str] = &[
+    "length",
+    "last-generated-id",
+    "name",
+    "pending",
+    "last-delivered-id",
+    // Since 7.0.
+    "max-deleted-entry-id",
+    "entries-added",
+];
+/// How many of them every version knows.
+const ESSENTIAL_STREAM_FIELDS: usize = 5;
 
 /// What of a stream is not in its entries: the last id, groups, who owes which entry.
 fn stream_details(client: &mut Client, key: &[u8], compared: &[&str]) -> Value {

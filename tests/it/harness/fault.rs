@@ -15,6 +15,8 @@ use super::ports::free_port;
 const LOOK: Duration = Duration::from_millis(5);
 /// The most that is read at once.
 const CHUNK: usize = 64 * 1024;
+/// The most that is held back to be delivered later; beyond, nothing more is read.
+const HELD: usize = 16 * 1024 * 1024;
 /// No limit, for [`Lane::remaining`] and [`Lane::granted`].
 const UNLIMITED: i64 = -1;
 
@@ -273,6 +275,7 @@ fn join(dialler: TcpStream, target: TcpStream, shared: &Arc<Shared>) {
 fn pump(mut from: &TcpStream, to: &TcpStream, lane: &Lane, alive: &dyn Fn() -> bool) -> bool {
     let mut buffer = vec![0; CHUNK];
     let mut waiting: VecDeque<(Instant, Vec<u8>)> = VecDeque::new();
+    let mut held = 0;
     let mut at_end = false;
     while alive() {
         if lane.is(Mode::Stall) {
@@ -284,6 +287,7 @@ fn pump(mut from: &TcpStream, to: &TcpStream, lane: &Lane, alive: &dyn Fn() -> b
             .is_some_and(|(due, _)| *due <= Instant::now())
         {
             let (_, bytes) = waiting.pop_front().expect("a first one");
+            held -= bytes.len();
             if !deliver(to, &bytes, lane, alive) {
                 return false;
             }
@@ -292,7 +296,7 @@ fn pump(mut from: &TcpStream, to: &TcpStream, lane: &Lane, alive: &dyn Fn() -> b
             drop(to.shutdown(Shutdown::Write));
             return true;
         }
-        if at_end {
+        if at_end || held > HELD {
             thread::sleep(LOOK);
             continue;
         }
@@ -304,6 +308,7 @@ fn pump(mut from: &TcpStream, to: &TcpStream, lane: &Lane, alive: &dyn Fn() -> b
                     buffer[count / 2] ^= 0x10;
                 }
                 let delay = Duration::from_millis(lane.delay_ms.load(Ordering::SeqCst));
+                held += count;
                 waiting.push_back((Instant::now() + delay, buffer[..count].to_vec()));
             }
             Err(error) if is_timeout(&error) => {}

@@ -1,0 +1,153 @@
+//! Whether the order in which two sites' writes took effect here is the right one.
+
+use super::recent::Did;
+use crate::command::Act;
+use crate::model::{Hlc, SiteId};
+
+/// What of ours a record had not seen, and does not commute with.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Clash {
+    /// A delete.
+    deletes: bool,
+    /// A change of the time to live, or the key was taken elsewhere.
+    renews: bool,
+    /// Anything but a delete: the latest stamp.
+    latest: Option<Hlc>,
+    /// Something that changed the key, and is no delete.
+    changes: bool,
+    /// An element was removed, and another one is added: was it the last, the key went with its time
+    /// to live.
+    pub(super) doubts: bool,
+    /// What it was is forgotten, or any key may have been written.
+    pub(super) is_unknown: bool,
+}
+
+/// What a record of a peer does to a key, and when.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Theirs<'a> {
+    pub act: Act,
+    pub hlc: Hlc,
+    pub origin: &'a SiteId,
+    /// This site.
+    pub site: &'a SiteId,
+}
+
+impl Clash {
+    pub(super) fn add(&mut self, did: Did) {
+        match did.act {
+            Act::Delete => {
+                self.deletes = true;
+                return;
+            }
+            Act::Expiry | Act::Move => self.renews = true,
+            _ => {}
+        }
+        self.changes |= did.act != Act::Read;
+        self.latest = self.latest.max(Some(did.hlc));
+    }
+
+    /// Whether there is nothing that does not commute.
+    #[must_use]
+    pub const fn is_none(&self) -> bool {
+        !self.deletes && !self.is_unknown && self.latest.is_none()
+    }
+
+    /// Whether the key may have lost its time to live here, and kept it at the peer.
+    #[must_use]
+    pub const fn doubts(&self) -> bool {
+        self.doubts
+    }
+
+    /// Whether what it was is forgotten, or any key may have been written.
+    #[must_use]
+    pub const fn is_unknown(&self) -> bool {
+        self.is_unknown
+    }
+
+    /// Whether a delete that had not seen this is not carried out.
+    #[must_use]
+    pub const fn spares(&self) -> bool {
+        self.changes && !self.is_unknown
+    }
+
+    /// Whether the value here, where ours took effect first and theirs then, is wrong, and the
+    /// peer's is right. Where nothing is known, both sites may say so.
+    pub(super) fn is_wrong_here(&self, theirs: Theirs<'_>) -> bool {
+        if self.is_unknown {
+            return true;
+        }
+        match theirs.act {
+            // It comes before ours; where it yields, the peer mends.
+            Act::Delete => !self.renews && self.latest.is_some(),
+            Act::Expiry | Act::Move if self.deletes => true,
+            _ => self
+                .latest
+                .is_some_and(|ours| (ours, theirs.site) > (theirs.hlc, theirs.origin)),
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::command::Kind;
+    use crate::model::Cursor;
+
+    /// Whether a site is wrong that did `ours`, and then executed what the peer did.
+    fn is_wrong(site: (&str, Act, u64), peer: (&str, Act, u64)) -> bool {
+        let name = |name| SiteId::try_new(name).unwrap();
+        let ((site, act, hlc), (origin, theirs, stamp)) = (site, peer);
+        if act.commutes(theirs) {
+            return false;
+        }
+        let mut clash = Clash::default();
+        let (hlc, at) = (Hlc(hlc), Cursor::ZERO);
+        let kind = Kind::Other;
+        clash.add(Did { act, kind, at, hlc });
+        clash.is_wrong_here(Theirs {
+            act: theirs,
+            hlc: Hlc(stamp),
+            origin: &name(origin),
+            site: &name(site),
+        })
+    }
+
+    #[test]
+    fn of_two_sites_exactly_one_is_wrong_unless_what_they_did_commutes() {
+        let acts = [
+            Act::Read,
+            Act::Write,
+            Act::Sum,
+            Act::Union,
+            Act::Delete,
+            Act::Expiry,
+            Act::Move,
+            Act::Set,
+            Act::Add,
+            Act::Raise,
+            Act::Remove,
+            Act::Take,
+        ];
+        for a in acts {
+            for b in acts {
+                for (stamp_a, stamp_b) in [(1, 2), (2, 1), (3, 3)] {
+                    let (at_a, at_b) = (("a", a, stamp_a), ("b", b, stamp_b));
+                    let wrong = u8::from(is_wrong(at_a, at_b)) + u8::from(is_wrong(at_b, at_a));
+                    assert_eq!(wrong, u8::from(!a.commutes(b)), "{a:?} {b:?}");
+                }
+            }
+        }
+    }
+
+    #[test]
+    fn the_later_write_comes_last_and_a_delete_first() {
+        let write = |site, stamp| (site, Act::Write, stamp);
+        assert!(is_wrong(write("a", 2), write("b", 1)));
+        assert!(is_wrong(write("b", 1), write("a", 1)));
+        // B had written when the delete came.
+        assert!(is_wrong(write("b", 1), ("a", Act::Delete, 2)));
+        // The deleter has lost a key that was renewed.
+        assert!(is_wrong(("a", Act::Delete, 2), ("b", Act::Expiry, 1)));
+        assert!(!is_wrong(("b", Act::Expiry, 1), ("a", Act::Delete, 2)));
+    }
+}

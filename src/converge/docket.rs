@@ -1,0 +1,211 @@
+//! What the applier of a peer and the intake tell each other about the peer's records.
+
+use std::collections::{HashMap, VecDeque};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+
+use bytes::Bytes;
+use tokio::sync::Notify;
+
+use crate::model::{Cursor, Epoch, InstanceId, Key, Offset};
+
+/// The most bytes of records that wait to be judged: what is applied in less than a second. The
+/// applier waits when there are more, which happens only when our own stream is not read.
+const MAX_BYTES: usize = 32 << 20;
+
+/// Of one peer: records that are being applied and wait for their echo to be judged, and keys whose
+/// state is wished for. Shared by the applier and the intake.
+#[derive(Clone, Debug, Default)]
+pub struct Docket(Arc<Inner>);
+
+#[derive(Debug, Default)]
+struct Inner {
+    state: Mutex<State>,
+    /// There is room again.
+    room: Notify,
+}
+
+#[derive(Debug, Default)]
+struct State {
+    filed: VecDeque<Filed>,
+    bytes: usize,
+    paid: VecDeque<Paid>,
+    wishes: HashMap<Key, Wish>,
+}
+
+/// A wish for the state of a key.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Wish {
+    /// How much of our history the peer must have seen when it reads it.
+    pub after: Cursor,
+    /// Only if the key has a time to live there: else it is right here.
+    pub doubts: bool,
+}
+
+/// Something of the peer's history, in its order.
+#[derive(Clone, Debug)]
+pub enum Filed {
+    /// Records: a frame.
+    Records {
+        /// Its epoch.
+        epoch: Epoch,
+        /// The place after which it begins.
+        start: Offset,
+        /// The records.
+        body: Bytes,
+    },
+    /// There is nothing to judge up to here: a copy took the place of the records.
+    Nothing(Cursor),
+}
+
+/// Keys whose states were taken in a transaction of ours.
+#[derive(Debug)]
+pub(super) struct Paid {
+    pub instance: InstanceId,
+    pub batch: u64,
+    pub keys: Vec<Key>,
+}
+
+impl Filed {
+    fn size(&self) -> usize {
+        match self {
+            Self::Records { body, .. } => body.len(),
+            Self::Nothing(_) => 0,
+        }
+    }
+}
+
+impl Docket {
+    fn lock(&self) -> MutexGuard<'_, State> {
+        self.0.state.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Files what is about to be applied. Waits for room. Cancel safe: it is filed, or not.
+    pub async fn file(&self, filed: Filed) {
+        loop {
+            let room = self.0.room.notified();
+            {
+                let mut state = self.lock();
+                if state.bytes == 0 || state.bytes + filed.size() <= MAX_BYTES {
+                    state.bytes += filed.size();
+                    state.filed.push_back(filed);
+                    return;
+                }
+            }
+            room.await;
+        }
+    }
+
+    /// Forgets what was filed and not judged: a session begins, which files it again.
+    pub fn begin(&self) {
+        let mut state = self.lock();
+        state.filed.clear();
+        state.bytes = 0;
+    }
+
+    /// The states of these keys were taken in the transaction of this number.
+    pub fn paid(&self, instance: InstanceId, batch: u64, keys: Vec<Key>) {
+        if !keys.is_empty() {
+            self.lock().paid.push_back(Paid {
+                instance,
+                batch,
+                keys,
+            });
+        }
+    }
+
+    /// How many keys the peer is to be asked for.
+    #[must_use]
+    pub fn wishes(&self) -> usize {
+        self.lock().wishes.len()
+    }
+
+    /// Hands over the keys whose state the peer is to be asked for. Whoever counts these first, and
+    /// then where they go, misses none.
+    pub fn take_wishes(&self, mut to: impl FnMut(Key, Wish)) {
+        let mut state = self.lock();
+        if !state.wishes.is_empty() {
+            state.wishes.drain().for_each(|(key, wish)| to(key, wish));
+        }
+    }
+
+    pub(super) fn wish(&self, key: Key, wish: Wish) {
+        let mut state = self.lock();
+        let known = state.wishes.entry(key).or_insert(wish);
+        *known = Wish {
+            after: known.after.max(wish.after),
+            doubts: known.doubts && wish.doubts,
+        };
+    }
+
+    /// Whether nothing waits.
+    pub(super) fn is_empty(&self) -> bool {
+        self.lock().filed.is_empty()
+    }
+
+    /// Takes what comes next.
+    pub(super) fn take_first(&self) -> Option<Filed> {
+        let mut state = self.lock();
+        let filed = state.filed.pop_front()?;
+        state.bytes = state.bytes.saturating_sub(filed.size());
+        drop(state);
+        self.0.room.notify_waiters();
+        Some(filed)
+    }
+
+    /// Keys that were paid in transactions up to this one.
+    pub(super) fn take_paid(&self, instance: InstanceId, batch: u64) -> Vec<Key> {
+        let mut state = self.lock();
+        let mut keys = Vec::new();
+        while state
+            .paid
+            .front()
+            .is_some_and(|p| p.instance != instance || p.batch <= batch)
+        {
+            keys.extend(state.paid.pop_front().into_iter().flat_map(|p| p.keys));
+        }
+        keys
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn frame(size: usize) -> Filed {
+        Filed::Records {
+            epoch: Epoch(1),
+            start: Offset(0),
+            body: Bytes::from(vec![0; size]),
+        }
+    }
+
+    #[tokio::test]
+    async fn the_applier_waits_until_there_is_room() {
+        let docket = Docket::default();
+        docket.file(frame(MAX_BYTES)).await;
+        let waiting = docket.file(frame(1));
+        tokio::pin!(waiting);
+        let is_waiting = tokio::select! {
+            biased;
+            () = &mut waiting => false,
+            () = std::future::ready(()) => true,
+        };
+        assert!(is_waiting);
+        assert!(docket.take_first().is_some());
+        waiting.await;
+        assert!(
+            matches!(docket.take_first(), Some(Filed::Records { body, .. }) if body.len() == 1)
+        );
+    }
+
+    #[test]
+    fn what_is_paid_counts_when_its_transaction_has_come_back() {
+        let (docket, life) = (Docket::default(), InstanceId::new(7));
+        let key = |name: &'static str| (0, Bytes::from_static(name.as_bytes()));
+        docket.paid(life, 5, vec![key("a")]);
+        docket.paid(life, 9, vec![key("b")]);
+        assert_eq!(docket.take_paid(life, 4), []);
+        assert_eq!(docket.take_paid(life, 8), [key("a")]);
+        assert_eq!(docket.take_paid(life, 9), [key("b")]);
+    }
+}

@@ -1,0 +1,204 @@
+//! The judge against histories of two sites.
+
+use super::*;
+use crate::model::{FrameBuilder, Offset, Owes, Tags};
+
+const LIFE: InstanceId = InstanceId::new(7);
+
+fn site(name: &str) -> SiteId {
+    SiteId::try_new(name).unwrap()
+}
+
+fn at(offset: u64) -> Cursor {
+    Cursor {
+        epoch: Epoch(1),
+        offset: Offset(offset),
+    }
+}
+
+fn key(name: &'static str) -> Key {
+    (0, Bytes::from_static(name.as_bytes()))
+}
+
+/// Site a, and what it is told.
+struct Site {
+    judge: Judge,
+    docket: Docket,
+    catalog: Catalog,
+}
+
+impl Site {
+    fn new() -> Self {
+        let (docket, catalog) = (Docket::default(), Catalog::default());
+        let dockets = [(site("b"), docket.clone())].into();
+        let judge = Judge::new(site("a"), Arc::default(), catalog.clone(), &dockets);
+        Self {
+            judge,
+            docket,
+            catalog,
+        }
+    }
+
+    fn commands(line: &str) -> Vec<u8> {
+        let words = line.split(' ');
+        let count = words.clone().count();
+        let words = words.map(|word| format!("${}\r\n{word}\r\n", word.len()));
+        format!("*{count}\r\n{}", words.collect::<String>()).into_bytes()
+    }
+
+    /// A client writes here.
+    fn writes(&mut self, offset: u64, hlc: u64, line: &str) {
+        let mut effects = Effects::default();
+        for_each_in(&Self::commands(line), 0, |command, db| {
+            effects.add(&self.catalog, command, db, |_, _| true);
+        })
+        .unwrap();
+        self.judge.on_own(&mut effects, at(offset), Hlc(hlc));
+        self.judge.note();
+    }
+
+    /// The applier takes up a write of b that had seen our history up to `seen`.
+    async fn applies(&self, (offset, hlc, seen): (u64, u64, u64), line: &str) {
+        let mut tags = Seen::default();
+        tags.advance(&site("a"), at(seen));
+        let mut frame = FrameBuilder::new(Offset(0));
+        let tags = Tags {
+            offset: Offset(offset),
+            hlc: Hlc(hlc),
+            db: 0,
+            seen: &Arc::new(tags),
+            count: 1,
+        };
+        frame.push(tags, &Self::commands(line));
+        let filed = Filed::Records {
+            epoch: Epoch(1),
+            start: Offset(0),
+            body: frame.finish().into(),
+        };
+        self.docket.file(filed).await;
+    }
+
+    /// What was applied up to there comes back, with deletes that the server has added.
+    fn reads(&mut self, upto: u64, batch: u64, deleted: &[Key]) {
+        let mark = Mark {
+            instance: LIFE,
+            batch,
+            at: at(upto),
+            hlc: Hlc(0),
+            low: Cursor::ZERO,
+            base: Epoch(0),
+            home: Epoch(0),
+            owes: Owes::Nothing,
+            copy: None,
+            part: None,
+            seen: Seen::default(),
+        };
+        let deleted = deleted.to_vec();
+        self.judge
+            .on_echo(&site("b"), &mark, deleted, LIFE, at(1000));
+    }
+
+    /// What is wished for since the last time: the keys, in order, with a `?` if only doubted.
+    fn wishes(&self) -> String {
+        let mut wishes = Vec::new();
+        self.docket.take_wishes(|(_, name), wish| {
+            let doubts = if wish.doubts { "?" } else { "" };
+            wishes.push(format!("{}{doubts}", name.escape_ascii()));
+        });
+        wishes.sort();
+        wishes.join(" ")
+    }
+}
+
+/// What a wishes for when its write and b's have not seen each other.
+async fn wished(ours: (u64, &str), theirs: (u64, &str)) -> String {
+    let mut a = Site::new();
+    a.writes(10, ours.0, ours.1);
+    a.applies((20, theirs.0, 5), theirs.1).await;
+    assert_eq!(a.wishes(), "", "not before it has come back");
+    a.reads(20, 1, &[]);
+    a.wishes()
+}
+
+#[tokio::test]
+async fn the_site_whose_write_was_later_asks() {
+    for (ours, theirs, wishes) in [
+        ((2, "SET k 1"), (1, "SET k 2"), "k"),
+        ((1, "SET k 1"), (2, "SET k 2"), ""),
+        ((2, "SET k 1"), (1, "SET other 2"), ""),
+        ((2, "INCR k"), (1, "INCR k"), ""),
+        ((2, "HSET k f 1"), (1, "HSET k f 2"), "k"),
+        ((2, "HSET k f 1"), (1, "HSET k g 2"), ""),
+        ((2, "HSET k f 1"), (1, "SADD k m"), "k"),
+        ((1, "INCR k"), (2, "DEL k"), "k"),
+        ((2, "DEL k"), (1, "INCR k"), ""),
+        ((2, "DEL k"), (1, "PEXPIREAT k 9"), "k"),
+        ((1, "PEXPIREAT k 9"), (2, "DEL k"), ""),
+        ((2, "SREM k m"), (1, "SADD k n"), "k?"),
+        ((2, "SET a 1"), (1, "RENAME a b"), "a b"),
+        ((2, "COPY a b"), (1, "SET a 1"), "a b"),
+        ((1, "COPY a b"), (2, "SET a 1"), ""),
+        ((2, "SWAPDB 0 1"), (1, "SET k 1"), "k k"),
+        ((2, "FLUSHDB"), (1, "SET k 1"), ""),
+        ((2, "XADD x 5-1 f v"), (1, "XADD x 6-1 f v"), ""),
+        ((2, "XADD x 5-1 f v"), (1, "XADD x 5-1 f w"), "x"),
+        ((2, "XDEL x 5-1"), (1, "XACK x g 5-1"), "x"),
+    ] {
+        assert_eq!(wished(ours, theirs).await, wishes, "{ours:?} {theirs:?}");
+    }
+}
+
+#[tokio::test]
+async fn what_has_been_seen_is_no_conflict() {
+    let mut a = Site::new();
+    a.writes(10, 9, "SET k 1");
+    a.applies((20, 1, 10), "SET k 2").await;
+    a.reads(20, 1, &[]);
+    assert_eq!(a.wishes(), "");
+    assert_eq!(a.judge.judged().of(&site("b")), at(20));
+}
+
+#[tokio::test]
+async fn what_is_made_of_a_wrong_value_is_wrong_until_the_right_one_has_come() {
+    let mut a = Site::new();
+    a.writes(10, 9, "SET k 1");
+    a.applies((20, 1, 5), "SET k 2").await;
+    a.reads(20, 1, &[]);
+    assert_eq!(a.wishes(), "k");
+    a.writes(30, 10, "COPY k ours");
+    assert_eq!(a.wishes(), "ours");
+    a.applies((40, 11, 30), "COPY k theirs").await;
+    a.reads(40, 2, &[]);
+    assert_eq!(a.wishes(), "theirs");
+    let keys = ["k", "ours", "theirs"].map(key);
+    a.docket.paid(LIFE, 3, keys.to_vec());
+    a.writes(50, 12, "COPY k before");
+    assert_eq!(a.wishes(), "before", "paid, but not come back yet");
+    a.reads(40, 3, &[]);
+    a.writes(60, 13, "COPY k behind");
+    assert_eq!(a.wishes(), "");
+    assert_eq!(a.judge.oldest_wish(), Some(at(50)));
+}
+
+#[tokio::test]
+async fn a_key_that_expired_under_a_write_is_asked_for() {
+    let mut a = Site::new();
+    a.applies((20, 1, 5), "HSET h f v").await;
+    a.applies((21, 1, 5), "DEL gone").await;
+    a.reads(21, 1, &[key("h"), key("gone")]);
+    assert_eq!(a.wishes(), "h");
+}
+
+#[tokio::test]
+async fn after_a_restart_what_had_come_back_is_judged_when_it_comes_again() {
+    let mut a = Site::new();
+    a.writes(10, 9, "SET k 1");
+    let mut seen = Seen::default();
+    seen.advance(&site("b"), at(20));
+    let wishes = [(site("b"), key("old"))];
+    a.judge.resume((&seen, &Seen::default()), wishes, at(15));
+    assert_eq!(a.wishes(), "old");
+    a.applies((20, 1, 5), "SET k 2").await;
+    a.judge.on_late(at(30));
+    assert_eq!(a.wishes(), "k");
+}

@@ -1,0 +1,412 @@
+//! What this site has written lately that some peer has not seen.
+//!
+//! A peer's state of a key may be taken only if that peer had seen every write that is here. The
+//! table knows, per key, the last local write; it holds only writes that some peer has not yet
+//! seen, so its size follows the round trip and the write rate, never the size of the data. Beyond
+//! a ceiling the oldest are forgotten and remembered as one line: before here, anything may have
+//! been written. A false alarm costs one more state; a miss would cost equality.
+
+use std::collections::VecDeque;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError, RwLock, RwLockReadGuard};
+
+use dashmap::DashMap;
+use tokio::sync::{OwnedSemaphorePermit, Semaphore};
+
+use super::Clash;
+use super::recent::{Did, Done, Hashed, Span};
+use crate::command::{Act, Kind, Touch, Whole, key_hash};
+use crate::model::{Cursor, Epoch, Key, Offset};
+
+/// The place of a read that is under way: later than anything that a peer can have seen.
+const READING: Cursor = Cursor {
+    epoch: Epoch(u64::MAX),
+    offset: Offset(u64::MAX),
+};
+
+/// Shared: the intake writes, the appliers ask.
+#[derive(Debug, Default)]
+pub struct Table {
+    /// The local writes. One lock, for those of a whole frame are noted at once, and few ask.
+    writes: Mutex<VecDeque<Span>>,
+    /// Key hash → where its state was read to be sent. A peer's state that has not seen ours must
+    /// not replace what we sent: the two would swap.
+    pub(super) reads: DashMap<u128, Read, Hashed>,
+    /// What holds for every key.
+    all: RwLock<All>,
+    /// Between asking about a peer's state and taking it, nobody may begin to send that key: who
+    /// takes holds one permit, who enters a read waits for all of them.
+    pub(super) taking: Turns,
+}
+
+/// Something that was done to whole databases.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct DidAll {
+    pub what: Whole,
+    pub did: Did,
+}
+
+impl All {
+    /// Where any key may have been written last.
+    fn written(&self) -> Cursor {
+        let wholes = self.wholes.iter().map(|whole| whole.did.at);
+        wholes.fold(self.written, Cursor::max)
+    }
+}
+
+/// The permits of [`Table::taking`]; more than there are peers.
+pub(super) const TAKERS: u32 = 1024;
+
+#[derive(Debug)]
+pub(super) struct Turns(pub(super) Arc<Semaphore>);
+
+impl Default for Turns {
+    fn default() -> Self {
+        Self(Arc::new(Semaphore::new(TAKERS as usize)))
+    }
+}
+
+/// What holds for every key.
+#[derive(Clone, Debug, Default)]
+pub(super) struct All {
+    /// What was done to whole databases: the last of each kind.
+    pub wholes: Vec<DidAll>,
+    /// It may have been written up to here.
+    pub written: Cursor,
+    /// Its state was read here, by a snapshot, to be sent.
+    pub copied: Read,
+}
+
+/// Where a state was read to be sent.
+#[derive(Clone, Copy, Debug, Default)]
+pub(super) struct Read {
+    /// The last time.
+    last: Cursor,
+    /// How many reads are under way.
+    under_way: u32,
+}
+
+impl Read {
+    pub(super) const fn at(&self) -> Cursor {
+        if self.under_way > 0 {
+            READING
+        } else {
+            self.last
+        }
+    }
+
+    pub(super) const fn begin(&mut self) {
+        self.under_way += 1;
+    }
+
+    /// It was read here; none when it was not, or will not be sent.
+    pub(super) fn end(&mut self, at: Option<Cursor>) {
+        self.under_way = self.under_way.saturating_sub(1);
+        self.last = self.last.max(at.unwrap_or_default());
+    }
+}
+
+impl Table {
+    /// While this lives, no read of ours is entered: what is asked here about a state still holds
+    /// when the state is taken. (The semaphore is never closed: it is always a permit.)
+    pub async fn taking(&self) -> Option<OwnedSemaphorePermit> {
+        Arc::clone(&self.taking.0).acquire_owned().await.ok()
+    }
+
+    /// The same, if nobody waits to enter a read.
+    #[must_use]
+    pub fn try_taking(&self) -> Option<OwnedSemaphorePermit> {
+        Arc::clone(&self.taking.0).try_acquire_owned().ok()
+    }
+
+    /// Whether a peer that had seen our history up to `seen` has seen every write and every read of
+    /// every key. False says nothing: some may still be remembered that it has seen.
+    #[must_use]
+    pub fn is_all_seen(&self, seen: Cursor) -> bool {
+        if !self.writes().is_empty() || !self.reads.is_empty() {
+            return false;
+        }
+        // Asked last: what leaves the others is entered here before.
+        let all = self.all();
+        all.written().max(all.copied.at()) <= seen
+    }
+
+    /// Where the key was last written, or read to be sent, if a peer that had seen our history up
+    /// to `seen` had not seen that.
+    #[must_use]
+    pub fn unseen(&self, hash: u128, seen: Cursor) -> Option<Cursor> {
+        let find = |span: &Span| span.done.get(&hash).map(Done::last);
+        let written = self.writes().iter().rev().find_map(find);
+        let written = written.unwrap_or(Cursor::ZERO);
+        let last = written.max(self.sent(hash));
+        (last > seen).then_some(last)
+    }
+
+    /// Those of our writes that a record had not seen, of which we know that it had seen our history
+    /// up to `seen`, and with which this touch of it does not commute.
+    #[must_use]
+    pub fn clash(&self, touch: Touch, seen: Cursor) -> Clash {
+        let mut clash = Clash::default();
+        for span in self.writes().iter().filter(|span| span.last > seen) {
+            let of_key = span.done.get(&touch.key).map(Done::all);
+            for did in of_key.into_iter().flatten().filter(|did| did.at > seen) {
+                // Whether it is the same element, the element's own entry says.
+                let both = touch.element.is_some() && did.act.is_of_element();
+                let is_apart = both && touch.kind.is_apart(touch.act, did.kind, did.act);
+                let ends = touch.kind.ends_empty() && did.act.removes();
+                clash.doubts |= is_apart && ends && touch.act.adds();
+                if !is_apart && !touch.act.commutes(did.act) {
+                    clash.add(*did);
+                }
+            }
+            let of_element = touch.element.and_then(|hash| span.done.get(&hash));
+            for did in of_element.into_iter().flat_map(Done::all) {
+                if did.at > seen && !touch.act.commutes(did.act) {
+                    clash.add(*did);
+                }
+            }
+        }
+        let all = self.all();
+        clash.is_unknown |= all.written > seen;
+        let unseen = all.wholes.iter().filter(|w| w.did.at > seen);
+        for whole in unseen.filter(|w| w.what.has(touch.db) && !touch.act.commutes(w.did.act)) {
+            clash.add(whole.did);
+        }
+        clash
+    }
+
+    /// Whether a delete that had seen our history up to `seen` had not seen a write of this key.
+    #[must_use]
+    pub fn spares(&self, (db, key): (u32, &[u8]), seen: Cursor) -> bool {
+        let touch = Touch {
+            db,
+            key: key_hash(db, key),
+            element: None,
+            act: Act::Delete,
+            kind: Kind::Other,
+        };
+        self.clash(touch, seen).spares()
+    }
+
+    /// The keys that we have written from this one, by commands that had not been seen at `seen`.
+    pub(super) fn made_of(&self, hash: u128, seen: Cursor, out: &mut Vec<Key>) {
+        for span in self.writes().iter().filter(|span| span.last > seen) {
+            let made = span.made.get(&hash).into_iter().flatten();
+            for made in made.filter(|made| made.at > seen) {
+                out.extend(made.keys.iter().cloned());
+            }
+        }
+    }
+
+    /// Where our last write ends that is remembered.
+    #[must_use]
+    pub fn newest(&self) -> Cursor {
+        let last = self.writes().back().map_or(Cursor::ZERO, |span| span.last);
+        let all = self.all();
+        last.max(all.written())
+    }
+
+    /// Whether more than writes of this very key is unseen: its state was sent, or any key may
+    /// have been written.
+    #[must_use]
+    pub fn sent_unseen(&self, hash: u128, seen: Cursor) -> bool {
+        self.sent(hash) > seen
+    }
+
+    /// Where its state was last sent, or any key may have been written.
+    fn sent(&self, hash: u128) -> Cursor {
+        let read = self.reads.get(&hash).map_or(Cursor::ZERO, |e| e.at());
+        let all = self.all();
+        read.max(all.written()).max(all.copied.at())
+    }
+
+    /// Any key may have been read here to be sent: what is conservative when single reads are too
+    /// many to be remembered.
+    pub fn note_all_read(&self, at: Cursor) {
+        self.update(|all| all.copied.last = all.copied.last.max(at));
+    }
+
+    /// Every peer that was sent this state has seen it.
+    pub fn forget_read(&self, hash: u128, at: Cursor) {
+        self.reads.remove_if(&hash, |_, read| read.at() == at);
+    }
+
+    /// How many keys and elements are remembered; one that was written in several spans counts in
+    /// each.
+    #[must_use]
+    pub fn len(&self) -> usize {
+        self.writes().iter().map(|span| span.done.len()).sum()
+    }
+
+    /// Whether none is.
+    #[must_use]
+    pub fn is_empty(&self) -> bool {
+        self.writes().is_empty()
+    }
+
+    /// With which other databases this one has changed places since `seen`.
+    pub(super) fn partners(&self, db: u32, seen: Cursor) -> Vec<u32> {
+        let all = self.all();
+        let unseen = all.wholes.iter().filter(|w| w.did.at > seen);
+        unseen.filter_map(|w| w.what.partner(db)).collect()
+    }
+
+    pub(super) fn all(&self) -> RwLockReadGuard<'_, All> {
+        self.all.read().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    pub(super) fn writes(&self) -> MutexGuard<'_, VecDeque<Span>> {
+        self.writes.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    pub(super) fn update(&self, change: impl FnOnce(&mut All)) {
+        change(&mut self.all.write().unwrap_or_else(PoisonError::into_inner));
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::super::Reading;
+    use super::super::recent::{MAX_SPAN, MAX_WRITES, MIN_SPAN, Recent, Write};
+    use super::*;
+    use crate::model::Hlc;
+
+    fn at(offset: u64) -> Cursor {
+        Cursor {
+            epoch: Epoch(7),
+            offset: Offset(offset),
+        }
+    }
+
+    fn writes(written: &[(u128, Cursor)]) -> Vec<Write> {
+        written.iter().map(|&(key, at)| write(key, at)).collect()
+    }
+
+    fn write(key: u128, at: Cursor) -> Write {
+        let touch = Touch {
+            db: 0,
+            key,
+            element: None,
+            act: Act::Write,
+            kind: Kind::Other,
+        };
+        let hlc = Hlc(at.offset.0);
+        Write { touch, at, hlc }
+    }
+
+    #[test]
+    fn a_write_is_unseen_until_it_has_been_seen() {
+        let (table, mut recent) = (Table::default(), Recent::default());
+        recent.note(&table, writes(&[(1, at(10)), (2, at(15)), (1, at(20))]));
+        assert_eq!(table.unseen(1, at(19)), Some(at(20)));
+        assert_eq!(table.unseen(1, at(20)), None);
+        assert_eq!(table.unseen(2, at(10)), Some(at(15)));
+        assert_eq!(table.unseen(3, Cursor::ZERO), None);
+        let later = Cursor {
+            epoch: Epoch(8),
+            offset: Offset(1),
+        };
+        assert_eq!(table.unseen(1, later), None);
+        recent.note(&table, [write(1, later)]);
+        assert_eq!(
+            table.unseen(1, at(1 << 50)),
+            Some(later),
+            "an epoch later is later"
+        );
+        recent.forget(&table, at(1 << 50));
+        assert_eq!(
+            table.len(),
+            2,
+            "what is written together is forgotten together"
+        );
+        assert_eq!(table.unseen(2, at(14)), Some(at(15)));
+        recent.forget(&table, later);
+        assert!(table.is_empty() && table.is_all_seen(Cursor::ZERO));
+    }
+
+    #[test]
+    fn the_last_write_of_a_key_counts_in_whichever_span_it_is() {
+        const KEYS: usize = 1500;
+        let (table, mut recent) = (Table::default(), Recent::default());
+        let mut seen = 1;
+        for from in (1_u64..100_000).step_by(MIN_SPAN) {
+            let next = from + MIN_SPAN as u64;
+            recent.note(
+                &table,
+                (from..next).map(|i| write(u128::from(i % KEYS as u64), at(i))),
+            );
+            // Each time the half of what was written before has been seen.
+            seen = seen.max(from / 2);
+            recent.forget(&table, at(seen));
+            for last in (seen + 1..next).rev().take(KEYS) {
+                let hash = u128::from(last % KEYS as u64);
+                assert_eq!(table.unseen(hash, at(last - 1)), Some(at(last)));
+                assert_eq!(table.unseen(hash, at(last)), None);
+            }
+            assert!(table.len() as u64 <= next - seen + 2 * MIN_SPAN as u64);
+        }
+        assert!(table.writes().len() > 10);
+        recent.forget(&table, at(1 << 40));
+        assert!(table.is_empty());
+    }
+
+    #[test]
+    fn what_is_forgotten_or_touches_everything_is_never_missed() {
+        let (table, mut recent) = (Table::default(), Recent::default());
+        recent.note_everything(&table, at(30));
+        assert_eq!(table.unseen(9, at(29)), Some(at(30)));
+        let many = 0..=MAX_WRITES as u64;
+        recent.note(&table, many.map(|i| write(u128::from(i), at(100 + i))));
+        assert_eq!(table.len(), MAX_WRITES - MAX_SPAN + 1);
+        let forgotten = MAX_SPAN as u64 - 1;
+        assert_eq!(table.unseen(70_000, at(99)), Some(at(100 + 70_000)));
+        assert_eq!(table.unseen(12_345, at(99)), Some(at(100 + forgotten)));
+        assert_eq!(table.unseen(12_345, at(100 + forgotten)), None);
+    }
+
+    #[tokio::test]
+    async fn what_is_read_to_be_sent_counts_as_written() {
+        let table = Arc::new(Table::default());
+        let reading = Reading::keys(&table, vec![77]).await;
+        assert_eq!(table.unseen(77, at(1 << 40)), Some(READING));
+        let keys = reading.finish(at(1 << 41));
+        assert_eq!(table.unseen(77, at(1 << 40)), Some(at(1 << 41)));
+        drop(Reading::keys(&table, vec![77]).await);
+        assert_eq!(
+            table.unseen(77, at(1 << 40)),
+            Some(at(1 << 41)),
+            "what was sent before a read that was given up is not forgotten"
+        );
+        table.forget_read(keys[0], at(1 << 41));
+        drop(Reading::keys(&table, vec![77]).await);
+        assert_eq!(table.unseen(77, at(1 << 40)), None);
+        assert!(table.reads.is_empty());
+        drop(Reading::snapshot(&table).await);
+        assert_eq!(table.unseen(1, at(5)), None);
+        Reading::snapshot(&table).await.finish(at(6));
+        drop(Reading::snapshot(&table).await);
+        assert_eq!(table.unseen(1, at(5)), Some(at(6)));
+    }
+
+    #[tokio::test]
+    async fn nobody_begins_to_send_what_is_being_taken() {
+        let table = Arc::new(Table::default());
+        let taking = table.taking().await;
+        let reading = Reading::keys(&table, vec![1]);
+        tokio::pin!(reading);
+        assert!(futures_are_pending(reading.as_mut()).await);
+        assert_eq!(table.unseen(1, at(5)), None);
+        drop(taking);
+        let reading = reading.await;
+        assert_eq!(table.unseen(1, at(5)), Some(READING));
+        drop(reading);
+    }
+
+    /// Whether a future is not ready when it is polled once.
+    async fn futures_are_pending<F: Future + Unpin>(future: F) -> bool {
+        tokio::select! {
+            biased;
+            _ = future => false,
+            () = std::future::ready(()) => true,
+        }
+    }
+}

@@ -1,0 +1,90 @@
+//! What a site had seen of the others.
+
+use std::collections::BTreeMap;
+use std::fmt;
+use std::str::FromStr;
+
+use bytes::Bytes;
+
+use super::position::{Cursor, Epoch, Offset};
+use super::record::{RecordError, put_bytes, put_varint, take_site, take_varint};
+use super::site::SiteId;
+
+/// The most sites that a `seen` may name; bounds what a peer can make us keep.
+const MAX_SITES: usize = 64;
+
+/// Per site, the highest place in its history that had been echoed at some moment.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Seen(BTreeMap<SiteId, Cursor>);
+
+impl Seen {
+    /// What was seen of a site; before everything when nothing was.
+    #[must_use]
+    pub fn of(&self, site: &SiteId) -> Cursor {
+        self.0.get(site).copied().unwrap_or(Cursor::ZERO)
+    }
+
+    /// Raises what was seen of a site; never lowers it.
+    pub fn advance(&mut self, site: &SiteId, to: Cursor) {
+        let at = self.0.entry(site.clone()).or_insert(to);
+        *at = (*at).max(to);
+    }
+
+    /// The sites and places, by name.
+    pub fn iter(&self) -> impl Iterator<Item = (&SiteId, &Cursor)> {
+        self.0.iter()
+    }
+
+    /// Appends the binary form.
+    pub fn encode(&self, out: &mut Vec<u8>) {
+        put_varint(out, self.0.len() as u64);
+        for (site, at) in &self.0 {
+            put_bytes(out, site.as_str().as_bytes());
+            put_varint(out, at.epoch.0);
+            put_varint(out, at.offset.0);
+        }
+    }
+
+    /// Takes the binary form from the front of `input`.
+    ///
+    /// # Errors
+    /// The input is cut short or names too many or malformed sites.
+    pub fn decode(input: &mut Bytes) -> Result<Self, RecordError> {
+        let count = take_varint(input)?;
+        if count > MAX_SITES as u64 {
+            return Err(RecordError::Malformed("too many sites"));
+        }
+        let mut seen = Self::default();
+        for _ in 0..count {
+            let site = take_site(input)?;
+            let epoch = Epoch(take_varint(input)?);
+            let offset = Offset(take_varint(input)?);
+            seen.advance(&site, Cursor { epoch, offset });
+        }
+        Ok(seen)
+    }
+}
+
+impl fmt::Display for Seen {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        for (i, (site, at)) in self.0.iter().enumerate() {
+            let comma = if i == 0 { "" } else { "," };
+            write!(f, "{comma}{site}:{at}")?;
+        }
+        Ok(())
+    }
+}
+
+impl FromStr for Seen {
+    type Err = ();
+
+    fn from_str(text: &str) -> Result<Self, ()> {
+        let mut seen = Self::default();
+        for word in text.split(',').filter(|w| !w.is_empty()) {
+            let (site, at) = word.split_once(':').ok_or(())?;
+            let site = SiteId::try_new(site).map_err(|_| ())?;
+            seen.advance(&site, at.parse().map_err(|_| ())?);
+        }
+        Ok(seen)
+    }
+}

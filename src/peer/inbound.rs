@@ -1,0 +1,94 @@
+//! What comes from the peer: to the applier, and what others must know of it.
+
+use std::sync::atomic::Ordering;
+
+use tokio::sync::{mpsc, watch};
+
+use super::Error;
+use super::session::Session;
+use crate::link::{self, Ack, Message, Question, Reader};
+use crate::model::Cursor;
+
+/// What the reading side tells the others.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub(super) struct Heard {
+    /// The last place of the peer's history received.
+    pub received: Cursor,
+    /// The peer's last acknowledgement.
+    pub ack: Ack,
+    /// How often the peer said that a copy is complete.
+    pub copied: u64,
+}
+
+/// From the peer to the applier and the others.
+pub(super) async fn read(
+    session: &Session,
+    mut reader: Reader,
+    queue: link::Sender,
+    to_peer: mpsc::Sender<Message>,
+    requests: mpsc::Sender<Question>,
+    hear: watch::Sender<Heard>,
+) -> Result<(), Error> {
+    loop {
+        let message = reader.next().await?;
+        match &message {
+            Message::Records(records) => {
+                let at = Cursor {
+                    epoch: records.epoch,
+                    offset: records.end,
+                };
+                session.board.lock().received_offset = at.offset.0;
+                hear.send_modify(|h| h.received = at);
+            }
+            Message::CopyBegin(_)
+            | Message::CopyStates(_)
+            | Message::CopyEnd(_)
+            | Message::OwedStates(_) => {}
+            Message::Copied => hear.send_modify(|h| h.copied += 1),
+            Message::Ack(ack) => {
+                let ack = *ack;
+                session.on_ack(ack);
+                hear.send_modify(|h| h.ack = ack);
+            }
+            Message::Ping(number) => {
+                pass(&to_peer, Message::Pong(*number)).await?;
+                continue;
+            }
+            Message::Pong(number) => {
+                session.on_pong(*number);
+                continue;
+            }
+            Message::Refuse(why) => {
+                let peer = session.peer.to_string();
+                return Err(link::Error::Refused {
+                    peer,
+                    why: why.clone(),
+                }
+                .into());
+            }
+            Message::Hello(_) => return Err(reader.unexpected("a second hello").into()),
+            Message::Owe(_) => {}
+        }
+        // The question goes to the one who answers, its place to the applier, in order.
+        let message = match message {
+            Message::Owe(question) => {
+                let keys = Vec::new();
+                let place = Question { keys, ..question };
+                pass(&requests, question).await?;
+                Message::Owe(place)
+            }
+            other => other,
+        };
+        if !matches!(message, Message::Ack(_) | Message::Owe(_)) {
+            session.pending.fetch_add(1, Ordering::AcqRel);
+            session.board.lock().quiet = false;
+        }
+        if !queue.send(message).await {
+            return Err(Error::Stopping);
+        }
+    }
+}
+
+async fn pass<T>(to: &mpsc::Sender<T>, message: T) -> Result<(), Error> {
+    to.send(message).await.map_err(|_| Error::Stopping)
+}

@@ -1,0 +1,185 @@
+//! Both sites write what comes, to the same keys, over a link that is slow and breaks, while
+//! sidecars die.
+//!
+//! `TANDEM_SEED=n` repeats one load as far as threads allow, `TANDEM_SEEDS=100` runs more of them,
+//! `TANDEM_SECONDS=60` each for longer.
+
+use std::env;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::thread;
+use std::time::{Duration, Instant};
+
+use rand::rngs::StdRng;
+use rand::{Rng, SeedableRng};
+
+use super::exact::{self, Adder, Sums};
+use crate::conformance::generated::{Writer, forms, rest, unequal_keys};
+use crate::harness::client::words;
+use crate::harness::compare::differences_in_value;
+use crate::harness::wait::let_pass;
+use crate::harness::{FaultProxy, Options, Pair, Sidecar};
+
+/// How many loads there are, when nobody says.
+const SEEDS: u64 = 2;
+/// How long each lasts.
+const SECONDS: u64 = 8;
+/// Keys of each of the seven kinds that everybody writes, and of those that are met seldom.
+const HOT: usize = 15;
+const COLD: usize = 3000;
+/// The longest way from one site to the other, in milliseconds.
+const DELAY_MS: u64 = 200;
+/// The longest time between two faults.
+const CALM_MS: u64 = 700;
+/// Between two writes of a client: this machine has other things to do.
+const PAUSE: Duration = Duration::from_millis(1);
+
+/// Beside the commands of the generator: keys that expire at both sites.
+const SHORT_LIVED: &[&str] = &["PEXPIRE {k} {soon}", "SET {s} {v} PX {soon}", "PERSIST {k}"];
+
+#[test]
+fn random_writes_of_both_sites_end_equal() {
+    let number = |name: &str| {
+        let text = env::var(name).ok()?;
+        Some(
+            text.parse::<u64>()
+                .unwrap_or_else(|_| panic!("{name}={text} is no number")),
+        )
+    };
+    let seeds: Vec<u64> = match number("TANDEM_SEED") {
+        Some(seed) => vec![seed],
+        None => {
+            let count = number("TANDEM_SEEDS").unwrap_or(SEEDS);
+            (0..count).map(|_| rand::random::<u32>().into()).collect()
+        }
+    };
+    let span = Duration::from_secs(number("TANDEM_SECONDS").unwrap_or(SECONDS));
+    let mut failures = Vec::new();
+    for seed in &seeds {
+        println!("TANDEM_SEED={seed}");
+        let wrong = load(*seed, span);
+        if !wrong.is_empty() {
+            let count = wrong.len();
+            println!("TANDEM_SEED={seed}: {count} wrong:\n{}", wrong.join("\n"));
+            failures.push(format!("TANDEM_SEED={seed}: {count} wrong"));
+        }
+    }
+    let summary = failures.join("\n");
+    assert!(
+        failures.is_empty(),
+        "{} of {} loads did not end well:\n{summary}",
+        failures.len(),
+        seeds.len()
+    );
+}
+
+/// One load from the beginning to rest; what is wrong then.
+fn load(seed: u64, span: Duration) -> Vec<String> {
+    let mut rng = StdRng::seed_from_u64(seed);
+    let mut pair = Pair::start(&Options::default());
+    for site in pair.sites() {
+        // Commands that meet a key of another type are told in the log.
+        site.sidecar.expect_errors("");
+    }
+    let stopping = AtomicBool::new(false);
+    let mut histories = Vec::new();
+    let mut sums = Vec::new();
+    let Pair {
+        a: site_a,
+        b: site_b,
+        wire_a,
+        wire_b,
+    } = &mut pair;
+    let servers = [&site_a.server, &site_b.server];
+    let mut sidecars = [&mut site_a.sidecar, &mut site_b.sidecar];
+    thread::scope(|scope| {
+        let mut clients = Vec::new();
+        for (name, server) in ["a", "b"].into_iter().zip(servers) {
+            let [writing, adding] = [rng.random(), rng.random()].map(StdRng::seed_from_u64);
+            let stopping = &stopping;
+            clients.push((
+                scope.spawn(move || write(Writer::new(name, server, writing), stopping)),
+                scope.spawn(move || add(Adder::new(name, server, adding), stopping)),
+            ));
+        }
+        let start = Instant::now();
+        while start.elapsed() < span {
+            disturb(&mut rng, &mut sidecars, [wire_a, wire_b]);
+        }
+        stopping.store(true, Ordering::SeqCst);
+        for (writer, adder) in clients {
+            histories.extend(writer.join().expect("a writer"));
+            sums.push(adder.join().expect("a client"));
+        }
+    });
+    pair.mend_link();
+    println!("{} commands", histories.len());
+    // Lines begin with the time.
+    histories.sort();
+    if let Err(reason) = rest(&pair) {
+        return vec![reason];
+    }
+    let mut wrong = unequal_keys(&pair, &histories, differences_in_value);
+    for site in pair.sites() {
+        wrong.extend(exact::wrong(&sums, site));
+    }
+    wrong.extend(pair.echoes());
+    wrong
+}
+
+/// Commands of all types, most of them to hot keys, until told to stop; what was sent.
+fn write(mut writer: Writer<'_>, stopping: &AtomicBool) -> Vec<String> {
+    let mut forms = forms(&writer.product(), &writer.product());
+    forms.extend(SHORT_LIVED);
+    while !stopping.load(Ordering::SeqCst) {
+        let is_hot = writer.rng.random_range(0..10) < 7;
+        let (prefix, keys) = if is_hot { ("hot", HOT) } else { ("cold", COLD) };
+        prefix.clone_into(&mut writer.prefix);
+        writer.keys = keys;
+        writer.write(&forms, 1);
+        if writer.rng.random_range(0..3000) == 0 {
+            writer.send(words("FLUSHDB"));
+        }
+        let_pass(PAUSE);
+    }
+    writer.history
+}
+
+/// What adds up, until told to stop.
+fn add(mut adder: Adder, stopping: &AtomicBool) -> Sums {
+    while !stopping.load(Ordering::SeqCst) {
+        adder.add();
+        let_pass(PAUSE);
+    }
+    adder.finish()
+}
+
+/// One fault, after a while without.
+fn disturb(rng: &mut StdRng, sidecars: &mut [&mut Sidecar; 2], wires: [&FaultProxy; 2]) {
+    let_pass(Duration::from_millis(rng.random_range(20..CALM_MS)));
+    match rng.random_range(0..10) {
+        0..5 => {
+            for wire in wires {
+                for lane in [wire.up(), wire.down()] {
+                    lane.delay(Duration::from_millis(rng.random_range(0..=DELAY_MS)));
+                }
+            }
+        }
+        5 => wires.iter().for_each(|wire| wire.cut_once()),
+        6 => {
+            wires.iter().for_each(|wire| wire.cut());
+            let_pass(Duration::from_millis(rng.random_range(20..CALM_MS)));
+            wires.iter().for_each(|wire| wire.mend());
+        }
+        7 | 8 => {
+            let victim = rng.random_range(0..2);
+            sidecars[victim].kill();
+            let_pass(Duration::from_millis(rng.random_range(0..CALM_MS)));
+            sidecars[victim].start();
+        }
+        _ => {
+            sidecars.iter_mut().for_each(|sidecar| sidecar.kill());
+            let_pass(Duration::from_millis(rng.random_range(0..CALM_MS)));
+            sidecars.iter_mut().for_each(|sidecar| sidecar.start());
+        }
+    }
+}
