@@ -568,13 +568,13 @@ impl Stream {
     /// Forgets, and removes from the journal, what every peer has.
     fn trim(&mut self) {
         let delivered = self.shared.deliveries.by_all();
-        self.judge.forget(delivered.seen);
-        let wish = self.judge.oldest_wish().unwrap_or(delivered.seen);
-        if delivered.seen != Cursor::ZERO
+        let seen = self.judge.forget(delivered.seen);
+        let wish = self.judge.oldest_wish().unwrap_or(seen);
+        if seen != Cursor::ZERO
             && let Err(error) = self
                 .shared
                 .journal
-                .trim(delivered.seen.min(delivered.applied).min(wish))
+                .trim(seen.min(delivered.applied).min(wish))
         {
             warn!(%error, "the journal cannot be trimmed");
         }

@@ -74,6 +74,8 @@ struct Origin {
     echoed: Cursor,
     /// And are judged up to here.
     judged: Cursor,
+    /// What the last of these had seen of our history.
+    seen: Cursor,
     /// The frame that is being judged.
     reading: Option<(Epoch, Peekable<BatchReader>)>,
     /// Keys that were deleted in what came back and is not judged.
@@ -84,6 +86,11 @@ struct Origin {
 }
 
 impl Origin {
+    /// Whether records are applied, or about to be, that are not judged.
+    fn waits(&self) -> bool {
+        self.reading.is_some() || !self.docket.is_empty()
+    }
+
     /// The next record that has come back and is not judged.
     fn next(&mut self) -> Option<(Record, Cursor)> {
         loop {
@@ -133,6 +140,7 @@ impl Judge {
                 docket: docket.clone(),
                 echoed: Cursor::ZERO,
                 judged: Cursor::ZERO,
+                seen: Cursor::ZERO,
                 reading: None,
                 deleted: Vec::new(),
                 wrong: HashMap::new(),
@@ -212,9 +220,14 @@ impl Judge {
         }
     }
 
-    /// Every peer has seen everything up to `upto`.
-    pub fn forget(&mut self, upto: Cursor) {
+    /// Every peer has seen everything up to `upto`, and has said so behind its records. Those of
+    /// them that are not judged yet had perhaps seen less: but not less than the last that is. Up to
+    /// where everything is forgotten.
+    pub fn forget(&mut self, upto: Cursor) -> Cursor {
+        let waiting = self.origins.values().filter(|origin| origin.waits());
+        let upto = waiting.map(|origin| origin.seen).fold(upto, Cursor::min);
         self.recent.forget(&self.table, upto);
+        upto
     }
 
     /// Anything may have been written up to here.
@@ -293,6 +306,7 @@ impl Judge {
             }
             if let Some(origin) = self.origins.get_mut(site) {
                 origin.judged = place;
+                origin.seen = record.seen.of(&self.site);
                 if !origin.deleted.is_empty() {
                     without_deletes_of(&record, &mut origin.deleted);
                 }

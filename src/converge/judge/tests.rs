@@ -202,3 +202,19 @@ async fn after_a_restart_what_had_come_back_is_judged_when_it_comes_again() {
     a.judge.on_late(at(30));
     assert_eq!(a.wishes(), "k");
 }
+
+#[tokio::test]
+async fn what_a_record_had_not_seen_is_remembered_until_it_is_judged() {
+    let mut a = Site::new();
+    a.writes(10, 9, "SET k 1");
+    // Records of b wait; then b says that it has seen everything, and writes no more.
+    a.applies((20, 1, 5), "SET other 2").await;
+    a.applies((21, 1, 5), "SET k 2").await;
+    a.judge.forget(at(10));
+    a.reads(20, 1, &[]);
+    a.judge.forget(at(10));
+    a.reads(21, 2, &[]);
+    assert_eq!(a.wishes(), "k");
+    a.judge.forget(at(10));
+    assert!(a.judge.table.is_empty());
+}
