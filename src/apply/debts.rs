@@ -48,6 +48,8 @@ struct Inner {
     unasked: Vec<Key>,
     /// Those given up in favour of ours, still in the set in Redis.
     dropped: Vec<Key>,
+    /// The same, of which nobody has been told.
+    yielded: Vec<Key>,
     /// Those that the peer has asked for and gets when they have come from it; whether it doubts.
     deferred: HashMap<Key, bool>,
     /// Those of them that have come.
@@ -253,12 +255,19 @@ impl Debts {
             if ours_wins {
                 inner.wanted.remove(key);
                 inner.dropped.push(key.clone());
+                inner.yielded.push(key.clone());
             } else {
                 inner.deferred.insert(key.clone(), doubts);
             }
             ours_wins
         });
         asked
+    }
+
+    /// Takes what was given up since the last time: our value is the right one.
+    #[must_use]
+    pub fn take_yielded(&self) -> Vec<Key> {
+        std::mem::take(&mut self.lock().yielded)
     }
 
     /// Debts given up and still in the set in Redis.

@@ -155,6 +155,7 @@ impl Answerer {
                         Size::Small | Size::Unneeded => None,
                     };
                     let keys = self.debts.answerable(keys, (request.lacks, request.doubts));
+                    self.tell_yielded();
                     // Until the state is in the queue: states are sent in the order of their
                     // places.
                     let _turn = self.gate.turn().await;
@@ -171,6 +172,13 @@ impl Answerer {
                 }
             }
             self.forget();
+        }
+    }
+
+    /// What was wished for and is given up counts as paid, from now on.
+    fn tell_yielded(&self) {
+        if let Some(docket) = self.shared.dockets.get(&self.peer) {
+            docket.paid(self.instance, 0, self.debts.take_yielded());
         }
     }
 

@@ -492,6 +492,7 @@ impl Stream {
         };
         self.judge()?;
         if self.frame.is_empty() {
+            self.judge.release();
             if self.progress.read.offset != end {
                 self.frame.begin(end);
                 self.progress.read.offset = end;
@@ -526,6 +527,7 @@ impl Stream {
         frame.begin(end);
         self.frame = frame;
         self.judgements.clear();
+        self.judge.release();
         if records {
             self.last_record = Cursor {
                 epoch,

@@ -61,6 +61,8 @@ pub struct Judge {
     written: Vec<Write>,
     origins: BTreeMap<SiteId, Origin>,
     judged: Arc<Seen>,
+    /// Not handed over yet.
+    wishes: Vec<(SiteId, Key, Wish)>,
     verdicts: Verdicts,
     /// Of the command that is being looked at.
     effects: Effects,
@@ -155,6 +157,7 @@ impl Judge {
             written: Vec::new(),
             origins: dockets.iter().map(origin).collect(),
             judged: Arc::default(),
+            wishes: Vec::new(),
             verdicts: Verdicts::default(),
             effects: Effects::default(),
         }
@@ -444,18 +447,26 @@ impl Judge {
             let note = Judgement::Wished(site.clone(), key.clone());
             self.verdicts.notes.push(note);
             let (after, doubts) = (at, false);
-            origin.docket.wish(key, Wish { after, doubts });
+            self.wishes
+                .push((site.clone(), key, Wish { after, doubts }));
         }
     }
 
     /// Asks for the states of keys that have a time to live at the peer. Not noted: what is lost with
     /// a killed sidecar is a time to live.
-    fn doubt(&self, site: &SiteId, keys: Vec<Key>, at: Cursor) {
+    fn doubt(&mut self, site: &SiteId, keys: Vec<Key>, at: Cursor) {
         let (after, doubts) = (at, true);
-        if let Some(origin) = self.origins.get(site) {
-            let wish = Wish { after, doubts };
-            keys.into_iter()
-                .for_each(|key| origin.docket.wish(key, wish));
+        let wish = |key| (site.clone(), key, Wish { after, doubts });
+        self.wishes.extend(keys.into_iter().map(wish));
+    }
+
+    /// Hands the wishes over. Only now, when everything up to their places is in the journal, from
+    /// where the peer gets it: a peer that was asked behind a place skips what comes from before it.
+    pub fn release(&mut self) {
+        for (site, key, wish) in self.wishes.drain(..) {
+            if let Some(origin) = self.origins.get(&site) {
+                origin.docket.wish(key, wish);
+            }
         }
     }
 }

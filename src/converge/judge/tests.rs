@@ -99,7 +99,8 @@ impl Site {
     }
 
     /// What is wished for since the last time: the keys, in order, with a `?` if only doubted.
-    fn wishes(&self) -> String {
+    fn wishes(&mut self) -> String {
+        self.judge.release();
         let mut wishes = Vec::new();
         self.docket.take_wishes(|(_, name), wish| {
             let doubts = if wish.doubts { "?" } else { "" };
