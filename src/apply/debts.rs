@@ -128,10 +128,12 @@ impl Debts {
 
     /// A key is owed that is only wrong here. If it is owed already, the state that is on its way
     /// will do: what the peer did last has come before it.
-    pub fn add_wrong(&self, key: Key, Wish { after, doubts }: Wish) {
+    /// Whether it is a new debt.
+    pub fn add_wrong(&self, key: Key, Wish { after, doubts }: Wish) -> bool {
         let known = self.lock().wanted.get(&key).copied();
         // What is only doubted may not be sent.
-        if known.is_none_or(|known| known.doubts && !doubts) {
+        let is_new = known.is_none_or(|known| known.doubts && !doubts);
+        if is_new {
             let lacks = false;
             self.want(
                 key,
@@ -142,6 +144,7 @@ impl Debts {
                 },
             );
         }
+        is_new
     }
 
     fn want(&self, key: Key, want: Want) {

@@ -138,6 +138,8 @@ pub struct Outlet {
 pub struct Begin {
     /// What the peer sends.
     pub flow: Flow,
+    /// After which place it sends records.
+    pub sent_after: Cursor,
     /// The epoch on which its data rests.
     pub base: Epoch,
     /// Whether it has data of ours, but not what began our present base.
@@ -178,6 +180,9 @@ pub struct Applier {
     owes_back: bool,
     /// What the snapshot being copied had seen of us.
     copy_seen: Cursor,
+    /// How the commands of records behind this went is not known: they are being applied, or we were
+    /// stopped before we had read the answers. None when it is known of all.
+    unsettled: Option<Cursor>,
 }
 
 impl Applier {
@@ -213,6 +218,7 @@ impl Applier {
             disputes: false,
             owes_back: false,
             copy_seen: Cursor::ZERO,
+            unsettled: Some(Cursor::ZERO),
         }
     }
 
@@ -236,6 +242,7 @@ impl Applier {
         }
         self.mark = self.reconcile(kept.mark);
         let read = self.progress.borrow().read;
+        self.docket.owed(kept.debts.iter().cloned());
         self.debts.begin(kept.debts, read);
         let info = writing.info.clone();
         self.writing = Some(writing);
@@ -344,6 +351,7 @@ impl Applier {
     async fn begin(&mut self, begin: Begin, stop: &CancellationToken) -> Result<(), Error> {
         let Begin {
             flow,
+            sent_after,
             base,
             gap,
             disputes,
@@ -375,6 +383,9 @@ impl Applier {
         if before.as_ref().is_none_or(|b| b.at < flow.start) {
             self.docket.file(Filed::Nothing(flow.start)).await;
         }
+        // What does not come again is not to be found out any more.
+        let unsettled = self.unsettled.map(|from| from.max(sent_after));
+        self.set_unsettled(unsettled.filter(|from| *from < flow.start));
         let half_done = mark.part.take();
         (self.base, self.gap) = (base, gap);
         self.owes_back = flow.copy.is_some_and(|c| c.back);
@@ -394,13 +405,18 @@ impl Applier {
         self.commit(clear, mark, stop).await.map(drop)
     }
 
+    fn set_unsettled(&mut self, from: Option<Cursor>) {
+        self.unsettled = from;
+        self.docket.set_unsettled(from);
+    }
+
     /// Keys whose value was found to be wrong here become debts.
     fn take_wishes(&self) -> Result<(), Error> {
         self.room_for_debts(self.docket.wishes())?;
         let mut conflicts = 0;
         self.docket.take_wishes(|key, wish| {
-            conflicts += u64::from(!wish.doubts);
-            self.debts.add_wrong(key, wish);
+            let is_new = self.debts.add_wrong(key, wish);
+            conflicts += u64::from(is_new && !wish.doubts);
         });
         if conflicts > 0 {
             self.board.lock().conflicts += conflicts;

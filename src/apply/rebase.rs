@@ -3,11 +3,12 @@
 //! A key that clients write all the time would never be quiet long enough for a state that has
 //! seen everything. So what the state has not seen is written again on top of it: our journal has
 //! the commands, and the peer applies the same ones on top of the same state when they arrive.
-//! Only where a command touches other keys too is a newer state asked for instead.
+//! Only where a command touches other keys too, or is carried out there only if it comes in time, is
+//! a newer state asked for instead.
 
 use std::collections::HashMap;
 
-use crate::command::{Catalog, Touched, for_each_in};
+use crate::command::{Catalog, Command, Touched, for_each_in};
 use crate::journal::{self, Journal};
 use crate::model::{BatchReader, Cursor, Entry, Record};
 
@@ -77,8 +78,7 @@ fn add(found: &mut HashMap<Key, Option<Replay>>, record: &Record, catalog: &Cata
                         continue;
                     };
                     match replay {
-                        // Behind the entries of the state it may come too late.
-                        Some(replay) if alone && !command.is(b"XADD") => {
+                        Some(replay) if alone && !is_conditional(command) => {
                             replay.bytes.extend_from_slice(command.raw());
                             replay.count += 1;
                         }
@@ -100,6 +100,12 @@ fn add(found: &mut HashMap<Key, Option<Replay>>, record: &Record, catalog: &Cata
     }
 }
 
+/// Whether what the peer makes of a command depends on what it has written: an entry may come behind
+/// later ones, and a key is not deleted that the delete has not seen.
+fn is_conditional(command: &Command<'_>) -> bool {
+    command.is(b"XADD") || command.is(b"DEL") || command.is(b"UNLINK")
+}
+
 #[cfg(test)]
 mod tests {
     use std::sync::Arc;
@@ -113,7 +119,7 @@ mod tests {
     #[test]
     fn only_what_touches_the_key_alone_can_be_written_again() {
         let key = |name: &'static str| (0, Bytes::from_static(name.as_bytes()));
-        let mut found: HashMap<Key, Option<Replay>> = ["a", "b", "c"]
+        let mut found: HashMap<Key, Option<Replay>> = ["a", "b", "c", "e"]
             .into_iter()
             .map(|k| (key(k), Some(Replay::default())))
             .collect();
@@ -126,6 +132,7 @@ mod tests {
             "INCR a",
             "RENAME b x",
             "SET d 1",
+            "DEL e",
         ] {
             let args: Vec<&[u8]> = line.split(' ').map(str::as_bytes).collect();
             put_command(&mut commands, &args);
@@ -135,12 +142,14 @@ mod tests {
             hlc: Hlc(1),
             db: 0,
             seen: Arc::default(),
-            count: 7,
+            count: 8,
             commands: commands.into(),
         };
         add(&mut found, &record, &Catalog::default());
         assert_eq!(found[&key("a")].as_ref().map(|r| r.count), Some(2));
         assert_eq!(found[&key("b")], None);
+        // The peer may have written the key, and spare it.
+        assert_eq!(found[&key("e")], None);
         assert_eq!(found[&key("c")], Some(Replay::default()));
     }
 }

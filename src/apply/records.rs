@@ -3,6 +3,7 @@
 use std::collections::BTreeSet;
 use std::sync::Arc;
 
+use bytes::Bytes;
 use tokio_util::sync::CancellationToken;
 use tracing::warn;
 
@@ -43,16 +44,14 @@ impl Applier {
                 () = stop.cancelled() => return Err(Error::Stopped),
                 () = self.docket.file(filed) => {}
             }
+            self.settle_again(&records, stop).await?;
             for entry in BatchReader::new(records.start, records.body) {
                 let Entry::Record(record) = entry? else {
                     continue;
                 };
-                let at = Cursor {
-                    epoch,
-                    offset: record.offset,
-                };
                 // Exactly once: the mark says what has been applied.
-                if self.mark.as_ref().is_some_and(|m| at <= m.at) {
+                let offset = record.offset;
+                if self.has_applied(Cursor { epoch, offset }) {
                     continue;
                 }
                 if batch.stops_at(&record) {
@@ -83,6 +82,48 @@ impl Applier {
                 }
             }
         }
+    }
+
+    fn has_applied(&self, at: Cursor) -> bool {
+        self.mark.as_ref().is_some_and(|m| at <= m.at)
+    }
+
+    /// Records that were applied before, and we were stopped before we knew how that went: each of
+    /// their commands may have failed.
+    async fn settle_again(
+        &mut self,
+        records: &Records,
+        stop: &CancellationToken,
+    ) -> Result<(), Error> {
+        let Some(unsettled) = self.unsettled else {
+            return Ok(());
+        };
+        let place = |offset| Cursor {
+            epoch: records.epoch,
+            offset,
+        };
+        let mut batch = self.batch()?;
+        for entry in BatchReader::new(records.start, records.body.clone()) {
+            let Entry::Record(record) = entry? else {
+                continue;
+            };
+            let at = place(record.offset);
+            if at > unsettled && self.has_applied(at) {
+                batch.push(&record)?;
+            }
+        }
+        let all = (0..batch.commands() as usize).collect();
+        let mut owed = batch.owed_after(&all);
+        owed.extend_from_slice(batch.owed());
+        self.owe(owed, stop).await?;
+        let is_last = self
+            .mark
+            .as_ref()
+            .is_none_or(|m| place(records.end) >= m.at);
+        if is_last {
+            self.set_unsettled(None);
+        }
+        Ok(())
     }
 
     fn batch(&self) -> Result<Batch, Error> {
@@ -127,6 +168,7 @@ impl Applier {
             ..old
         };
         self.room_for_debts(batch.owed().len())?;
+        self.set_unsettled(self.unsettled.or(Some(old.at)));
         let (key, owed) = (mark_key(&self.config.peer), owed_key(&self.config.peer));
         let text = mark.to_string();
         let (mut failed, mut late) = (BTreeSet::new(), Vec::new());
@@ -162,6 +204,7 @@ impl Applier {
         self.mark = Some(mark);
         self.board.lock().records_applied += u64::from(batch.records());
         let read = self.progress.borrow().read;
+        self.docket.owed(batch.owed().iter().cloned());
         for key in batch.owed() {
             self.debts.add(key.clone(), read);
         }
@@ -169,7 +212,9 @@ impl Applier {
         // The peer's state mends what commands that failed, or may have, should have written.
         let mut owed = batch.owed_after(&failed);
         owed.extend(self.add_late(late, stop).await?);
-        self.owe(owed, stop).await
+        self.owe(owed, stop).await?;
+        self.set_unsettled(None);
+        Ok(())
     }
 
     /// Sorts out what failed: entries that came too late, and commands of whose keys something is
@@ -195,7 +240,7 @@ impl Applier {
     }
 
     /// A command of the peer failed here.
-    fn tell_failed(&self, what: Option<(Touched, bytes::Bytes)>, error: &str) {
+    fn tell_failed(&self, what: Option<(Touched, Bytes)>, error: &str) {
         self.board.lock().failed_commands += 1;
         let Some((touched, name)) = what else { return };
         let (peer, command) = (&self.config.peer, String::from_utf8_lossy(&name));
@@ -271,6 +316,7 @@ impl Applier {
             sealed.command(&args.collect::<Vec<_>>());
         };
         self.commit(add, mark, stop).await?;
+        self.docket.owed(keys.iter().cloned());
         for key in keys {
             self.debts.add(key, after);
         }

@@ -30,6 +30,10 @@ struct State {
     bytes: usize,
     paid: VecDeque<Paid>,
     wishes: HashMap<Key, Wish>,
+    /// Of these keys something is not here; the judge has not heard of it.
+    owed: Vec<Key>,
+    /// How the commands of records behind this went is not known yet.
+    unsettled: Option<Cursor>,
 }
 
 /// A wish for the state of a key.
@@ -113,6 +117,23 @@ impl Docket {
         }
     }
 
+    /// Something of these keys is not here, and the peer is asked for their states.
+    pub fn owed(&self, keys: impl IntoIterator<Item = Key>) {
+        self.lock().owed.extend(keys);
+    }
+
+    /// Records behind `from` are being applied; none when it is known how all of them went.
+    pub fn set_unsettled(&self, from: Option<Cursor>) {
+        self.lock().unsettled = from;
+    }
+
+    /// Of the peer's history up to `at`, what is settled: it is known how the commands went, and what
+    /// is to be done where they failed is noted.
+    #[must_use]
+    pub fn settled(&self, at: Cursor) -> Cursor {
+        self.lock().unsettled.map_or(at, |from| from.min(at))
+    }
+
     /// How many keys the peer is to be asked for.
     #[must_use]
     pub fn wishes(&self) -> usize {
@@ -140,6 +161,10 @@ impl Docket {
     /// Whether nothing waits.
     pub(super) fn is_empty(&self) -> bool {
         self.lock().filed.is_empty()
+    }
+
+    pub(super) fn take_owed(&self) -> Vec<Key> {
+        std::mem::take(&mut self.lock().owed)
     }
 
     /// Takes what comes next.

@@ -452,6 +452,7 @@ impl Stream {
         self.judge.forget(self.shared.deliveries.by_all().seen);
         self.judge.note();
         let at = self.place(self.decoder.boundary().0);
+        self.judge.on_owed(at);
         self.judge.on_late(at);
         let mut found = self.judge.take();
         for overrun in std::mem::take(&mut found.overruns) {

@@ -16,7 +16,6 @@ use crate::apply::{self, Applied, Begin, Debts, Outlet};
 use crate::converge::Docket;
 use crate::fullsync::{Answerer, Copier, Gate, Insert, Prepared};
 use crate::intake::Shared;
-use crate::journal::Journal;
 use crate::link::{self, Ack, Copy, Flow, Hello, Message, Plan, Question, Writer};
 use crate::model::{Cursor, Epoch, Owes, SiteId};
 use crate::progress::Progress;
@@ -61,7 +60,7 @@ pub(super) async fn run(
     } = agreed;
     let session = Session::new(peer, &ours);
     let rate = peer.config.sync.max_rate;
-    let start = start(&plan, &theirs, &peer.shared.journal);
+    let start = plan.send.sent_after(&ours, &theirs);
     let outgoing = Outgoing::new(&peer.shared.journal, start, rate)?;
     let (queue, mut work) = link::queue();
     let (to_peer, messages) = mpsc::channel(MESSAGES);
@@ -160,22 +159,13 @@ async fn then_cancel<T>(over: &CancellationToken, half: impl Future<Output = T>)
     ended
 }
 
-/// From where records are sent: what the peer has applied and not judged, it needs once more.
-fn start(plan: &Plan, theirs: &Hello, journal: &Journal) -> Cursor {
-    let (start, judged) = (plan.send.start, theirs.judged());
-    let is_known = plan.send.copy.is_none() && judged != Cursor::ZERO && judged < start;
-    match is_known && journal.contains(judged) {
-        true => judged,
-        false => start,
-    }
-}
-
 /// How the session begins for the applier.
 fn begin(flow: Flow, ours: &Hello, theirs: &Hello) -> Begin {
     let rests_on_older = |base: Epoch| base != Epoch(0) && base != ours.base();
     let new_valkey = |hello: &Hello| Info::writes_long_entries_its_own_way(&hello.redis);
     Begin {
         flow,
+        sent_after: flow.sent_after(theirs, ours),
         disputes: new_valkey(ours) != new_valkey(theirs),
         base: theirs.base(),
         gap: theirs.mark().is_some_and(|mark| rests_on_older(mark.base)),
@@ -467,9 +457,15 @@ impl Session {
         Ack {
             received: inputs.heard.borrow().received,
             applied: inputs.applied.borrow().at,
-            seen: self.gate.seen(&inputs.progress.borrow()),
+            seen: self.settled(self.gate.seen(&inputs.progress.borrow())),
             owed: self.owed(),
         }
+    }
+
+    /// Of what we have seen, that of which we know how it went: the rest the peer keeps.
+    fn settled(&self, seen: Cursor) -> Cursor {
+        let docket = self.shared.dockets.get(&self.peer);
+        docket.map_or(seen, |docket| docket.settled(seen))
     }
 
     /// How many states we wait for. What has come back is judged before it is published, and the

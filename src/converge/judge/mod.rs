@@ -81,13 +81,18 @@ struct Origin {
     /// The frame that is being judged.
     reading: Option<(Epoch, Peekable<BatchReader>)>,
     /// Keys that were deleted in what came back and is not judged.
-    deleted: Vec<Key>,
+    deleted: HashMap<u128, Key>,
     /// Keys whose value here is wrong, from the wish until our stream shows the right one; each with
     /// the place of the wish.
     wrong: HashMap<u128, (Key, Cursor)>,
 }
 
 impl Origin {
+    /// Whether what is made here of this key is perhaps not what the peer has made of it.
+    fn is_other(&self, hash: &u128) -> bool {
+        self.wrong.contains_key(hash) || self.deleted.contains_key(hash)
+    }
+
     /// Whether records are applied, or about to be, that are not judged.
     fn waits(&self) -> bool {
         self.reading.is_some() || !self.docket.is_empty()
@@ -144,7 +149,7 @@ impl Judge {
                 judged: Cursor::ZERO,
                 seen: Cursor::ZERO,
                 reading: None,
-                deleted: Vec::new(),
+                deleted: HashMap::new(),
                 wrong: HashMap::new(),
             };
             (origin.clone(), known)
@@ -260,20 +265,38 @@ impl Judge {
         };
         // Without records it is a state, and what is deleted is its own affair.
         if mark.at > known.echoed {
-            known.deleted.extend(deleted);
+            let deleted = deleted.into_iter();
+            known
+                .deleted
+                .extend(deleted.map(|key| (key_hash(key.0, &key.1), key)));
         }
         known.echoed = known.echoed.max(mark.at);
         self.recent.note(&self.table, self.written.drain(..));
         if mark.instance == life {
             for key in known.docket.take_paid(life, mark.batch) {
-                known.wrong.remove(&key_hash(key.0, &key.1));
-                known.deleted.retain(|k| *k != key);
+                let hash = key_hash(key.0, &key.1);
+                known.wrong.remove(&hash);
+                known.deleted.remove(&hash);
                 self.verdicts
                     .notes
                     .push(Judgement::Paid(origin.clone(), key));
             }
         }
         self.catch_up(origin, at);
+    }
+
+    /// Takes note of keys of which something is not here, because a command failed: what is made of
+    /// them is not what the peer makes of them.
+    pub fn on_owed(&mut self, at: Cursor) {
+        let owed = |(site, origin): (&SiteId, &Origin)| {
+            let mut owed = origin.docket.take_owed();
+            owed.retain(|(db, name)| !origin.wrong.contains_key(&key_hash(*db, name)));
+            (!owed.is_empty()).then(|| (site.clone(), owed))
+        };
+        let owed: Vec<_> = self.origins.iter().filter_map(owed).collect();
+        for (site, keys) in owed {
+            self.wish(&site, keys, Cursor::ZERO, at);
+        }
     }
 
     /// Judges what was filed after its echo had been read: after a restart.
@@ -290,6 +313,7 @@ impl Judge {
     /// What was found since the last time.
     #[must_use]
     pub fn take(&mut self) -> Verdicts {
+        self.note_judged();
         std::mem::take(&mut self.verdicts)
     }
 
@@ -300,9 +324,6 @@ impl Judge {
 
     /// Judges what has been filed and has come back.
     fn catch_up(&mut self, site: &SiteId, at: Cursor) {
-        let Some(before) = self.origins.get(site).map(|o| o.judged) else {
-            return;
-        };
         while let Some((record, place)) = self.origins.get_mut(site).and_then(Origin::next) {
             if !self.has_seen_all(site, &record) {
                 self.judge(site, &record, at);
@@ -317,21 +338,29 @@ impl Judge {
         }
         // What the peer did to them was done to nothing here, and to something there.
         if let Some(origin) = self.origins.get_mut(site).filter(|o| o.judged >= o.echoed) {
-            let expired = std::mem::take(&mut origin.deleted);
+            let expired = origin.deleted.drain().map(|(_, key)| key).collect();
             self.wish(site, expired, Cursor::ZERO, at);
         }
-        let judged = self.origins.get(site).map_or(before, |o| o.judged);
-        if judged > before {
-            Arc::make_mut(&mut self.judged).advance(site, judged);
-            let note = Judgement::Judged(site.clone(), judged);
-            self.verdicts.notes.push(note);
+    }
+
+    /// Notes how far each origin's records are judged, and settled: from there the peer sends them
+    /// once more after a crash.
+    fn note_judged(&mut self) {
+        for (site, origin) in &self.origins {
+            let judged = origin.docket.settled(origin.judged);
+            if judged > self.judged.of(site) {
+                Arc::make_mut(&mut self.judged).advance(site, judged);
+                let note = Judgement::Judged(site.clone(), judged);
+                self.verdicts.notes.push(note);
+            }
         }
     }
 
     /// Whether nothing that is here can clash with a record, or make what it writes wrong.
     fn has_seen_all(&self, site: &SiteId, record: &Record) -> bool {
-        let nothing_wrong = self.origins.get(site).is_none_or(|o| o.wrong.is_empty());
-        nothing_wrong && self.table.newest() <= record.seen.of(&self.site)
+        let is_same = |o: &Origin| o.wrong.is_empty() && o.deleted.is_empty();
+        self.origins.get(site).is_none_or(is_same)
+            && self.table.newest() <= record.seen.of(&self.site)
     }
 
     fn judge(&mut self, site: &SiteId, record: &Record, at: Cursor) {
@@ -391,7 +420,7 @@ impl Judge {
         let is_derived = self.catalog.derives(command);
         if is_derived && let Some(origin) = self.origins.get(site) {
             let known = touches.iter().map(|t| t.key);
-            hashes.extend(known.filter(|hash| origin.wrong.contains_key(hash)));
+            hashes.extend(known.filter(|hash| origin.is_other(hash)));
         }
         if hashes.is_empty() && doubts {
             self.catalog.for_each_key(command, db, |db, name, _| {
@@ -472,10 +501,12 @@ impl Judge {
 }
 
 /// Leaves only the keys that a record does not delete itself.
-fn without_deletes_of(record: &Record, deleted: &mut Vec<Key>) {
+fn without_deletes_of(record: &Record, deleted: &mut HashMap<u128, Key>) {
     let scanned = for_each_in(&record.commands, record.db, |command, db| {
         if command.is(b"DEL") || command.is(b"UNLINK") {
-            deleted.retain(|(of, key)| *of != db || !command.args(1).any(|k| k == key));
+            for key in command.args(1) {
+                deleted.remove(&key_hash(db, key));
+            }
         }
     });
     debug_assert!(scanned.is_ok(), "the applier has read it");

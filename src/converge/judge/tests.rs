@@ -156,7 +156,26 @@ async fn what_has_been_seen_is_no_conflict() {
     a.applies((20, 1, 10), "SET k 2").await;
     a.reads(20, 1, &[]);
     assert_eq!(a.wishes(), "");
+    // How the commands went is not known yet.
+    a.docket.set_unsettled(Some(at(15)));
+    assert_eq!(a.judge.take().notes, [Judgement::Judged(site("b"), at(15))]);
+    a.docket.set_unsettled(None);
+    assert_eq!(a.judge.take().notes, [Judgement::Judged(site("b"), at(20))]);
     assert_eq!(a.judge.judged().of(&site("b")), at(20));
+}
+
+#[tokio::test]
+async fn what_is_made_of_a_key_of_which_something_is_not_here_is_asked_for() {
+    let mut a = Site::new();
+    a.writes(10, 1, "COPY k before");
+    a.docket.owed([key("k")]);
+    a.judge.on_owed(at(15));
+    assert_eq!(a.wishes(), "before k");
+    a.writes(20, 2, "COPY k behind");
+    assert_eq!(a.wishes(), "behind");
+    a.docket.owed([key("k")]);
+    a.judge.on_owed(at(25));
+    assert_eq!(a.wishes(), "", "known");
 }
 
 #[tokio::test]
@@ -188,6 +207,18 @@ async fn a_key_that_expired_under_a_write_is_asked_for() {
     a.applies((21, 1, 5), "DEL gone").await;
     a.reads(21, 1, &[key("h"), key("gone")]);
     assert_eq!(a.wishes(), "h");
+}
+
+#[tokio::test]
+async fn what_is_made_of_a_key_that_expired_under_it_is_asked_for() {
+    let mut a = Site::new();
+    a.applies((20, 1, 5), "BITOP OR to k other").await;
+    a.applies((21, 1, 5), "COPY to copy").await;
+    a.reads(21, 1, &[key("k")]);
+    assert_eq!(a.wishes(), "copy k to");
+    a.applies((22, 1, 5), "COPY k after").await;
+    a.reads(22, 2, &[]);
+    assert_eq!(a.wishes(), "after");
 }
 
 #[tokio::test]

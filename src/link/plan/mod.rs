@@ -24,6 +24,20 @@ pub struct Flow {
     pub whole: bool,
 }
 
+impl Flow {
+    /// After which place records are really sent: what the receiver has applied, but not judged, or of
+    /// which it does not know how it went, it needs once more.
+    #[must_use]
+    pub fn sent_after(&self, sender: &Hello, receiver: &Hello) -> Cursor {
+        let judged = receiver.judged();
+        let is_known = judged != Cursor::ZERO && sender.can_send_after(judged);
+        match self.copy.is_none() && is_known {
+            true => judged.min(self.start),
+            false => self.start,
+        }
+    }
+}
+
 /// A copy from the sender to the receiver.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Copy {

@@ -312,3 +312,20 @@ fn strangers_are_refused() {
     };
     assert_eq!(decide(&a, &other), Err("configuration_differs".to_owned()));
 }
+
+#[test]
+fn what_the_receiver_has_not_judged_is_sent_once_more() {
+    let (a, mut b) = synced();
+    let after = |b: &Hello| decide(&a, b).unwrap().send.sent_after(&a, b);
+    assert_eq!(after(&b), at(100, 400), "it says nothing");
+    for (judged, expected) in [
+        (at(100, 350), at(100, 350)),
+        // It has judged what it is to be sent anew.
+        (at(100, 450), at(100, 400)),
+        // No longer in the journal.
+        (at(99, 350), at(100, 400)),
+    ] {
+        b.judged = judged.to_string();
+        assert_eq!(after(&b), expected);
+    }
+}
