@@ -151,6 +151,7 @@ impl Applier {
         if batch.is_empty() {
             return Ok(());
         }
+        let _nobody_reads = self.docket.applying().await;
         let old = self
             .mark
             .clone()

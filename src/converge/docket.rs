@@ -4,7 +4,7 @@ use std::collections::{HashMap, VecDeque};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use bytes::Bytes;
-use tokio::sync::Notify;
+use tokio::sync::{Notify, OwnedSemaphorePermit, Semaphore};
 
 use crate::model::{Cursor, Epoch, InstanceId, Key, Offset};
 
@@ -17,11 +17,26 @@ const MAX_BYTES: usize = 32 << 20;
 #[derive(Clone, Debug, Default)]
 pub struct Docket(Arc<Inner>);
 
-#[derive(Debug, Default)]
+#[derive(Debug)]
 struct Inner {
     state: Mutex<State>,
     /// There is room again.
     room: Notify,
+    /// Held by whoever applies records, until it is known how they went, and by whoever reads states.
+    turn: Arc<Semaphore>,
+    /// Everything is settled.
+    settled: Notify,
+}
+
+impl Default for Inner {
+    fn default() -> Self {
+        Self {
+            state: Mutex::default(),
+            room: Notify::new(),
+            turn: Arc::new(Semaphore::new(1)),
+            settled: Notify::new(),
+        }
+    }
 }
 
 #[derive(Debug, Default)]
@@ -125,6 +140,32 @@ impl Docket {
     /// Records behind `from` are being applied; none when it is known how all of them went.
     pub fn set_unsettled(&self, from: Option<Cursor>) {
         self.lock().unsettled = from;
+        if from.is_none() {
+            self.0.settled.notify_waiters();
+        }
+    }
+
+    /// While this lives, no state is read: it could hold what some commands of a record did, and lack
+    /// what is still to be done because others failed, and say that it has seen the record. Cancel
+    /// safe. (The semaphore is never closed: it is always a permit.)
+    pub async fn applying(&self) -> Option<OwnedSemaphorePermit> {
+        Arc::clone(&self.0.turn).acquire_owned().await.ok()
+    }
+
+    /// Waits until everything that was applied is settled; while this lives, nothing is applied.
+    /// Cancel safe.
+    pub async fn quiet(&self) -> Option<OwnedSemaphorePermit> {
+        loop {
+            let settled = self.0.settled.notified();
+            tokio::pin!(settled);
+            settled.as_mut().enable();
+            let turn = Arc::clone(&self.0.turn).acquire_owned().await.ok();
+            if self.lock().unsettled.is_none() {
+                return turn;
+            }
+            drop(turn);
+            settled.await;
+        }
     }
 
     /// Of the peer's history up to `at`, what is settled: it is known how the commands went, and what
@@ -221,6 +262,28 @@ mod tests {
         assert!(
             matches!(docket.take_first(), Some(Filed::Records { body, .. }) if body.len() == 1)
         );
+    }
+
+    #[tokio::test]
+    async fn states_are_read_when_everything_is_settled() {
+        let docket = Docket::default();
+        let applying = docket.applying().await;
+        docket.set_unsettled(Some(Cursor::ZERO));
+        let quiet = docket.quiet();
+        tokio::pin!(quiet);
+        let mut is_quiet = async || {
+            tokio::select! {
+                biased;
+                _ = &mut quiet => true,
+                () = std::future::ready(()) => false,
+            }
+        };
+        assert!(!is_quiet().await);
+        // The session ended before it was known how the commands went.
+        drop(applying);
+        assert!(!is_quiet().await);
+        docket.set_unsettled(None);
+        assert!(is_quiet().await);
     }
 
     #[test]

@@ -159,9 +159,10 @@ impl Answerer {
                     // Until the state is in the queue: states are sent in the order of their
                     // places.
                     let _turn = self.gate.turn().await;
+                    let quiet = self.quiet().await;
                     let insert = match spooling {
-                        Some(turn) => self.read_large(connection, keys, turn).await?,
-                        None => self.read(connection, keys, size).await?,
+                        Some(turn) => self.read_large(connection, keys, (turn, quiet)).await?,
+                        None => self.read(connection, keys, size, quiet).await?,
                     };
                     let Some(insert) = insert else {
                         continue;
@@ -173,6 +174,11 @@ impl Answerer {
             }
             self.forget();
         }
+    }
+
+    /// Until what the peer has written, and what follows from that, is here.
+    async fn quiet(&self) -> Option<OwnedSemaphorePermit> {
+        self.shared.dockets.get(&self.peer)?.quiet().await
     }
 
     /// What was wished for and is given up counts as paid, from now on.
@@ -188,6 +194,7 @@ impl Answerer {
         connection: &mut Connection,
         mut keys: Vec<Key>,
         size: Size,
+        quiet: Option<OwnedSemaphorePermit>,
     ) -> Result<Option<Insert>, Error> {
         keys.retain(|(_, key)| !is_reserved(key));
         if keys.is_empty() {
@@ -198,6 +205,7 @@ impl Answerer {
         let reading = Reading::keys(&self.shared.table, hashes).await;
         self.number += 1;
         let replies = self.ask(connection, &keys, size).await?;
+        drop(quiet);
         let Some((at, seen)) = self.fence().await else {
             return Ok(None);
         };
@@ -218,7 +226,7 @@ impl Answerer {
         &mut self,
         connection: &mut Connection,
         mut keys: Vec<Key>,
-        turn: OwnedSemaphorePermit,
+        (turn, quiet): (OwnedSemaphorePermit, Option<OwnedSemaphorePermit>),
     ) -> Result<Option<Insert>, Error> {
         keys.retain(|(_, key)| !is_reserved(key));
         let Some((db, key)) = keys.first().cloned() else {
@@ -231,6 +239,7 @@ impl Answerer {
         let places = self.queue(connection, &keys, Size::Large).await?;
         let before = places.first().copied().unwrap_or_default();
         let (file, ttl) = large::spool(connection, before, (&self.dir, &self.peer), turn).await?;
+        drop(quiet);
         let Some((at, seen)) = self.fence().await else {
             return Ok(None);
         };

@@ -131,7 +131,7 @@ impl Copier {
             None => {
                 let mut seen = Seen::clone(&progress.seen);
                 seen.advance(peer, *from);
-                (None, seen)
+                (None, self.settled(&seen))
             }
         };
         let hold = self.gate.close(seen.of(peer).min(progress.seen.of(peer)));
@@ -142,6 +142,17 @@ impl Copier {
             found,
             since: progress.read,
         }
+    }
+
+    /// Of what we have seen, that of which it is known how it went: the rest a snapshot of now does
+    /// not hold entirely.
+    fn settled(&self, seen: &Seen) -> Seen {
+        let mut settled = Seen::default();
+        for (site, at) in seen.iter() {
+            let docket = self.shared.dockets.get(site);
+            settled.advance(site, docket.map_or(*at, |docket| docket.settled(*at)));
+        }
+        settled
     }
 
     /// Makes the copy.
