@@ -2,7 +2,7 @@
 
 use super::recent::Did;
 use crate::command::Act;
-use crate::model::{Hlc, SiteId};
+use crate::model::{Cursor, Hlc, SiteId};
 
 /// What of ours a record had not seen, and does not commute with.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -11,6 +11,10 @@ pub struct Clash {
     deletes: bool,
     /// A change of the time to live, or the key was taken elsewhere.
     renews: bool,
+    /// The last change of the time to live.
+    renewed: Option<Cursor>,
+    /// The key was taken elsewhere.
+    moves: bool,
     /// Anything but a delete: the latest stamp.
     latest: Option<Hlc>,
     /// Something that changed the key, and is no delete.
@@ -39,7 +43,11 @@ impl Clash {
                 self.deletes = true;
                 return;
             }
-            Act::Expiry | Act::Move => self.renews = true,
+            Act::Expiry => {
+                self.renews = true;
+                self.renewed = self.renewed.max(Some(did.at));
+            }
+            Act::Move => (self.renews, self.moves) = (true, true),
             _ => {}
         }
         self.changes |= did.act != Act::Read;
@@ -70,6 +78,15 @@ impl Clash {
         self.changes && !self.is_unknown
     }
 
+    /// Where a delete yields to a renewal of ours, and so the peer mends the key: up to where what was
+    /// made of the key here was made of a value that the delete had removed, and is wrong.
+    pub(super) const fn undone_before(&self, theirs: Act) -> Option<Cursor> {
+        match theirs {
+            Act::Delete if !self.moves && !self.is_unknown => self.renewed,
+            _ => None,
+        }
+    }
+
     /// Whether the value here, where ours took effect first and theirs then, is wrong, and the
     /// peer's is right. Where nothing is known, both sites may say so.
     pub(super) fn is_wrong_here(&self, theirs: Theirs<'_>) -> bool {
@@ -91,7 +108,6 @@ impl Clash {
 mod tests {
     use super::*;
     use crate::command::Kind;
-    use crate::model::Cursor;
 
     /// Whether a site is wrong that did `ours`, and then executed what the peer did.
     fn is_wrong(site: (&str, Act, u64), peer: (&str, Act, u64)) -> bool {

@@ -189,9 +189,19 @@ impl Table {
 
     /// The keys that we have written from this one, by commands that had not been seen at `seen`.
     pub(super) fn made_of(&self, hash: u128, seen: Cursor, out: &mut Vec<Key>) {
+        self.made_between(hash, (seen, READING), out);
+    }
+
+    /// The same, by commands before `end`.
+    pub(super) fn made_between(
+        &self,
+        hash: u128,
+        (seen, end): (Cursor, Cursor),
+        out: &mut Vec<Key>,
+    ) {
         for span in self.writes().iter().filter(|span| span.last > seen) {
             let made = span.made.get(&hash).into_iter().flatten();
-            for made in made.filter(|made| made.at > seen) {
+            for made in made.filter(|made| made.at > seen && made.at < end) {
                 out.extend(made.keys.iter().cloned());
             }
         }

@@ -408,6 +408,9 @@ impl Judge {
         let is_wrong = |touch: &&Touch| {
             let clash = self.table.clash(**touch, seen);
             doubts |= clash.doubts();
+            if let Some(end) = clash.undone_before(touch.act) {
+                self.table.made_between(touch.key, (seen, end), wrong);
+            }
             !clash.is_none()
                 && clash.is_wrong_here(Theirs {
                     act: touch.act,

@@ -210,6 +210,18 @@ async fn a_key_that_expired_under_a_write_is_asked_for() {
 }
 
 #[tokio::test]
+async fn what_was_made_of_a_key_before_a_delete_that_yields_is_asked_for() {
+    let mut a = Site::new();
+    a.writes(10, 1, "COPY k before");
+    a.writes(11, 2, "PEXPIREAT k 9");
+    a.writes(12, 3, "COPY k behind");
+    a.applies((20, 4, 5), "DEL k").await;
+    a.reads(20, 1, &[]);
+    // The peer asks for k, and for what it makes of it.
+    assert_eq!(a.wishes(), "before");
+}
+
+#[tokio::test]
 async fn what_is_made_of_a_key_that_expired_under_it_is_asked_for() {
     let mut a = Site::new();
     a.applies((20, 1, 5), "BITOP OR to k other").await;
