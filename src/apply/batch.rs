@@ -324,7 +324,7 @@ mod tests {
     use super::*;
     use crate::command::{Access, Catalog, Dialect};
     use crate::config::{Flush, Publish};
-    use crate::model::SiteId;
+    use crate::model::{Need, SiteId};
     use crate::redis::Info;
 
     fn target(version: &str) -> Target {
@@ -486,7 +486,9 @@ mod tests {
     #[test]
     fn what_is_made_of_an_owed_key_is_owed_too() {
         let target = target("6.0.16");
-        target.debts.add((0, "old".into()), Cursor::ZERO);
+        target
+            .debts
+            .add((0, "old".into()), Cursor::ZERO, Need::Lacks);
         let mut batch = Batch::new(target);
         let lines = [
             "COPY 1 2",

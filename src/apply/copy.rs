@@ -229,7 +229,7 @@ impl Applier {
         mut owed: OwedStates,
         stop: &CancellationToken,
     ) -> Result<(), Error> {
-        // A debt may have been paid or given up since it was asked for; or doubts were groundless.
+        // A debt may have been paid since it was asked for; or doubts were groundless.
         owed.states.retain(|state| {
             let key = (state.db, state.key.clone());
             let is_unsaid = matches!(state.value, Value::Unsaid);

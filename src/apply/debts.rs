@@ -12,7 +12,7 @@ use tokio::sync::Notify;
 use crate::converge::Wish;
 use crate::link::Question;
 pub use crate::model::Key;
-use crate::model::{Cursor, SiteId};
+use crate::model::{Cursor, Need, SiteId};
 
 /// The most debts. There is one per key that clients write here while the peer's copy of it
 /// arrives, and one per key of a command that failed here: beyond this something else is wrong.
@@ -21,9 +21,8 @@ pub(super) const MAX_DEBTS: usize = 200_000;
 /// Shared between the applier and the answering side.
 #[derive(Clone, Debug)]
 pub struct Debts {
-    /// Whether our value wins when both sites ask each other for the same key: the name that sorts
-    /// first does. Without a rule, the two would swap values.
-    ours_wins: bool,
+    /// Whether our value is sent first when both sites ask each other for the same key.
+    ours_first: bool,
     inner: Arc<Mutex<Inner>>,
     /// Something is due.
     is_due: Arc<Notify>,
@@ -34,11 +33,7 @@ pub struct Debts {
 struct Want {
     /// How far the peer must have seen our history when it reads the state.
     after: Cursor,
-    /// Whether something of the key is not here at all: a state was refused, or a command failed.
-    /// Else all is here, and only took effect in the wrong order.
-    lacks: bool,
-    /// Whether it is wrong only if the key has a time to live there.
-    doubts: bool,
+    need: Need,
 }
 
 #[derive(Debug, Default)]
@@ -46,14 +41,10 @@ struct Inner {
     wanted: HashMap<Key, Want>,
     /// Those not yet asked for.
     unasked: Vec<Key>,
-    /// Those given up in favour of ours, still in the set in Redis.
-    dropped: Vec<Key>,
-    /// The same, of which nobody has been told.
-    yielded: Vec<Key>,
-    /// Those that the peer has asked for and gets when they have come from it; whether it doubts.
-    deferred: HashMap<Key, bool>,
+    /// Those that the peer has asked for, and gets when they have come from it; how it needs them.
+    deferred: HashMap<Key, Need>,
     /// Those of them that have come.
-    due: Vec<(Key, bool)>,
+    due: Vec<(Key, Need)>,
 }
 
 impl Debts {
@@ -61,7 +52,7 @@ impl Debts {
     #[must_use]
     pub fn new(site: &SiteId, peer: &SiteId) -> Self {
         Self {
-            ours_wins: site < peer,
+            ours_first: site < peer,
             inner: Arc::default(),
             is_due: Arc::default(),
         }
@@ -95,85 +86,58 @@ impl Debts {
     pub fn is_paid(&self, key: &Key, is_said: bool) -> bool {
         let inner = self.lock();
         let want = inner.wanted.get(key);
-        want.is_some_and(|want| is_said || want.doubts)
+        want.is_some_and(|want| is_said || want.need == Need::Doubts)
     }
 
-    /// A key is owed of which something is not here; the peer must have seen our history up to
-    /// `after` when it reads it.
-    pub fn add(&self, key: Key, after: Cursor) {
-        let (lacks, doubts) = (true, false);
-        self.want(
-            key,
-            Want {
-                after,
-                lacks,
-                doubts,
-            },
-        );
+    /// A key is owed; the peer must have seen our history up to `after` when it reads it.
+    pub fn add(&self, key: Key, after: Cursor, need: Need) {
+        let mut inner = self.lock();
+        inner.wanted.insert(key.clone(), Want { after, need });
+        inner.unasked.push(key);
     }
 
-    /// A state was refused: a later one is owed.
+    /// A state was refused: a later one is owed, for the same reason.
     pub fn add_again(&self, key: Key, after: Cursor) {
-        let known = self.lock().wanted.get(&key).copied();
-        let (lacks, doubts) = known.map_or((true, false), |w| (w.lacks, w.doubts));
-        self.want(
-            key,
-            Want {
-                after,
-                lacks,
-                doubts,
-            },
-        );
+        let known = self.lock().wanted.get(&key).map(|want| want.need);
+        self.add(key, after, known.unwrap_or(Need::Unsure));
     }
 
-    /// A key is owed that is only wrong here. If it is owed already, the state that is on its way
-    /// will do: what the peer did last has come before it.
-    /// Whether it is a new debt.
-    pub fn add_wrong(&self, key: Key, Wish { after, doubts }: Wish) -> bool {
-        let known = self.lock().wanted.get(&key).copied();
+    /// A key is owed whose value is, or may be, wrong here. If it is owed already, the state that is
+    /// on its way will do: what the peer did last has come before it. Whether it is a new debt.
+    pub fn add_wrong(&self, key: Key, Wish { after, need }: Wish) -> bool {
+        let known = self.lock().wanted.get(&key).map(|want| want.need);
         // What is only doubted may not be sent.
-        let is_new = known.is_none_or(|known| known.doubts && !doubts);
+        let is_new = known.is_none_or(|known| known == Need::Doubts && need > known);
         if is_new {
-            let lacks = false;
-            self.want(
-                key,
-                Want {
-                    after,
-                    lacks,
-                    doubts,
-                },
-            );
+            self.add(key, after, need);
         }
         is_new
-    }
-
-    fn want(&self, key: Key, want: Want) {
-        let mut inner = self.lock();
-        inner.dropped.retain(|k| *k != key);
-        inner.wanted.insert(key.clone(), want);
-        inner.unasked.push(key);
     }
 
     /// The debt is paid; false when there was none.
     pub fn remove(&self, key: &Key) -> bool {
         let mut inner = self.lock();
-        if let Some(doubts) = inner.deferred.remove(key) {
-            inner.due.push((key.clone(), doubts));
+        if let Some(need) = inner.deferred.remove(key) {
+            inner.due.push((key.clone(), need));
             self.is_due.notify_one();
         }
         inner.wanted.remove(key).is_some()
     }
 
-    /// Waits for keys that the peer has asked for while we waited for them ourselves: it may have
-    /// got, and used, our answer to an earlier question meanwhile. With whether it doubts. Cancel
-    /// safe.
-    pub async fn due(&self) -> (Vec<Key>, bool) {
+    /// Waits for keys that the peer has asked for while we waited for them ourselves, and gives the
+    /// question again. Cancel safe.
+    pub async fn due(&self) -> Question {
         loop {
             let due = {
                 let due = &mut self.lock().due;
-                let doubts = due.first().map(|(_, doubts)| *doubts);
-                let of_a_kind = due.extract_if(.., |(_, d)| Some(*d) == doubts);
-                doubts.map(|doubts| (of_a_kind.map(|(key, _)| key).collect(), doubts))
+                let need = due.first().map(|(_, need)| *need);
+                let of_a_kind = due.extract_if(.., |(_, n)| Some(*n) == need);
+                need.map(|need| Question {
+                    // It had been seen when the question came.
+                    after: Cursor::ZERO,
+                    need,
+                    keys: of_a_kind.map(|(key, _)| key).collect(),
+                })
             };
             match due {
                 Some(due) => return due,
@@ -187,23 +151,14 @@ impl Debts {
     /// an earlier place says nothing of.
     pub fn begin(&self, stored: impl IntoIterator<Item = Key>, after: Cursor) {
         let mut inner = self.lock();
+        for key in stored {
+            let need = Need::Unsure;
+            inner.wanted.entry(key).or_insert(Want { after, need });
+        }
         inner
             .wanted
             .values_mut()
             .for_each(|want| want.after = after);
-        for key in stored {
-            if !inner.dropped.contains(&key) {
-                let (lacks, doubts) = (true, false);
-                inner.wanted.insert(
-                    key,
-                    Want {
-                        after,
-                        lacks,
-                        doubts,
-                    },
-                );
-            }
-        }
         inner.unasked = inner.wanted.keys().cloned().collect();
         // The peer asks anew too.
         inner.deferred.clear();
@@ -217,13 +172,11 @@ impl Debts {
         let inner = &mut *self.lock();
         let wanted = &inner.wanted;
         inner.unasked.retain(|key| wanted.contains_key(key));
-        let why = |key: &Key| wanted.get(key).map(|want| (want.lacks, want.doubts));
-        let (lacks, doubts) = why(inner.unasked.last()?)?;
+        let why = |key: &Key| wanted.get(key).map(|want| want.need);
+        let need = why(inner.unasked.last()?)?;
         let mut keys: Vec<Key> = Vec::new();
         while keys.len() < most
-            && let Some(key) = inner
-                .unasked
-                .pop_if(|key| why(key) == Some((lacks, doubts)))
+            && let Some(key) = inner.unasked.pop_if(|key| why(key) == Some(need))
         {
             keys.push(key);
         }
@@ -231,67 +184,37 @@ impl Debts {
         keys.dedup();
         let places = keys.iter().filter_map(|key| wanted.get(key));
         let after = places.map(|want| want.after).max()?;
-        Some(Question {
-            after,
-            lacks,
-            doubts,
-            keys,
-        })
+        Some(Question { after, need, keys })
     }
 
-    /// The peer asks for these. Of those that we want ourselves, the value wins that is nearer to the
-    /// right one; else the names decide: ours wins and we give up our debt, or theirs wins and we answer only
-    /// when it has come.
+    /// The peer asks for these: those of them that it gets now. Of those that we want ourselves, the
+    /// site with the lesser need sends its value first, or else the one whose name sorts first. The
+    /// other answers when that has come; so both questions are answered, and none is in vain. (Each
+    /// new need is asked for anew. So when all that was asked has come, both sites agree on who is
+    /// first; and while they do not, both may wait, or a state is refused that has not seen the
+    /// other: never do the two swap values.)
     #[must_use]
-    pub fn answerable(&self, mut asked: Vec<Key>, (lacks, doubts): (bool, bool)) -> Vec<Key> {
-        let inner = &mut *self.lock();
+    pub fn answerable(&self, mut asked: Vec<Key>, need: Need) -> Vec<Key> {
+        let Inner {
+            wanted, deferred, ..
+        } = &mut *self.lock();
         asked.retain(|key| {
-            let Some(want) = inner.wanted.get(key) else {
-                return true;
-            };
-            let theirs = need(lacks, doubts);
-            let ours_wins = match theirs.cmp(&need(want.lacks, want.doubts)) {
-                Ordering::Greater => true,
-                Ordering::Less => false,
-                Ordering::Equal => self.ours_wins,
-            };
-            if ours_wins {
-                inner.wanted.remove(key);
-                inner.dropped.push(key.clone());
-                inner.yielded.push(key.clone());
-            } else {
-                inner.deferred.insert(key.clone(), doubts);
+            let is_first = wanted
+                .get(key)
+                .is_none_or(|ours| match need.cmp(&ours.need) {
+                    Ordering::Greater => true,
+                    Ordering::Less => false,
+                    Ordering::Equal => self.ours_first,
+                });
+            if !is_first {
+                let known = deferred.entry(key.clone()).or_insert(need);
+                *known = need.max(*known);
+            } else if deferred.get(key).is_some_and(|known| *known <= need) {
+                deferred.remove(key);
             }
-            ours_wins
+            is_first
         });
         asked
-    }
-
-    /// Takes what was given up since the last time: our value is the right one.
-    #[must_use]
-    pub fn take_yielded(&self) -> Vec<Key> {
-        std::mem::take(&mut self.lock().yielded)
-    }
-
-    /// Debts given up and still in the set in Redis.
-    #[must_use]
-    pub fn dropped(&self) -> Vec<Key> {
-        self.lock().dropped.clone()
-    }
-
-    /// These are no longer in the set in Redis.
-    pub fn forget_dropped(&self, keys: &[Key]) {
-        self.lock().dropped.retain(|k| !keys.contains(k));
-    }
-}
-
-/// How far a site is from the right value: it lacks something, or has all in the wrong order, or
-/// perhaps not even that.
-fn need(lacks: bool, doubts: bool) -> u8 {
-    match (lacks, doubts) {
-        (true, _) => 2,
-        (false, false) => 1,
-        (false, true) => 0,
     }
 }
 
@@ -331,8 +254,8 @@ mod tests {
     }
 
     fn wish(offset: u64) -> Wish {
-        let (after, doubts) = (at(offset), false);
-        Wish { after, doubts }
+        let (after, need) = (at(offset), Need::Wrong);
+        Wish { after, need }
     }
 
     fn debts(site: &str, peer: &str) -> Debts {
@@ -345,74 +268,68 @@ mod tests {
     #[test]
     fn what_is_refused_again_is_asked_for_again() {
         let debts = debts("a", "b");
-        debts.add(key("x"), at(5));
-        debts.add(key("y"), at(9));
-        let asked = |after, lacks, keys: &[&'static str]| {
+        debts.add(key("x"), at(5), Need::Lacks);
+        debts.add(key("y"), at(9), Need::Lacks);
+        let asked = |after, need, keys: &[&'static str]| {
             let keys = keys.iter().map(|k| key(k)).collect();
-            let doubts = false;
-            Some(Question {
-                after,
-                lacks,
-                doubts,
-                keys,
-            })
+            Some(Question { after, need, keys })
         };
-        assert_eq!(debts.ask(10), asked(at(9), true, &["x", "y"]));
+        assert_eq!(debts.ask(10), asked(at(9), Need::Lacks, &["x", "y"]));
         assert_eq!(debts.ask(10), None);
-        debts.add(key("x"), at(20));
-        assert_eq!(debts.ask(10), asked(at(20), true, &["x"]));
+        debts.add_again(key("x"), at(20));
+        assert_eq!(debts.ask(10), asked(at(20), Need::Lacks, &["x"]));
         debts.remove(&key("x"));
         assert!(debts.wants(&key("y")) && !debts.wants(&key("x")));
         debts.begin([key("z")], at(30));
-        assert_eq!(debts.ask(10), asked(at(30), true, &["y", "z"]));
-        debts.add_wrong(key("y"), wish(31));
-        debts.add_wrong(key("w"), wish(32));
-        assert_eq!(debts.ask(10), asked(at(32), false, &["w"]));
+        let mut again = [debts.ask(10), debts.ask(10)];
+        again.sort_by_key(|question| question.as_ref().map(|q| q.need));
+        assert_eq!(again[0], asked(at(30), Need::Unsure, &["z"]));
+        assert_eq!(again[1], asked(at(30), Need::Lacks, &["y"]));
+        assert!(!debts.add_wrong(key("y"), wish(31)));
+        assert!(debts.add_wrong(key("w"), wish(32)));
+        assert_eq!(debts.ask(10), asked(at(32), Need::Wrong, &["w"]));
         debts.add_again(key("w"), at(33));
-        assert_eq!(debts.ask(10), asked(at(33), false, &["w"]));
-        debts.add(key("w"), at(34));
-        assert_eq!(debts.ask(10), asked(at(34), true, &["w"]));
-    }
-
-    #[test]
-    fn when_both_ask_for_a_key_one_value_wins() {
-        let (a, b) = (debts("a", "b"), debts("b", "a"));
-        a.add(key("x"), at(1));
-        b.add(key("x"), at(1));
-        assert_eq!(
-            a.answerable(vec![key("x"), key("y")], (true, false)),
-            vec![key("x"), key("y")]
-        );
-        assert!(a.is_empty());
-        assert_eq!(a.dropped(), vec![key("x")]);
-        a.begin([key("x"), key("z")], at(3));
-        assert!(!a.wants(&key("x")) && a.wants(&key("z")));
-        a.forget_dropped(&[key("x")]);
-        assert!(a.dropped().is_empty());
-        assert_eq!(
-            b.answerable(vec![key("x"), key("y")], (true, false)),
-            vec![key("y")]
-        );
-        assert!(b.wants(&key("x")));
-    }
-
-    #[test]
-    fn whose_value_lacks_nothing_answers() {
-        let (a, b) = (debts("a", "b"), debts("b", "a"));
-        a.add(key("x"), at(1));
-        b.add_wrong(key("x"), wish(1));
-        assert_eq!(a.answerable(vec![key("x")], (false, false)), []);
-        assert_eq!(b.answerable(vec![key("x")], (true, false)), [key("x")]);
-        assert!(b.is_empty() && a.wants(&key("x")));
+        assert_eq!(debts.ask(10), asked(at(33), Need::Wrong, &["w"]));
+        debts.add(key("w"), at(34), Need::Lacks);
+        assert_eq!(debts.ask(10), asked(at(34), Need::Lacks, &["w"]));
     }
 
     #[tokio::test]
-    async fn what_was_asked_while_it_was_awaited_is_answered_when_it_has_come() {
-        let b = debts("b", "a");
+    async fn when_both_ask_for_a_key_both_are_answered_one_after_the_other() {
+        let (a, b) = (debts("a", "b"), debts("b", "a"));
+        a.add_wrong(key("x"), wish(1));
         b.add_wrong(key("x"), wish(1));
-        assert_eq!(b.answerable(vec![key("x")], (false, false)), []);
+        let both = vec![key("x"), key("y")];
+        assert_eq!(a.answerable(both.clone(), Need::Wrong), both);
+        assert_eq!(b.answerable(both, Need::Wrong), [key("y")]);
+        assert!(a.wants(&key("x")) && b.wants(&key("x")));
+        // A's value has come.
         b.remove(&key("x"));
-        assert_eq!(b.due().await, (vec![key("x")], false));
+        let due = b.due().await;
+        assert_eq!((due.need, &due.keys[..]), (Need::Wrong, &[key("x")][..]));
+        assert_eq!(b.answerable(due.keys, due.need), [key("x")]);
+    }
+
+    #[test]
+    fn whose_value_lacks_less_answers_first() {
+        let (a, b) = (debts("a", "b"), debts("b", "a"));
+        a.add(key("x"), at(1), Need::Lacks);
+        b.add_wrong(key("x"), wish(1));
+        assert_eq!(a.answerable(vec![key("x")], Need::Wrong), []);
+        assert_eq!(b.answerable(vec![key("x")], Need::Lacks), [key("x")]);
+        assert!(a.wants(&key("x")) && b.wants(&key("x")));
+    }
+
+    #[test]
+    fn who_waits_for_the_other_is_decided_anew_when_a_need_has_grown() {
+        let (a, b) = (debts("a", "b"), debts("b", "a"));
+        for site in [&a, &b] {
+            // It was only wrong when it asked first.
+            site.add(key("x"), at(1), Need::Lacks);
+            assert_eq!(site.answerable(vec![key("x")], Need::Wrong), []);
+        }
+        assert_eq!(b.answerable(vec![key("x")], Need::Lacks), []);
+        assert_eq!(a.answerable(vec![key("x")], Need::Lacks), [key("x")]);
     }
 
     #[test]

@@ -234,12 +234,10 @@ impl Applier {
         let (text, set) = (mark.to_string(), owed_key(&self.config.peer));
         let part = part_key(&self.config.peer);
         let forms = self.forms(states, verdicts)?;
-        let dropped = self.debts.dropped();
         let debts = self.debts.clone();
         let seal = |db: u32| {
             let mut sealed = Sealed::begin(db, &key, &text);
-            let mut paid: Vec<Vec<u8>> = dropped.iter().map(member).collect();
-            let mut owed = Vec::new();
+            let (mut paid, mut owed) = (Vec::new(), Vec::new());
             for ((state, verdict), form) in states.iter().zip(verdicts).zip(&forms) {
                 let name: Key = (state.db, state.key.clone());
                 match verdict {
@@ -274,11 +272,7 @@ impl Applier {
             sealed.end();
             sealed
         };
-        let executed = self.execute_once(stop, seal).await?;
-        if matches!(executed, Executed::Done { .. }) {
-            self.debts.forget_dropped(&dropped);
-        }
-        Ok(executed)
+        self.execute_once(stop, seal).await
     }
 
     /// In which form each of the states that are taken is written; what the server cannot hold is

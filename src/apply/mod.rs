@@ -42,8 +42,8 @@ use crate::intake::Shared;
 use crate::journal::{self, Journal};
 use crate::link::{self, Flow, MAX_KEYS, Message};
 use crate::model::{
-    Cursor, Epoch, Hlc, InstanceId, Mark, MarkError, Owes, RecordError, Seen, SiteId, mark_key,
-    part_key,
+    Cursor, Epoch, Hlc, InstanceId, Mark, MarkError, Need, Owes, RecordError, Seen, SiteId,
+    mark_key, part_key,
 };
 use crate::progress::{Deliveries, EpochState, Progress};
 use crate::redis::{self, Info, Settings};
@@ -416,7 +416,7 @@ impl Applier {
         let mut conflicts = 0;
         self.docket.take_wishes(|key, wish| {
             let is_new = self.debts.add_wrong(key, wish);
-            conflicts += u64::from(is_new && !wish.doubts);
+            conflicts += u64::from(is_new && wish.need > Need::Doubts);
         });
         if conflicts > 0 {
             self.board.lock().conflicts += conflicts;

@@ -17,7 +17,9 @@ use super::{Applier, Error};
 use crate::command::Touched;
 use crate::converge::Filed;
 use crate::link::{self, Message, Records};
-use crate::model::{BatchReader, Cursor, Entry, Epoch, Mark, Seen, SiteId, mark_key, owed_key};
+use crate::model::{
+    BatchReader, Cursor, Entry, Epoch, Mark, Need, Seen, SiteId, mark_key, owed_key,
+};
 use crate::redis::Reply;
 use crate::status::Stop;
 
@@ -115,7 +117,7 @@ impl Applier {
         let all = (0..batch.commands() as usize).collect();
         let mut owed = batch.owed_after(&all);
         owed.extend_from_slice(batch.owed());
-        self.owe(owed, stop).await?;
+        self.owe(owed, Need::Unsure, stop).await?;
         let is_last = self
             .mark
             .as_ref()
@@ -207,13 +209,13 @@ impl Applier {
         let read = self.progress.borrow().read;
         self.docket.owed(batch.owed().iter().cloned());
         for key in batch.owed() {
-            self.debts.add(key.clone(), read);
+            self.debts.add(key.clone(), read, Need::Lacks);
         }
         self.on_unheld(batch.unheld());
         // The peer's state mends what commands that failed, or may have, should have written.
         let mut owed = batch.owed_after(&failed);
         owed.extend(self.add_late(late, stop).await?);
-        self.owe(owed, stop).await?;
+        self.owe(owed, Need::Lacks, stop).await?;
         self.set_unsettled(None);
         Ok(())
     }
@@ -298,7 +300,12 @@ impl Applier {
     }
 
     /// Takes note, here and in Redis, that the peer owes us the states of these keys.
-    async fn owe(&mut self, keys: Vec<Key>, stop: &CancellationToken) -> Result<(), Error> {
+    async fn owe(
+        &mut self,
+        keys: Vec<Key>,
+        need: Need,
+        stop: &CancellationToken,
+    ) -> Result<(), Error> {
         if keys.is_empty() {
             return Ok(());
         }
@@ -319,7 +326,7 @@ impl Applier {
         self.commit(add, mark, stop).await?;
         self.docket.owed(keys.iter().cloned());
         for key in keys {
-            self.debts.add(key, after);
+            self.debts.add(key, after, need);
         }
         Ok(())
     }

@@ -6,7 +6,7 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use bytes::Bytes;
 use tokio::sync::{Notify, OwnedSemaphorePermit, Semaphore};
 
-use crate::model::{Cursor, Epoch, InstanceId, Key, Offset};
+use crate::model::{Cursor, Epoch, InstanceId, Key, Need, Offset};
 
 /// The most bytes of records that wait to be judged: what is applied in less than a second. The
 /// applier waits when there are more, which happens only when our own stream is not read.
@@ -56,8 +56,8 @@ struct State {
 pub struct Wish {
     /// How much of our history the peer must have seen when it reads it.
     pub after: Cursor,
-    /// Only if the key has a time to live there: else it is right here.
-    pub doubts: bool,
+    /// Whether it is wrong here, or only if the key has a time to live there.
+    pub need: Need,
 }
 
 /// Something of the peer's history, in its order.
@@ -195,7 +195,7 @@ impl Docket {
         let known = state.wishes.entry(key).or_insert(wish);
         *known = Wish {
             after: known.after.max(wish.after),
-            doubts: known.doubts && wish.doubts,
+            need: known.need.max(wish.need),
         };
     }
 

@@ -17,7 +17,7 @@ use crate::command::key_hash;
 use crate::converge::Reading;
 use crate::intake::{Shared, connection_name, wall_ms};
 use crate::link::{OwedStates, Question, State, Value};
-use crate::model::{Cursor, FENCE_PREFIX, InstanceId, Seen, SiteId, is_reserved};
+use crate::model::{Cursor, FENCE_PREFIX, InstanceId, Need, Seen, SiteId, is_reserved};
 use crate::progress::Progress;
 use crate::rdb::Flavour;
 use crate::redis::{Connection, Info, Reply, Settings, put_command};
@@ -117,7 +117,7 @@ impl Answerer {
         loop {
             let request = tokio::select! {
                 request = requests.recv() => request,
-                (keys, doubts) = debts.due() => Some(Question { after: Cursor::ZERO, lacks: false, doubts, keys }),
+                due = debts.due() => Some(due),
             };
             let Some(request) = request else {
                 return Ok(());
@@ -133,7 +133,7 @@ impl Answerer {
                 return Ok(());
             }
             // While a copy is on its way to us, what is here says nothing about what is right.
-            if !request.lacks && applied.wait_for(|a| a.whole).await.is_err() {
+            if request.need < Need::Unsure && applied.wait_for(|a| a.whole).await.is_err() {
                 return Ok(());
             }
             let connection = match &mut connection {
@@ -147,19 +147,18 @@ impl Answerer {
                 }
             };
             for keys in request.keys.chunks(KEYS_AT_ONCE) {
-                let sorted = self.sort(connection, keys, request.doubts).await?;
+                let sorted = self.sort(connection, keys, request.need).await?;
                 for (keys, size) in sorted {
                     // Before the turn to read, which others need while the last one is being sent.
                     let spooling = match size {
                         Size::Large => Arc::clone(&self.spooling).acquire_owned().await.ok(),
                         Size::Small | Size::Unneeded => None,
                     };
-                    let keys = self.debts.answerable(keys, (request.lacks, request.doubts));
-                    self.tell_yielded();
                     // Until the state is in the queue: states are sent in the order of their
                     // places.
                     let _turn = self.gate.turn().await;
                     let quiet = self.quiet().await;
+                    let keys = self.debts.answerable(keys, request.need);
                     let insert = match spooling {
                         Some(turn) => self.read_large(connection, keys, (turn, quiet)).await?,
                         None => self.read(connection, keys, size, quiet).await?,
@@ -179,13 +178,6 @@ impl Answerer {
     /// Until what the peer has written, and what follows from that, is here.
     async fn quiet(&self) -> Option<OwnedSemaphorePermit> {
         self.shared.dockets.get(&self.peer)?.quiet().await
-    }
-
-    /// What was wished for and is given up counts as paid, from now on.
-    fn tell_yielded(&self) {
-        if let Some(docket) = self.shared.dockets.get(&self.peer) {
-            docket.paid(self.instance, 0, self.debts.take_yielded());
-        }
     }
 
     /// Reads states at one place of our stream.
@@ -277,7 +269,7 @@ impl Answerer {
         &self,
         connection: &mut Connection,
         keys: &[Key],
-        doubts: bool,
+        need: Need,
     ) -> Result<Vec<(Vec<Key>, Size)>, Error> {
         let mut out = Vec::new();
         for (db, key) in keys {
@@ -292,7 +284,7 @@ impl Answerer {
             connection.accepted("SELECT", selected)?;
             let size = connection.reply().await?.integer().unwrap_or(0);
             let left = connection.reply().await?.integer().unwrap_or(0);
-            if doubts && left < 0 {
+            if need == Need::Doubts && left < 0 {
                 unneeded.push(key.clone());
             } else if size.unsigned_abs() > self.part_size {
                 sorted.push((vec![key.clone()], Size::Large));

@@ -45,6 +45,9 @@ pub enum MessageError {
     /// The payload makes no sense.
     #[error("a malformed message: {0}")]
     Malformed(#[from] RecordError),
+    /// A question whose need this version does not know.
+    #[error("a question of unknown need {0}")]
+    Need(u8),
     /// The hello makes no sense.
     #[error("a malformed hello: {0}")]
     Hello(String),
@@ -466,7 +469,7 @@ mod tests {
     use proptest::prelude::*;
 
     use super::*;
-    use crate::model::SiteId;
+    use crate::model::{Need, SiteId};
 
     fn samples() -> Vec<Message> {
         let at = Cursor {
@@ -517,8 +520,7 @@ mod tests {
             Message::OwedStates(OwedStates { at, seen, states }),
             Message::Owe(Question {
                 after: at,
-                lacks: true,
-                doubts: false,
+                need: Need::Lacks,
                 keys: vec![(1, Bytes::from_static(b"a")), (2, Bytes::new())],
             }),
             Message::Copied,

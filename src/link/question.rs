@@ -3,17 +3,15 @@
 use bytes::Bytes;
 
 use super::message::{MessageError, put_cursor, take_count, take_cursor, take_db};
-use crate::model::{Cursor, Key, put_bytes, put_varint, take_bytes, take_u8};
+use crate::model::{Cursor, Key, Need, put_bytes, put_varint, take_bytes, take_u8};
 
 /// Please send the states of these keys.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Question {
     /// How much of the asking site's history must have been seen when they are read.
     pub after: Cursor,
-    /// Whether the asking site lacks something of them; else all is there, and only wrong.
-    pub lacks: bool,
-    /// Whether it needs only those that have a time to live at the other site.
-    pub doubts: bool,
+    /// How badly they are needed.
+    pub need: Need,
     /// The keys.
     pub keys: Vec<Key>,
 }
@@ -21,8 +19,7 @@ pub struct Question {
 impl Question {
     pub(super) fn put(&self, out: &mut Vec<u8>) {
         put_cursor(out, self.after);
-        out.push(u8::from(self.lacks));
-        out.push(u8::from(self.doubts));
+        out.push(self.need as u8);
         put_varint(out, self.keys.len() as u64);
         for (db, key) in &self.keys {
             put_varint(out, u64::from(*db));
@@ -32,16 +29,12 @@ impl Question {
 
     pub(super) fn take(input: &mut Bytes) -> Result<Self, MessageError> {
         let after = take_cursor(input)?;
-        let (lacks, doubts) = (take_u8(input)? == 1, take_u8(input)? == 1);
+        let need = take_u8(input)?;
+        let need = Need::of(need).ok_or(MessageError::Need(need))?;
         let mut keys = Vec::new();
         for _ in 0..take_count(input)? {
             keys.push((take_db(input)?, take_bytes(input)?));
         }
-        Ok(Self {
-            after,
-            lacks,
-            doubts,
-            keys,
-        })
+        Ok(Self { after, need, keys })
     }
 }

@@ -4,6 +4,7 @@
 
 mod hlc;
 mod mark;
+mod need;
 mod pattern;
 mod position;
 mod record;
@@ -15,6 +16,7 @@ pub use self::mark::{
     CopyProgress, FENCE_PREFIX, MARK_PREFIX, Mark, MarkError, OWED_PREFIX, Owes, RESERVED_PREFIX,
     SELF_KEY, SelfMark, fence_key, is_reserved, mark_key, owed_key, part_key,
 };
+pub use self::need::Need;
 pub use self::pattern::{Pattern, PatternError};
 pub use self::position::{Cursor, Epoch, Offset, Position, PositionError, ReplId};
 pub use self::record::{

@@ -12,8 +12,8 @@ use super::recent::{Recent, Write};
 use super::table::Table;
 use crate::command::{Act, Catalog, Command, Effects, Touch, Whole, for_each_in, key_hash};
 use crate::model::{
-    BatchReader, Cursor, Entry, Epoch, Hlc, InstanceId, Judgement, Key, Mark, Record, Seen, SiteId,
-    is_reserved,
+    BatchReader, Cursor, Entry, Epoch, Hlc, InstanceId, Judgement, Key, Mark, Need, Record, Seen,
+    SiteId, is_reserved,
 };
 
 /// What becomes of the records that were judged.
@@ -181,8 +181,8 @@ impl Judge {
         self.judged = Arc::new(judged.clone());
         for (origin, key) in wishes {
             if let Some(origin) = self.origins.get_mut(&origin) {
-                let (after, doubts) = (at, false);
-                origin.docket.wish(key.clone(), Wish { after, doubts });
+                let (after, need) = (at, Need::Wrong);
+                origin.docket.wish(key.clone(), Wish { after, need });
                 origin.wrong.insert(key_hash(key.0, &key.1), (key, at));
             }
         }
@@ -478,17 +478,16 @@ impl Judge {
             }
             let note = Judgement::Wished(site.clone(), key.clone());
             self.verdicts.notes.push(note);
-            let (after, doubts) = (at, false);
-            self.wishes
-                .push((site.clone(), key, Wish { after, doubts }));
+            let (after, need) = (at, Need::Wrong);
+            self.wishes.push((site.clone(), key, Wish { after, need }));
         }
     }
 
     /// Asks for the states of keys that have a time to live at the peer. Not noted: what is lost with
     /// a killed sidecar is a time to live.
     fn doubt(&mut self, site: &SiteId, keys: Vec<Key>, at: Cursor) {
-        let (after, doubts) = (at, true);
-        let wish = |key| (site.clone(), key, Wish { after, doubts });
+        let (after, need) = (at, Need::Doubts);
+        let wish = |key| (site.clone(), key, Wish { after, need });
         self.wishes.extend(keys.into_iter().map(wish));
     }
 

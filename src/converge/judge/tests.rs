@@ -103,7 +103,7 @@ impl Site {
         self.judge.release();
         let mut wishes = Vec::new();
         self.docket.take_wishes(|(_, name), wish| {
-            let doubts = if wish.doubts { "?" } else { "" };
+            let doubts = if wish.need == Need::Doubts { "?" } else { "" };
             wishes.push(format!("{}{doubts}", name.escape_ascii()));
         });
         wishes.sort();
