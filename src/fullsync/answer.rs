@@ -57,6 +57,8 @@ pub struct Answerer {
     part_size: u64,
     flavour: Flavour,
     /// Whoever has its permit may have a large value on disk. Never closed.
+    /// How the local Redis tells when a key expires.
+    expiries: Expiries,
     spooling: Arc<Semaphore>,
     number: u64,
     /// Keys noted as read in the table, to be forgotten when the peer has seen them.
@@ -89,6 +91,7 @@ impl Answerer {
             dir,
             part_size,
             flavour: Flavour::Redis,
+            expiries: Expiries::Left,
             spooling: Arc::new(Semaphore::new(1)),
             number,
             reads,
@@ -143,6 +146,7 @@ impl Answerer {
                     let connection = none.insert(Connection::open(&self.redis, &name).await?);
                     let info = Info::fetch(connection).await?;
                     self.flavour = Flavour::of(info.rdb_version());
+                    self.expiries = Expiries::of(&info);
                     connection
                 }
             };
@@ -205,7 +209,7 @@ impl Answerer {
         let mut pairs = replies.chunks(2);
         let states = keys.into_iter().map(|(db, key)| match size {
             Size::Unneeded => unneeded(db, key),
-            Size::Small | Size::Large => state(db, key, pairs.next().unwrap_or_default(), now),
+            Size::Small | Size::Large => self.state(db, key, pairs.next().unwrap_or_default(), now),
         });
         let states = states.collect();
         let read = reading.finish(at);
@@ -244,14 +248,14 @@ impl Answerer {
         };
         let Some(file) = file else {
             let pair = [Reply::Nil, Reply::Integer(ttl)];
-            owed.states.push(state(db, key, &pair, wall_ms()));
+            owed.states.push(self.state(db, key, &pair, wall_ms()));
             return Ok(Some(Insert::Owed(owed, hold)));
         };
         info!(peer = %self.peer, db, key = %key.escape_ascii(), "sending a large value");
         let what = OwedState {
             owed,
             key: (db, key),
-            expire_at_ms: expiry(ttl, wall_ms()),
+            expire_at_ms: self.expiries.at(ttl, wall_ms()),
         };
         let size = usize::try_from(self.part_size).unwrap_or(usize::MAX);
         let parts = large::read(&file, self.flavour, size, what)?;
@@ -343,7 +347,7 @@ impl Answerer {
                 continue;
             }
             put(&[b"DUMP", key]);
-            put(&[b"PTTL", key]);
+            put(&[self.expiries.command(), key]);
             places.extend([place, place + 1]);
             place += 2;
         }
@@ -358,6 +362,19 @@ impl Answerer {
 
     fn fence_name(&self) -> String {
         format!("read:{}", self.peer)
+    }
+
+    fn state(&self, db: u32, key: Bytes, pair: &[Reply], now_ms: u64) -> State {
+        let (dump, said) = (pair.first(), pair.get(1).and_then(Reply::integer));
+        let value = dump
+            .and_then(Reply::bytes)
+            .map_or(Value::Absent, |b| Value::Dump(b.clone()));
+        State {
+            db,
+            key,
+            expire_at_ms: self.expiries.at(said.unwrap_or(-1), now_ms),
+            value,
+        }
     }
 
     /// Where the read took place, and what had come back before; none when our stream is away: the peer asks again.
@@ -395,23 +412,36 @@ const fn unneeded(db: u32, key: Bytes) -> State {
     }
 }
 
-fn state(db: u32, key: Bytes, pair: &[Reply], now_ms: u64) -> State {
-    let (dump, ttl) = (
-        pair.first(),
-        pair.get(1).and_then(Reply::integer).unwrap_or(-1),
-    );
-    let value = dump
-        .and_then(Reply::bytes)
-        .map_or(Value::Absent, |b| Value::Dump(b.clone()));
-    State {
-        db,
-        key,
-        expire_at_ms: expiry(ttl, now_ms),
-        value,
-    }
+/// How a server tells when a key expires.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Expiries {
+    /// How long it has left: some milliseconds less when the answer arrives than when it was read.
+    Left,
+    /// When: since Redis 7.0.
+    At,
 }
 
-/// When a key expires of which PTTL says this; 0: never.
-fn expiry(ttl: i64, now_ms: u64) -> u64 {
-    u64::try_from(ttl).map_or(0, |left| now_ms + left)
+impl Expiries {
+    const fn of(info: &Info) -> Self {
+        match info.version.at_least(7, 0) {
+            true => Self::At,
+            false => Self::Left,
+        }
+    }
+
+    const fn command(self) -> &'static [u8] {
+        match self {
+            Self::Left => b"PTTL",
+            Self::At => b"PEXPIRETIME",
+        }
+    }
+
+    /// When a key expires, in milliseconds since 1970, of which the server says this; 0: never.
+    fn at(self, said: i64, now_ms: u64) -> u64 {
+        let said = u64::try_from(said).ok();
+        said.map_or(0, |said| match self {
+            Self::Left => now_ms + said,
+            Self::At => said,
+        })
+    }
 }
