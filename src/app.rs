@@ -16,7 +16,7 @@ use crate::apply::keep_self_mark;
 use crate::command::Catalog;
 use crate::config::Config;
 use crate::converge::{Docket, Table};
-use crate::intake::{self, Intake, Shared};
+use crate::intake::{self, ConflictLog, Intake, Shared};
 use crate::journal::{self, Journal, Writer};
 use crate::link::Wire;
 use crate::model::{InstanceId, SELF_KEY, SiteId, fence_key, mark_key, owed_key, part_key};
@@ -118,14 +118,7 @@ impl App {
             dockets: dockets(&names),
             board: Arc::clone(&board),
         };
-        let reading = intake::Config {
-            site: config.site.clone(),
-            instance,
-            peers: names.clone(),
-            redis: config.redis.clone(),
-            filter: filter(&config.sync),
-            dir,
-        };
+        let reading = reading(&config, instance, names.clone());
         let (intake, progress) = Intake::open(reading, shared.clone(), writer, &recovered)?;
         let mut peers = Vec::new();
         let mut doors = HashMap::new();
@@ -274,6 +267,24 @@ async fn listen(address: std::net::SocketAddr) -> Result<TcpListener, Error> {
             address: address.to_string(),
             source,
         })
+}
+
+/// What the intake needs to know.
+fn reading(config: &Config, instance: InstanceId, peers: Vec<SiteId>) -> intake::Config {
+    let conflicts = ConflictLog {
+        path: config.conflicts.log.clone(),
+        keys: config.conflicts.keys,
+        max_rate: config.conflicts.max_rate,
+    };
+    intake::Config {
+        site: config.site.clone(),
+        instance,
+        peers,
+        redis: config.redis.clone(),
+        filter: filter(&config.sync),
+        dir: config.journal.dir.clone(),
+        conflicts,
+    }
 }
 
 /// Every key of ours that SWAPDB could carry into another database.

@@ -134,6 +134,15 @@ fn notes(peer: &PeerStatus) -> Vec<String> {
             copied.created, copied.overwritten, copied.kept, copied.refused
         ));
     }
+    let conflicts = &peer.conflicts;
+    if conflicts.total() > 0 || conflicts.asked > 0 {
+        notes.push(format!(
+            "{site}: {} conflicts found; {} states asked of it, {} sent to it",
+            conflicts.total(),
+            conflicts.asked,
+            conflicts.sent
+        ));
+    }
     if peer.unheld > 0 {
         notes.push(format!(
             "{site}: the Redis here cannot hold {} of its commands and values; left out",

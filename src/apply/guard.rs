@@ -22,7 +22,8 @@ use super::{Applier, Error};
 use crate::command::key_hash;
 use crate::intake::wall_ms;
 use crate::link::{State, Value};
-use crate::model::{Cursor, Mark, is_reserved, owed_key, part_key};
+use crate::model::{Cursor, Mark, Need, is_reserved, owed_key, part_key};
+use crate::status::{Conflicts, CopyCounts};
 
 /// How often a transaction is tried whose keys keep changing, before its keys count as refused.
 const ATTEMPTS: u32 = 8;
@@ -107,7 +108,7 @@ impl Applier {
             match self.carry_out(states, &decided, &marked, stop).await? {
                 Executed::Done { replies, head } => {
                     self.mark = Some(marked);
-                    self.settle(states, &decided);
+                    self.settle(states, &decided, !rules.rebase);
                     // A command written again may fail here as it will there.
                     let errors = replies.iter().skip(head).filter_map(|r| r.error());
                     let refused =
@@ -118,7 +119,7 @@ impl Applier {
                     return Ok(());
                 }
                 Executed::Lost if self.mark.as_ref().is_some_and(|m| m.batch >= marked.batch) => {
-                    self.settle(states, &decided);
+                    self.settle(states, &decided, !rules.rebase);
                     return Ok(());
                 }
                 // Nothing was executed, and no key is watched any more.
@@ -310,32 +311,50 @@ impl Applier {
     }
 
     /// The counts and the debts after states were taken or refused.
-    fn settle(&self, states: &[State], verdicts: &[Verdict]) {
+    fn settle(&self, states: &[State], verdicts: &[Verdict], is_copy: bool) {
         let read = self.progress.borrow().read;
-        let mut counts = self.board.lock().copied.clone();
         let mut paid = Vec::new();
         for (state, verdict) in states.iter().zip(verdicts) {
             let name: Key = (state.db, state.key.clone());
             debug!(peer = %self.config.peer, db = state.db, key = %state.key.escape_ascii(), %verdict, "a state");
-            match verdict {
-                Verdict::Refuse => {
-                    counts.refused += 1;
-                    self.debts.add_again(name, read);
-                    continue;
+            if is_copy {
+                count_copied(verdict, &mut self.board.lock().copied);
+            } else {
+                count_repair(verdict, &mut self.board.lock().conflicts);
+            }
+            if *verdict == Verdict::Refuse {
+                // What is refused of a copy may hold what is in no journal.
+                match is_copy {
+                    true => self.debts.add(name, read, Need::Lacks),
+                    false => self.debts.add_again(name, read),
                 }
-                Verdict::Take { existed: true } | Verdict::Rebase(_) => counts.overwritten += 1,
-                Verdict::Take { existed: false } => counts.created += 1,
-                Verdict::Leave { kept: true } => counts.kept += 1,
-                Verdict::Leave { kept: false } => {}
+                continue;
             }
             if self.debts.is_paid(&name, is_said(state)) && self.debts.remove(&name) {
                 paid.push(name);
             }
         }
-        self.board.lock().copied = counts;
         if let Some(mark) = &self.mark {
             self.docket.paid(mark.instance, mark.batch, paid);
         }
+    }
+}
+
+fn count_copied(verdict: &Verdict, counts: &mut CopyCounts) {
+    match verdict {
+        Verdict::Refuse => counts.refused += 1,
+        Verdict::Take { existed: true } | Verdict::Rebase(_) => counts.overwritten += 1,
+        Verdict::Take { existed: false } => counts.created += 1,
+        Verdict::Leave { kept: true } => counts.kept += 1,
+        Verdict::Leave { kept: false } => {}
+    }
+}
+
+const fn count_repair(verdict: &Verdict, counts: &mut Conflicts) {
+    match verdict {
+        Verdict::Refuse => counts.refused += 1,
+        Verdict::Take { .. } | Verdict::Rebase(_) => counts.taken += 1,
+        Verdict::Leave { .. } => counts.equal += 1,
     }
 }
 

@@ -419,7 +419,7 @@ impl Applier {
             conflicts += u64::from(is_new && wish.need > Need::Doubts);
         });
         if conflicts > 0 {
-            self.board.lock().conflicts += conflicts;
+            self.board.lock().conflicts.asked += conflicts;
         }
         Ok(())
     }

@@ -8,11 +8,11 @@ use std::path::PathBuf;
 use super::mistake::Mistake;
 use super::source::{Section, Source, Value};
 use super::{
-    Admin, BIG_VALUES, Config, DEFAULT_ADMIN, DEFAULT_BIG_VALUE, DEFAULT_JOURNAL, DEFAULT_LINK,
-    Databases, Existing, Flush, Initial, JournalConfig, Keys, Link, MAX_PATTERNS, MIN_JOURNAL,
-    MIN_RATE, Peer, Publish, Size, Sync,
+    Admin, BIG_VALUES, Config, Conflicts, DEFAULT_ADMIN, DEFAULT_BIG_VALUE, DEFAULT_CONFLICT_RATE,
+    DEFAULT_JOURNAL, DEFAULT_LINK, Databases, Existing, Flush, Initial, JournalConfig, Keys, Link,
+    MAX_CONFLICT_RATE, MAX_PATTERNS, MIN_JOURNAL, MIN_RATE, Peer, Publish, Size, Sync,
 };
-use crate::model::{Pattern, SiteId};
+use crate::model::{Pattern, ShownKeys, SiteId};
 use crate::redis::{Password, Settings};
 
 /// Checks everything. None only together with a mistake.
@@ -24,6 +24,7 @@ pub(super) fn config(source: &Source, mistakes: &mut Vec<Mistake>) -> Option<Con
     let peers = peers(source, site.as_ref(), &link, mistakes);
     let sync = sync(source.section("sync")?, mistakes);
     let journal = journal(source.section("journal")?, mistakes);
+    let conflicts = conflicts(source.section("conflicts")?, mistakes);
     let admin = admin(source.section("admin")?, &link, mistakes);
     Some(Config {
         site: site?,
@@ -32,6 +33,7 @@ pub(super) fn config(source: &Source, mistakes: &mut Vec<Mistake>) -> Option<Con
         peers,
         sync,
         journal: journal?,
+        conflicts,
         admin,
     })
 }
@@ -229,6 +231,32 @@ fn journal(section: &Section, mistakes: &mut Vec<Mistake>) -> Option<JournalConf
         max_size: max_size.unwrap_or(DEFAULT_JOURNAL),
     })
 }
+
+fn conflicts(section: &Section, mistakes: &mut Vec<Mistake>) -> Conflicts {
+    let log = optional(section, "log", mistakes, |value| match value.filled()? {
+        "off" => Ok(None),
+        path => Ok(Some(PathBuf::from(path))),
+    });
+    let keys = optional(section, "keys", mistakes, |value| word(value, &SHOWN_KEYS));
+    let max_rate = optional(section, "max_rate", mistakes, |value| match value {
+        Value::Integer(rate @ 1..=MAX_CONFLICT_RATE) => u32::try_from(*rate).map_err(reason),
+        _ => Err(format!(
+            "not a number of lines a second from 1 to {MAX_CONFLICT_RATE}"
+        )),
+    });
+    Conflicts {
+        log: log.flatten(),
+        keys: keys.unwrap_or_default(),
+        max_rate: max_rate.unwrap_or(DEFAULT_CONFLICT_RATE),
+    }
+}
+
+/// The words for how keys are shown.
+pub(super) const SHOWN_KEYS: [(&str, ShownKeys); 3] = [
+    ("full", ShownKeys::Full),
+    ("hash", ShownKeys::Hash),
+    ("none", ShownKeys::None),
+];
 
 fn admin(section: &Section, link: &Link, mistakes: &mut Vec<Mistake>) -> Admin {
     let listen = optional(section, "listen", mistakes, |v| {

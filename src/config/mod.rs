@@ -23,7 +23,7 @@ pub use self::mistake::Errors;
 use self::mistake::{Mistake, Place};
 pub use self::size::Size;
 use self::source::Source;
-use crate::model::{Pattern, SiteId};
+use crate::model::{Pattern, ShownKeys, SiteId};
 use crate::redis;
 
 /// A whole configuration, checked. Its `Display` is the file that would give it, secrets masked.
@@ -41,6 +41,8 @@ pub struct Config {
     pub sync: Sync,
     /// The journal.
     pub journal: JournalConfig,
+    /// What is written down about conflicts.
+    pub conflicts: Conflicts,
     /// The HTTP interface for operators.
     pub admin: Admin,
 }
@@ -161,6 +163,18 @@ pub struct JournalConfig {
     pub max_size: u64,
 }
 
+/// What is written down about conflicts: two writes of one key, at two sites, that had not seen each
+/// other.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Conflicts {
+    /// The file, JSON lines; none: they are only counted.
+    pub log: Option<PathBuf>,
+    /// How keys stand in it.
+    pub keys: ShownKeys,
+    /// The most lines a second.
+    pub max_rate: u32,
+}
+
 /// The HTTP interface for operators.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Admin {
@@ -192,6 +206,13 @@ pub const DEFAULT_BIG_VALUE: u64 = 4 << 20;
 /// What may be configured for that: smaller parts cost more round trips than they save memory, and
 /// larger ones defeat their purpose.
 const BIG_VALUES: RangeInclusive<u64> = 16 << 10..=256 << 20;
+
+/// The most lines a second of the conflict log, unless configured: enough to see which keys it is, and
+/// 2 GB a day at worst.
+pub const DEFAULT_CONFLICT_RATE: u32 = 100;
+
+/// The most that may be configured: beyond this the log would cost more than the sync.
+const MAX_CONFLICT_RATE: u64 = 10_000;
 
 /// The most patterns of keys: each costs time with every key that is written.
 const MAX_PATTERNS: usize = 100;

@@ -2,6 +2,7 @@
 
 use std::fmt;
 
+use super::check::SHOWN_KEYS;
 use super::{Config, Databases, Size};
 use crate::redis::{Address, Password};
 
@@ -57,6 +58,14 @@ impl fmt::Display for Config {
         writeln!(f, "big_value = \"{}\"", Size(self.sync.big_value))?;
         writeln!(f, "\n[journal]\ndir = {:?}", self.journal.dir)?;
         writeln!(f, "max_size = \"{}\"", Size(self.journal.max_size))?;
+        writeln!(f, "\n[conflicts]")?;
+        if let Some(path) = &self.conflicts.log {
+            writeln!(f, "log = {path:?}")?;
+        }
+        let is_shown = |(_, keys): &&(&str, _)| *keys == self.conflicts.keys;
+        let word = SHOWN_KEYS.iter().find(is_shown);
+        writeln!(f, "keys = \"{}\"", word.map_or("", |(word, _)| word))?;
+        writeln!(f, "max_rate = {}", self.conflicts.max_rate)?;
         write!(f, "\n[admin]\nlisten = \"{}\"", self.admin.listen)
     }
 }

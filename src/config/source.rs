@@ -40,7 +40,7 @@ pub(super) enum Value {
 }
 
 /// Every section and its keys.
-const SECTIONS: [(&str, &[&str]); 6] = [
+const SECTIONS: [(&str, &[&str]); 7] = [
     ("", &["site"]),
     ("redis", &["url", "username", "password", "password_file"]),
     ("link", &["listen"]),
@@ -59,6 +59,7 @@ const SECTIONS: [(&str, &[&str]); 6] = [
         ],
     ),
     ("journal", &["dir", "max_size"]),
+    ("conflicts", &["log", "keys", "max_rate"]),
     ("admin", &["listen"]),
 ];
 

@@ -58,6 +58,29 @@ fn password(config: &Config) -> Option<String> {
 }
 
 #[test]
+fn conflicts_are_written_down_where_it_says() {
+    let config = good(SMALL, &[]).conflicts;
+    assert_eq!((config.log, config.keys), (None, ShownKeys::Hash));
+    assert_eq!(config.max_rate, DEFAULT_CONFLICT_RATE);
+    let text = format!("{SMALL}[conflicts]\nlog = \"/c\"\nkeys = \"full\"\nmax_rate = 7\n");
+    let config = good(&text, &[]).conflicts;
+    assert_eq!(config.log.as_deref(), Some(Path::new("/c")));
+    assert_eq!((config.keys, config.max_rate), (ShownKeys::Full, 7));
+    let off = good(&text, &[("TANDEM__CONFLICTS__LOG", "off")]);
+    assert_eq!(off.conflicts.log, None);
+    for (wrong, message) in [
+        ("keys = \"some\"", "conflicts.keys"),
+        ("max_rate = 0", "from 1 to 10000"),
+        ("max_rate = 10001", "from 1 to 10000"),
+        ("log = \"\"", "conflicts.log"),
+    ] {
+        let text = format!("{SMALL}[conflicts]\n{wrong}\n");
+        let told = read(&text, &[]).expect_err(wrong);
+        assert!(told.contains(message), "{told}");
+    }
+}
+
+#[test]
 fn the_sample_is_read() {
     let config = good(SAMPLE, &[]);
     assert_eq!(config.site.as_str(), "hangzhou");

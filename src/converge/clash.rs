@@ -2,7 +2,7 @@
 
 use super::recent::Did;
 use crate::command::Act;
-use crate::model::{Cursor, Hlc, SiteId};
+use crate::model::{ConflictKind, Cursor, Hlc, SiteId, Winner};
 
 /// What of ours a record had not seen, and does not commute with.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -19,6 +19,8 @@ pub struct Clash {
     latest: Option<Hlc>,
     /// Something that changed the key, and is no delete.
     changes: bool,
+    /// Something that is not only a change of its time to live, or of its name.
+    writes: bool,
     /// An element was removed, and another one is added: was it the last, the key went with its time
     /// to live.
     pub(super) doubts: bool,
@@ -48,7 +50,8 @@ impl Clash {
                 self.renewed = self.renewed.max(Some(did.at));
             }
             Act::Move => (self.renews, self.moves) = (true, true),
-            _ => {}
+            Act::Read => {}
+            _ => self.writes = true,
         }
         self.changes |= did.act != Act::Read;
         self.latest = self.latest.max(Some(did.hlc));
@@ -76,6 +79,38 @@ impl Clash {
     #[must_use]
     pub const fn spares(&self) -> bool {
         self.changes && !self.is_unknown
+    }
+
+    /// What met, for people.
+    pub(super) const fn kind(&self, theirs: Act) -> ConflictKind {
+        match theirs {
+            _ if self.is_unknown => ConflictKind::Unknown,
+            Act::Delete => ConflictKind::Delete,
+            _ if self.deletes && self.latest.is_none() => ConflictKind::Delete,
+            Act::Move => ConflictKind::Move,
+            _ if self.moves => ConflictKind::Move,
+            Act::Read => ConflictKind::Derived,
+            _ if !self.changes => ConflictKind::Derived,
+            Act::Expiry => ConflictKind::Expiry,
+            _ if self.renews && !self.writes => ConflictKind::Expiry,
+            _ => ConflictKind::Write,
+        }
+    }
+
+    /// Whose write prevails, for people. Where that is not known, the peer's value is taken.
+    pub(super) fn winner(&self, theirs: Theirs<'_>) -> Winner {
+        let is_later = |ours| (ours, theirs.site) > (theirs.hlc, theirs.origin);
+        let is_ours = match theirs.act {
+            _ if self.is_unknown => false,
+            Act::Delete => true,
+            _ => self.latest.is_some_and(is_later),
+        };
+        if is_ours { Winner::Here } else { Winner::Peer }
+    }
+
+    /// The latest stamp of ours, but for deletes.
+    pub(super) const fn latest(&self) -> Option<Hlc> {
+        self.latest
     }
 
     /// Where a delete yields to a renewal of ours, and so the peer mends the key: up to where what was

@@ -136,7 +136,7 @@ impl Answerer {
                 return Ok(());
             }
             // While a copy is on its way to us, what is here says nothing about what is right.
-            if request.need < Need::Unsure && applied.wait_for(|a| a.whole).await.is_err() {
+            if request.need < Need::Lacks && applied.wait_for(|a| a.whole).await.is_err() {
                 return Ok(());
             }
             let connection = match &mut connection {
@@ -179,6 +179,12 @@ impl Answerer {
         }
     }
 
+    fn count_sent(&self, count: u64) {
+        if let Some(peer) = self.shared.board.peer(&self.peer) {
+            peer.lock().conflicts.sent += count;
+        }
+    }
+
     /// Until what the peer has written, and what follows from that, is here.
     async fn quiet(&self) -> Option<OwnedSemaphorePermit> {
         self.shared.dockets.get(&self.peer)?.quiet().await
@@ -207,6 +213,9 @@ impl Answerer {
         };
         let now = wall_ms();
         let mut pairs = replies.chunks(2);
+        if size != Size::Unneeded {
+            self.count_sent(keys.len() as u64);
+        }
         let states = keys.into_iter().map(|(db, key)| match size {
             Size::Unneeded => unneeded(db, key),
             Size::Small | Size::Large => self.state(db, key, pairs.next().unwrap_or_default(), now),
@@ -258,6 +267,7 @@ impl Answerer {
             expire_at_ms: self.expiries.at(ttl, wall_ms()),
         };
         let size = usize::try_from(self.part_size).unwrap_or(usize::MAX);
+        self.count_sent(1);
         let parts = large::read(&file, self.flavour, size, what)?;
         Ok(Some(Insert::Large(Large {
             at,

@@ -389,12 +389,12 @@ fn read_parts(
             {
                 continue;
             }
-            rdb::Entry::Value(value) if debts.wants(&(value.db, value.key.clone())) => {
+            rdb::Entry::Value(value) if debts.lacks(&(value.db, value.key.clone())) => {
                 gathered.push(state(value, |_| Value::Unsaid), bytes_done)
             }
             rdb::Entry::Value(value) => gathered.push(state(value, Value::Dump), bytes_done),
             rdb::Entry::Part(value, Place::First) => {
-                is_left_out = debts.wants(&(value.db, value.key.clone()));
+                is_left_out = debts.lacks(&(value.db, value.key.clone()));
                 if is_left_out {
                     gathered.push(state(value, |_| Value::Unsaid), bytes_done)
                 } else {

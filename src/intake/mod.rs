@@ -3,6 +3,7 @@
 //! One task owns the replica connection, the decoder, the clock and the journal's writer. What it
 //! has read is in the journal before anybody hears of it, and is acknowledged to Redis only then.
 
+mod conflicts;
 pub mod decoder;
 pub mod event;
 pub mod filter;
@@ -23,6 +24,8 @@ use tokio::time::{Instant, sleep};
 use tokio_util::sync::CancellationToken;
 use tracing::{error, warn};
 
+pub use self::conflicts::ConflictLog;
+use self::conflicts::Conflicts;
 use self::filter::Filter;
 use self::stream::Stream;
 use crate::command::Catalog;
@@ -59,6 +62,8 @@ pub struct Config {
     pub filter: Filter,
     /// Where snapshots are spooled.
     pub dir: PathBuf,
+    /// What is written to the conflict log.
+    pub conflicts: ConflictLog,
 }
 
 /// What the intake shares with the other parts.
@@ -111,6 +116,9 @@ pub enum Error {
     /// What the journal holds was not written by this version.
     #[error("the journal's own state is not understood: {0}; move the journal's directory away")]
     Saved(String),
+    /// No thread for the conflict log.
+    #[error("cannot start a thread: {0}; the machine, or the container, has no room for it")]
+    Thread(std::io::Error),
     /// The server is too old, or a cluster.
     #[error("{0}")]
     Unsupported(String),
@@ -154,7 +162,11 @@ impl Intake {
         let (site, table) = (config.site.clone(), Arc::clone(&shared.table));
         let mut judge = Judge::new(site, table, catalog.clone(), &shared.dockets);
         let resume = resume::Resume::from_journal(journal, recovered, catalog, &mut judge)?;
-        let (stream, progress) = Stream::new(&config, shared.clone(), writer, resume, judge);
+        let board = Arc::clone(&shared.board);
+        let log = config.conflicts.clone();
+        let conflicts = Conflicts::new(config.site.clone(), board, log).map_err(Error::Thread)?;
+        let judging = (judge, conflicts);
+        let (stream, progress) = Stream::new(&config, shared.clone(), writer, resume, judging);
         Ok((
             Self {
                 config,

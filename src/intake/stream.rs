@@ -9,6 +9,7 @@ use tokio::time::{MissedTickBehavior, interval, sleep};
 use tokio_util::sync::CancellationToken;
 use tracing::{error, info, warn};
 
+use super::conflicts::Conflicts;
 use super::decoder::Decoder;
 use super::event::{Event, Write};
 use super::filter::Filter;
@@ -58,6 +59,7 @@ pub(super) struct Stream {
     frame: FrameBuilder,
     clock: Clock,
     judge: Judge,
+    conflicts: Conflicts,
     /// What the judge has found and the journal does not have yet.
     judgements: Vec<Judgement>,
     state: Option<Arc<EpochState>>,
@@ -84,7 +86,7 @@ impl Stream {
         shared: Shared,
         writer: Writer,
         resume: Resume,
-        judge: Judge,
+        (judge, conflicts): (Judge, Conflicts),
     ) -> (Self, watch::Receiver<Progress>) {
         let Resume { saved, hlc, .. } = resume;
         let at = saved.as_ref().map_or(Cursor::ZERO, |s| s.at);
@@ -102,6 +104,7 @@ impl Stream {
             frame: FrameBuilder::new(at.offset),
             clock: Clock::after(hlc),
             judge,
+            conflicts,
             judgements: Vec::new(),
             state: saved.as_ref().map(|s| Arc::new(s.state.clone())),
             seen: Arc::new(saved.as_ref().map(|s| s.seen.clone()).unwrap_or_default()),
@@ -310,6 +313,8 @@ impl Stream {
             tokio::select! {
                 biased;
                 () = stop.cancelled() => {
+                    // What was settled last is not to be asked for after a restart.
+                    self.commit(&mut replica, stop).await?;
                     replica.acknowledge(self.read().offset).await?;
                     return Ok(());
                 }
@@ -458,12 +463,13 @@ impl Stream {
         for overrun in std::mem::take(&mut found.overruns) {
             let keys = written_since(&self.shared, &self.site, &overrun, (at.epoch, &self.frame))?;
             self.judge.on_overrun(&overrun, keys, at);
-            found.notes.append(&mut self.judge.take().notes);
+            found.append(self.judge.take());
         }
         for judgement in &found.notes {
             self.frame.push_judgement(judgement);
         }
         self.judgements.append(&mut found.notes);
+        self.conflicts.tell(&found, wall_ms());
         Ok(())
     }
 

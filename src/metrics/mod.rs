@@ -12,11 +12,13 @@ use std::sync::Arc;
 
 use prometheus::core::{Collector, Desc};
 use prometheus::process_collector::ProcessCollector;
-use prometheus::proto::{Counter, Gauge, LabelPair, Metric, MetricFamily, MetricType};
+use prometheus::proto::{
+    Bucket, Counter, Gauge, Histogram, LabelPair, Metric, MetricFamily, MetricType,
+};
 use prometheus::{Registry, TextEncoder};
 
 use self::table::ROWS;
-use crate::status::{Board, PeerStatus, Status};
+use crate::status::{Board, PeerStatus, Status, Times};
 
 /// All metrics of this process.
 #[derive(Debug)]
@@ -45,6 +47,19 @@ enum Values {
     PeerIfKnown(fn(&PeerStatus) -> Option<f64>),
     /// For each peer, one for each value of one more label.
     PeerBy(&'static str, fn(&PeerStatus) -> Vec<(String, f64)>),
+    /// For each peer, one for each pair of values of two more labels.
+    PeerBy2(
+        (&'static str, &'static str),
+        fn(&PeerStatus) -> Vec<(String, String, f64)>,
+    ),
+    /// For each peer, a histogram.
+    PeerTimes(fn(&PeerStatus) -> Times),
+}
+
+/// A value of a metric.
+enum Sample {
+    Number(f64),
+    Times(Times),
 }
 
 impl Metrics {
@@ -112,14 +127,18 @@ impl Row {
         let metrics = self.values.read(status);
         let metrics = metrics.into_iter().map(|(labels, value)| {
             let mut metric = Metric::from_label(labels);
-            if self.kind == MetricType::COUNTER {
-                let mut counter = Counter::default();
-                counter.set_value(value);
-                metric.set_counter(counter);
-            } else {
-                let mut gauge = Gauge::default();
-                gauge.set_value(value);
-                metric.set_gauge(gauge);
+            match value {
+                Sample::Number(value) if self.kind == MetricType::COUNTER => {
+                    let mut counter = Counter::default();
+                    counter.set_value(value);
+                    metric.set_counter(counter);
+                }
+                Sample::Number(value) => {
+                    let mut gauge = Gauge::default();
+                    gauge.set_value(value);
+                    metric.set_gauge(gauge);
+                }
+                Sample::Times(times) => metric.set_histogram(histogram(&times)),
             }
             metric
         });
@@ -137,37 +156,59 @@ impl Values {
         match self {
             Self::Site(_) => vec![],
             Self::SiteBy(label, _) => vec![*label],
-            Self::Peer(_) | Self::PeerIfKnown(_) => vec![PEER],
+            Self::Peer(_) | Self::PeerIfKnown(_) | Self::PeerTimes(_) => vec![PEER],
             Self::PeerBy(label, _) => vec![PEER, *label],
+            Self::PeerBy2((first, second), _) => vec![PEER, *first, *second],
         }
     }
 
-    fn read(&self, status: &Status) -> Vec<(Vec<LabelPair>, f64)> {
+    fn read(&self, status: &Status) -> Vec<(Vec<LabelPair>, Sample)> {
         let peers = status.peers.iter();
+        let number = |(labels, value)| (labels, Sample::Number(value));
+        let of = |peer: &PeerStatus| pairs(&[(PEER, &peer.site)]);
         match self {
-            Self::Site(read) => vec![(vec![], read(status))],
+            Self::Site(read) => vec![number((vec![], read(status)))],
             Self::SiteBy(label, read) => {
                 let values = read(status).into_iter();
-                values
-                    .map(|(word, value)| (pairs(&[(label, &word)]), value))
-                    .collect()
+                let labelled = |(word, value): (String, f64)| (pairs(&[(label, &word)]), value);
+                values.map(labelled).map(number).collect()
             }
-            Self::Peer(read) => peers
-                .map(|peer| (pairs(&[(PEER, &peer.site)]), read(peer)))
-                .collect(),
+            Self::Peer(read) => peers.map(|p| number((of(p), read(p)))).collect(),
             Self::PeerIfKnown(read) => peers
-                .filter_map(|peer| Some((pairs(&[(PEER, &peer.site)]), read(peer)?)))
+                .filter_map(|p| Some(number((of(p), read(p)?))))
                 .collect(),
-            Self::PeerBy(label, read) => peers
-                .flat_map(|peer| {
-                    let labelled = |(word, value): (String, f64)| {
-                        (pairs(&[(PEER, &peer.site), (label, &word)]), value)
-                    };
-                    read(peer).into_iter().map(labelled)
-                })
-                .collect(),
+            Self::PeerBy(label, read) => {
+                let labelled = |peer: &PeerStatus, (word, value): (String, f64)| {
+                    number((pairs(&[(PEER, &peer.site), (label, &word)]), value))
+                };
+                let all = |p| read(p).into_iter().map(move |value| labelled(p, value));
+                peers.flat_map(all).collect()
+            }
+            Self::PeerBy2((first, second), read) => {
+                let labelled = |peer: &PeerStatus, (one, other, value): (String, String, f64)| {
+                    let labels = [(PEER, peer.site.as_str()), (first, &one), (second, &other)];
+                    number((pairs(&labels), value))
+                };
+                let all = |p| read(p).into_iter().map(move |value| labelled(p, value));
+                peers.flat_map(all).collect()
+            }
+            Self::PeerTimes(read) => peers.map(|p| (of(p), Sample::Times(read(p)))).collect(),
         }
     }
+}
+
+fn histogram(times: &Times) -> Histogram {
+    let bucket = |(bound, count)| {
+        let mut bucket = Bucket::default();
+        bucket.set_upper_bound(bound);
+        bucket.set_cumulative_count(count);
+        bucket
+    };
+    let mut histogram = Histogram::default();
+    histogram.set_bucket(times.cumulative().map(bucket).collect());
+    histogram.set_sample_count(times.count());
+    histogram.set_sample_sum(times.sum);
+    histogram
 }
 
 /// The label that names a peer.
@@ -188,7 +229,7 @@ mod tests {
     use std::collections::BTreeSet;
 
     use super::*;
-    use crate::model::{InstanceId, SiteId};
+    use crate::model::{ConflictKind, InstanceId, SiteId, Winner};
     use crate::status::{PeerState, Stop};
 
     fn board() -> Arc<Board> {
@@ -217,6 +258,9 @@ mod tests {
             peer.state = PeerState::Stopped;
             peer.lag_seconds = 1.5;
             peer.records_sent = 7;
+            peer.conflicts.add(ConflictKind::Delete, Winner::Here, 4);
+            peer.conflicts.mended_seconds.observe(0.25);
+            peer.conflicts.mended_seconds.observe(5000.0);
             peer.round_trip_seconds = Some(0.025);
             peer.stop = Some(Stop {
                 reason: "history_lost".to_owned(),
@@ -251,6 +295,12 @@ mod tests {
             "tandem_peer_round_trip_seconds{peer=\"c\"} 0.025",
             "tandem_peer_records_sent_total{peer=\"c\"} 7",
             "tandem_peer_copy_percent{peer=\"c\",direction=\"receiving\"} 12.5",
+            "tandem_peer_conflicts_total{peer=\"c\",kind=\"delete\",winner=\"here\"} 4",
+            "tandem_peer_conflicts_total{peer=\"c\",kind=\"delete\",winner=\"peer\"} 0",
+            "tandem_peer_conflict_mended_seconds_bucket{peer=\"c\",le=\"0.1\"} 0",
+            "tandem_peer_conflict_mended_seconds_bucket{peer=\"c\",le=\"0.3\"} 1",
+            "tandem_peer_conflict_mended_seconds_bucket{peer=\"c\",le=\"+Inf\"} 2",
+            "tandem_peer_conflict_mended_seconds_sum{peer=\"c\"} 5000.25",
             "# TYPE process_cpu_seconds_total counter",
         ] {
             assert!(text.lines().any(|l| l == line), "{line}\n{text}");

@@ -1,6 +1,6 @@
 //! The table of all metrics.
 
-use super::Values::{Peer, PeerBy, PeerIfKnown, Site, SiteBy};
+use super::Values::{Peer, PeerBy, PeerBy2, PeerIfKnown, PeerTimes, Site, SiteBy};
 use super::{Row, Values};
 use crate::status::{CopyStatus, PeerState, PeerStatus};
 use prometheus::proto::MetricType;
@@ -183,9 +183,44 @@ pub(super) const ROWS: &[Row] = &[
     ),
     counter(
         "tandem_peer_conflicts_total",
-        "Keys whose value was found to be wrong here, after both sites had written them at the same \
-         time, and was asked for, since the start.",
-        Peer(|p| number(p.conflicts)),
+        "Keys that both sites have written before they had seen each other's write, and in an order \
+         that matters, by what met and whose write prevails. Both sites count the same ones.",
+        PeerBy2(("kind", "winner"), |p| {
+            let found = p.conflicts.found.iter();
+            found
+                .flat_map(|(kind, by)| [(kind, "here", by.here), (kind, "peer", by.peer)])
+                .map(|(kind, winner, count)| (kind.clone(), winner.to_owned(), number(count)))
+                .collect()
+        }),
+    ),
+    counter(
+        "tandem_peer_repairs_total",
+        "States of single keys, which mend conflicts and commands that failed: asked of the peer, and \
+         then taken, equal to what was here, or refused and asked for again; sent to the peer.",
+        PeerBy("outcome", |p| {
+            let counts = &p.conflicts;
+            [
+                ("asked", counts.asked),
+                ("taken", counts.taken),
+                ("equal", counts.equal),
+                ("refused", counts.refused),
+                ("sent", counts.sent),
+            ]
+            .map(|(outcome, count)| (outcome.to_owned(), number(count)))
+            .into()
+        }),
+    ),
+    Row {
+        name: "tandem_peer_conflict_mended_seconds",
+        help: "From the later of two writes in conflict until the right value was here, where it was \
+               the peer's. Three round trips and some milliseconds are normal.",
+        kind: MetricType::HISTOGRAM,
+        values: PeerTimes(|p| p.conflicts.mended_seconds),
+    },
+    counter(
+        "tandem_peer_conflicts_unlogged_total",
+        "Conflicts left out of the conflict log: beyond max_rate in [conflicts], or the disk is slow.",
+        Peer(|p| number(p.conflicts.unlogged)),
     ),
     counter(
         "tandem_peer_unheld_total",

@@ -2,6 +2,7 @@
 //!
 //! Imports nothing of this crate, does no I/O.
 
+mod conflict;
 mod hlc;
 mod mark;
 mod need;
@@ -11,6 +12,7 @@ mod record;
 mod seen;
 mod site;
 
+pub use self::conflict::{Conflict, ConflictKind, ShownKeys, Winner};
 pub use self::hlc::{Clock, Hlc, MAX_DRIFT};
 pub use self::mark::{
     CopyProgress, FENCE_PREFIX, MARK_PREFIX, Mark, MarkError, OWED_PREFIX, Owes, RESERVED_PREFIX,

@@ -1,19 +1,21 @@
 //! Judging a peer's records when their echo is read.
 
+mod origin;
+
 use std::collections::{BTreeMap, HashMap, HashSet};
-use std::iter::Peekable;
 use std::sync::Arc;
 
 use bytes::Bytes;
 
+use self::origin::{Origin, Wrong};
 use super::clash::Theirs;
-use super::docket::{Docket, Filed, Wish};
+use super::docket::{Docket, Wish};
 use super::recent::{Recent, Write};
 use super::table::Table;
 use crate::command::{Act, Catalog, Command, Effects, Touch, Whole, for_each_in, key_hash};
 use crate::model::{
-    BatchReader, Cursor, Entry, Epoch, Hlc, InstanceId, Judgement, Key, Mark, Need, Record, Seen,
-    SiteId, is_reserved,
+    Conflict, ConflictKind, Cursor, Hlc, InstanceId, Judgement, Key, Mark, Need, Record, Seen,
+    SiteId, Winner, is_reserved,
 };
 
 /// What becomes of the records that were judged.
@@ -23,6 +25,36 @@ pub struct Verdicts {
     pub notes: Vec<Judgement>,
     /// Writes of whole databases that met writes of ours.
     pub overruns: Vec<Overrun>,
+    /// Conflicts that were found, counted.
+    pub found: BTreeMap<(SiteId, ConflictKind, Winner), u64>,
+    /// The first [`MAX_TOLD`] of them.
+    pub told: Vec<(SiteId, Conflict)>,
+    /// Keys that have their right value again: the later stamp of the writes that had met.
+    pub mended: Vec<(SiteId, Hlc)>,
+}
+
+/// The most conflicts of one turn that are told in full: more than a person reads, or a log takes.
+const MAX_TOLD: usize = 1000;
+
+impl Verdicts {
+    /// Adds what was found later.
+    pub fn append(&mut self, mut later: Self) {
+        self.notes.append(&mut later.notes);
+        self.overruns.append(&mut later.overruns);
+        for (what, count) in later.found {
+            *self.found.entry(what).or_default() += count;
+        }
+        self.told.append(&mut later.told);
+        self.mended.append(&mut later.mended);
+    }
+
+    fn find(&mut self, site: &SiteId, conflict: Conflict) {
+        let count = (site.clone(), conflict.kind, conflict.winner);
+        *self.found.entry(count).or_default() += 1;
+        if self.told.len() < MAX_TOLD {
+            self.told.push((site.clone(), conflict));
+        }
+    }
 }
 
 /// A write of whole databases that had not seen writes of ours.
@@ -50,6 +82,23 @@ impl Overrun {
     }
 }
 
+/// What is found out about the commands of a record.
+#[derive(Debug, Default)]
+struct Findings {
+    /// Keys whose value is wrong here.
+    wrong: Vec<Key>,
+    /// Keys that may have lost their time to live here.
+    doubtful: Vec<Key>,
+    /// Of one command: the keys that it met in the wrong order.
+    hashes: HashSet<u128>,
+    /// Of one command: the keys that were in conflict, in whichever order.
+    met: HashMap<u128, (ConflictKind, Winner, Option<Hlc>)>,
+    /// Of one command: whether keys may have lost their time to live.
+    doubts: bool,
+    /// Of one command: whether it touches keys whose value is not what it was there.
+    touched: bool,
+}
+
 /// Owned by the intake, which tells it everything in the order of the stream.
 #[derive(Debug)]
 pub struct Judge {
@@ -66,71 +115,6 @@ pub struct Judge {
     verdicts: Verdicts,
     /// Of the command that is being looked at.
     effects: Effects,
-}
-
-/// What is known of a peer's records.
-#[derive(Debug)]
-struct Origin {
-    docket: Docket,
-    /// Its records have come back up to here.
-    echoed: Cursor,
-    /// And are judged up to here.
-    judged: Cursor,
-    /// What the last of these had seen of our history.
-    seen: Cursor,
-    /// The frame that is being judged.
-    reading: Option<(Epoch, Peekable<BatchReader>)>,
-    /// Keys that were deleted in what came back and is not judged.
-    deleted: HashMap<u128, Key>,
-    /// Keys whose value here is wrong, from the wish until our stream shows the right one; each with
-    /// the place of the wish.
-    wrong: HashMap<u128, (Key, Cursor)>,
-}
-
-impl Origin {
-    /// Whether what is made here of this key is perhaps not what the peer has made of it.
-    fn is_other(&self, hash: &u128) -> bool {
-        self.wrong.contains_key(hash) || self.deleted.contains_key(hash)
-    }
-
-    /// Whether records are applied, or about to be, that are not judged.
-    fn waits(&self) -> bool {
-        self.reading.is_some() || !self.docket.is_empty()
-    }
-
-    /// The next record that has come back and is not judged.
-    fn next(&mut self) -> Option<(Record, Cursor)> {
-        loop {
-            let Some((epoch, records)) = &mut self.reading else {
-                match self.docket.take_first()? {
-                    Filed::Nothing(upto) => self.judged = self.judged.max(upto),
-                    Filed::Records { epoch, start, body } => {
-                        let records = BatchReader::new(start, body).peekable();
-                        self.reading = Some((epoch, records));
-                    }
-                }
-                continue;
-            };
-            let epoch = *epoch;
-            let place = |offset| Cursor { epoch, offset };
-            let is_due = |entry: &Result<Entry, _>| match entry {
-                Ok(Entry::Record(record)) => place(record.offset) <= self.echoed,
-                _ => true,
-            };
-            match records.next_if(is_due) {
-                Some(Ok(Entry::Record(record))) => {
-                    let place = place(record.offset);
-                    if place > self.judged {
-                        return Some((record, place));
-                    }
-                }
-                // What cannot be read the applier has refused.
-                Some(_) => {}
-                None if records.peek().is_some() => return None,
-                None => self.reading = None,
-            }
-        }
-    }
 }
 
 impl Judge {
@@ -183,7 +167,8 @@ impl Judge {
             if let Some(origin) = self.origins.get_mut(&origin) {
                 let (after, need) = (at, Need::Wrong);
                 origin.docket.wish(key.clone(), Wish { after, need });
-                origin.wrong.insert(key_hash(key.0, &key.1), (key, at));
+                let (hash, since) = (key_hash(key.0, &key.1), None);
+                origin.wrong.insert(hash, Wrong { at, since });
             }
         }
     }
@@ -198,7 +183,7 @@ impl Judge {
     #[must_use]
     pub fn oldest_wish(&self) -> Option<Cursor> {
         let wrong = self.origins.values().flat_map(|o| o.wrong.values());
-        wrong.map(|(_, at)| *at).min()
+        wrong.map(|wrong| wrong.at).min()
     }
 
     /// We have written: a record, the next of our stream. Its effects are taken.
@@ -215,7 +200,7 @@ impl Judge {
             let of = self.origins.iter().filter(|(_, o)| is_wrong(o));
             let of: Vec<SiteId> = of.map(|(site, _)| site.clone()).collect();
             for site in of {
-                self.wish(&site, made.keys.to_vec(), Cursor::ZERO, at);
+                self.wish(&site, made.keys.to_vec(), (Cursor::ZERO, Some(hlc)), at);
             }
         }
     }
@@ -275,7 +260,9 @@ impl Judge {
         if mark.instance == life {
             for key in known.docket.take_paid(life, mark.batch) {
                 let hash = key_hash(key.0, &key.1);
-                known.wrong.remove(&hash);
+                let since = known.wrong.remove(&hash).and_then(|wrong| wrong.since);
+                let mended = since.map(|since| (origin.clone(), since));
+                self.verdicts.mended.extend(mended);
                 known.deleted.remove(&hash);
                 self.verdicts
                     .notes
@@ -295,7 +282,7 @@ impl Judge {
         };
         let owed: Vec<_> = self.origins.iter().filter_map(owed).collect();
         for (site, keys) in owed {
-            self.wish(&site, keys, Cursor::ZERO, at);
+            self.wish(&site, keys, (Cursor::ZERO, None), at);
         }
     }
 
@@ -319,7 +306,20 @@ impl Judge {
 
     /// These keys of ours are wrong after a write of whole databases.
     pub fn on_overrun(&mut self, overrun: &Overrun, keys: Vec<Key>, at: Cursor) {
-        self.wish(&overrun.origin, keys, overrun.seen, at);
+        for key in &keys {
+            let (winner, theirs) = (Winner::Here, overrun.hlc);
+            let conflict = Conflict {
+                key: key.clone(),
+                kind: ConflictKind::Database,
+                winner,
+                ours: None,
+                theirs,
+                command: Bytes::new(),
+            };
+            self.verdicts.find(&overrun.origin, conflict);
+        }
+        let since = Some(overrun.hlc);
+        self.wish(&overrun.origin, keys, (overrun.seen, since), at);
     }
 
     /// Judges what has been filed and has come back.
@@ -339,7 +339,7 @@ impl Judge {
         // What the peer did to them was done to nothing here, and to something there.
         if let Some(origin) = self.origins.get_mut(site).filter(|o| o.judged >= o.echoed) {
             let expired = origin.deleted.drain().map(|(_, key)| key).collect();
-            self.wish(site, expired, Cursor::ZERO, at);
+            self.wish(site, expired, (Cursor::ZERO, None), at);
         }
     }
 
@@ -365,30 +365,60 @@ impl Judge {
 
     fn judge(&mut self, site: &SiteId, record: &Record, at: Cursor) {
         let seen = record.seen.of(&self.site);
-        let (mut wrong, mut doubtful) = (Vec::new(), Vec::new());
+        let mut findings = Findings::default();
         let mut effects = std::mem::take(&mut self.effects);
         let scanned = for_each_in(&record.commands, record.db, |command, db| {
             effects.clear();
             effects.add(&self.catalog, command, db, |_, _| true);
             let wholes = effects.wholes.drain(..);
             self.overrun(site, wholes, record);
-            self.judge_command(
-                site,
-                command,
-                db,
-                record,
-                &effects.touches,
-                (&mut wrong, &mut doubtful),
-            );
+            self.look(site, record, &effects.touches, &mut findings);
+            self.judge_command(site, command, (db, seen), &mut findings);
+            if !findings.met.is_empty() {
+                self.tell(site, command, (db, record.hlc), &mut findings);
+            }
             // Keys that the next command of this record makes of these are wrong too.
-            if !wrong.is_empty() {
-                self.wish(site, std::mem::take(&mut wrong), seen, at);
+            if !findings.wrong.is_empty() {
+                let since = Some(record.hlc);
+                let wrong = std::mem::take(&mut findings.wrong);
+                self.wish(site, wrong, (seen, since), at);
             }
         });
         debug_assert!(scanned.is_ok(), "the applier has read it");
         self.effects = effects;
-        if !doubtful.is_empty() {
-            self.doubt(site, doubtful, at);
+        if !findings.doubtful.is_empty() {
+            self.doubt(site, findings.doubtful, at);
+        }
+    }
+
+    /// Compares what a command of a peer touches with what of ours its record had not seen.
+    fn look(&self, site: &SiteId, record: &Record, touches: &[Touch], findings: &mut Findings) {
+        let seen = record.seen.of(&self.site);
+        let is_other = |hash| self.origins.get(site).is_some_and(|o| o.is_other(hash));
+        (findings.doubts, findings.touched) = (false, false);
+        findings.hashes.clear();
+        for touch in touches {
+            findings.touched |= is_other(&touch.key);
+            let clash = self.table.clash(*touch, seen);
+            findings.doubts |= clash.doubts();
+            if clash.is_none() {
+                continue;
+            }
+            if let Some(end) = clash.undone_before(touch.act) {
+                self.table
+                    .made_between(touch.key, (seen, end), &mut findings.wrong);
+            }
+            let theirs = Theirs {
+                act: touch.act,
+                hlc: record.hlc,
+                origin: site,
+                site: &self.site,
+            };
+            let met = (clash.kind(touch.act), clash.winner(theirs), clash.latest());
+            findings.met.entry(touch.key).or_insert(met);
+            if clash.is_wrong_here(theirs) {
+                findings.hashes.insert(touch.key);
+            }
         }
     }
 
@@ -398,39 +428,35 @@ impl Judge {
         &self,
         site: &SiteId,
         command: &Command<'_>,
-        db: u32,
-        record: &Record,
-        touches: &[Touch],
-        (wrong, doubtful): (&mut Vec<Key>, &mut Vec<Key>),
+        (db, seen): (u32, Cursor),
+        findings: &mut Findings,
     ) {
-        let seen = record.seen.of(&self.site);
-        let mut doubts = false;
-        let is_wrong = |touch: &&Touch| {
-            let clash = self.table.clash(**touch, seen);
-            doubts |= clash.doubts();
-            if let Some(end) = clash.undone_before(touch.act) {
-                self.table.made_between(touch.key, (seen, end), wrong);
-            }
-            !clash.is_none()
-                && clash.is_wrong_here(Theirs {
-                    act: touch.act,
-                    hlc: record.hlc,
-                    origin: site,
-                    site: &self.site,
-                })
-        };
-        let mut hashes: HashSet<u128> = touches.iter().filter(is_wrong).map(|t| t.key).collect();
-        let is_derived = self.catalog.derives(command);
-        if is_derived && let Some(origin) = self.origins.get(site) {
-            let known = touches.iter().map(|t| t.key);
-            hashes.extend(known.filter(|hash| origin.is_other(hash)));
-        }
-        if hashes.is_empty() && doubts {
+        let Findings {
+            wrong,
+            doubtful,
+            hashes,
+            doubts,
+            touched,
+            ..
+        } = findings;
+        let is_derived = (*touched || !hashes.is_empty()) && self.catalog.derives(command);
+        if is_derived
+            && *touched
+            && let Some(origin) = self.origins.get(site)
+        {
             self.catalog.for_each_key(command, db, |db, name, _| {
-                doubtful.push((db, Bytes::copy_from_slice(name)));
+                let hash = key_hash(db, name);
+                if origin.is_other(&hash) {
+                    hashes.insert(hash);
+                }
             });
         }
         if hashes.is_empty() {
+            if *doubts {
+                self.catalog.for_each_key(command, db, |db, name, _| {
+                    doubtful.push((db, Bytes::copy_from_slice(name)));
+                });
+            }
             return;
         }
         self.catalog.for_each_key(command, db, |db, name, act| {
@@ -443,9 +469,35 @@ impl Judge {
             }
         });
         // What we have made of a key that is only read by this command is as it was.
-        for hash in hashes {
+        for hash in hashes.drain() {
             self.table.made_of(hash, seen, wrong);
         }
+    }
+
+    /// Tells of the conflicts of a command.
+    fn tell(
+        &mut self,
+        site: &SiteId,
+        command: &Command<'_>,
+        (db, theirs): (u32, Hlc),
+        findings: &mut Findings,
+    ) {
+        let verdicts = &mut self.verdicts;
+        self.catalog.for_each_key(command, db, |db, name, _| {
+            let Some((kind, winner, ours)) = findings.met.remove(&key_hash(db, name)) else {
+                return;
+            };
+            let conflict = Conflict {
+                key: (db, Bytes::copy_from_slice(name)),
+                kind,
+                winner,
+                ours,
+                theirs,
+                command: Bytes::copy_from_slice(command.arg(0)),
+            };
+            verdicts.find(site, conflict);
+        });
+        findings.met.clear();
     }
 
     /// A record writes whole databases, which may have been written here.
@@ -463,7 +515,13 @@ impl Judge {
     }
 
     /// Asks for the states of keys, and of all that was made of them here since `seen`.
-    fn wish(&mut self, site: &SiteId, mut keys: Vec<Key>, seen: Cursor, at: Cursor) {
+    fn wish(
+        &mut self,
+        site: &SiteId,
+        mut keys: Vec<Key>,
+        (seen, since): (Cursor, Option<Hlc>),
+        at: Cursor,
+    ) {
         let Some(origin) = self.origins.get_mut(site) else {
             return;
         };
@@ -473,7 +531,7 @@ impl Judge {
             if !wished.insert(key.clone()) {
                 continue;
             }
-            if origin.wrong.insert(hash, (key.clone(), at)).is_none() {
+            if origin.wrong.insert(hash, Wrong { at, since }).is_none() {
                 self.table.made_of(hash, seen, &mut keys);
             }
             let note = Judgement::Wished(site.clone(), key.clone());

@@ -1,7 +1,8 @@
 //! The judge against histories of two sites.
 
 use super::*;
-use crate::model::{FrameBuilder, Offset, Owes, Tags};
+use crate::converge::Filed;
+use crate::model::{Epoch, FrameBuilder, Offset, Owes, Tags};
 
 const LIFE: InstanceId = InstanceId::new(7);
 

@@ -3,12 +3,15 @@
 //! The fields are the public interface of `GET /status` and of `tandem status --json`; adding one
 //! is a feature, renaming one breaks users.
 
+mod conflicts;
+
 use std::fmt;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
 use serde::{Deserialize, Serialize};
 
+pub use self::conflicts::{ByWinner, Conflicts, Times};
 use crate::model::{Cursor, InstanceId, SiteId};
 
 /// The whole status of one sidecar.
@@ -288,10 +291,9 @@ pub struct PeerStatus {
     pub sessions: u64,
     /// Commands of it that failed here since the start; the state of their keys was asked for.
     pub failed_commands: u64,
-    /// Keys whose value was found to be wrong here, after writes at both sites that had not seen each
-    /// other, since the start; it was asked for.
+    /// Writes of both sites that had not seen each other, and what became of them.
     #[serde(default)]
-    pub conflicts: u64,
+    pub conflicts: Conflicts,
     /// Commands of it, and values, that the Redis here has nothing to hold; left out.
     #[serde(default)]
     pub unheld: u64,
