@@ -67,10 +67,10 @@ impl Unit {
         }
     }
 
-    fn append(self, bytes: &mut Vec<u8>, number: usize) {
+    fn append(self, bytes: &mut Vec<u8>, site: &str, number: usize) {
         // Spread over the keys, so that neighbours in time are no neighbours in the table.
         let key = number * 7919 % KEYS;
-        let named = |prefix: &str| format!("{prefix}:{key:012}");
+        let named = |prefix: &str| format!("{prefix}:{site}{key:012}");
         let filler = format!("{number:064}");
         match self {
             Self::Set64 => append(bytes, &["SET", &named("key"), &filler]),
@@ -89,7 +89,7 @@ impl Unit {
                 );
             }
             Self::Stream => {
-                let key = format!("stream:{:03}", key % 500);
+                let key = format!("stream:{site}{:03}", key % 500);
                 append(
                     bytes,
                     &["XADD", &key, "MAXLEN", "~", "1000", "*", "field", &filler],
@@ -135,13 +135,19 @@ pub(crate) struct Load {
 
 impl Load {
     pub(crate) fn new(unit: Unit) -> Self {
+        Self::of(unit, |_| "")
+    }
+
+    /// One whose units go to keys of different names, told by their numbers: where two loads use the
+    /// same name, both write the same keys.
+    pub(crate) fn of(unit: Unit, name: impl Fn(usize) -> &'static str) -> Self {
         let mut load = Self {
             unit,
             bytes: Vec::new(),
             ends: Vec::new(),
         };
         for number in 0..ENCODED / unit.weight() {
-            unit.append(&mut load.bytes, number);
+            unit.append(&mut load.bytes, name(number), number);
             load.ends.push(load.bytes.len());
         }
         load

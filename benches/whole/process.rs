@@ -17,6 +17,8 @@ use crate::wire::Wire;
 
 /// How long a process may take to answer.
 const START: Duration = Duration::from_secs(20);
+/// How long the last conflicts may take to be mended.
+const SETTLING: Duration = Duration::from_secs(120);
 /// Between two looks.
 const LOOK: Duration = Duration::from_millis(20);
 
@@ -201,16 +203,40 @@ impl Sidecar {
         Ok(state == Some("synchronizing"))
     }
 
+    /// Once everything is settled: how many conflicts were mended within so many seconds, a bound of
+    /// the histogram, and how many in all.
+    pub(crate) fn mended(&self, seconds: f64) -> Result<(u64, u64)> {
+        wait("the sites to settle", SETTLING, || {
+            let status = self.status()?;
+            Ok(status.pointer("/settled").and_then(Value::as_bool) == Some(true))
+        })?;
+        let text = self.get("/metrics")?;
+        let value = |start: &str| {
+            let mut lines = text.lines().filter(|line| line.starts_with(start));
+            lines.find_map(|line| line.rsplit(' ').next()?.parse().ok())
+        };
+        let metric = "tandem_peer_conflict_mended_seconds";
+        let peer = text.split_once("tandem_peer_settled{").context("a peer")?.1;
+        let peer = peer.split_once('}').context("a label")?.0;
+        let within = value(&format!("{metric}_bucket{{{peer},le=\"{seconds}\"}}"));
+        let count = value(&format!("{metric}_count{{{peer}}}"));
+        Ok((within.context("the bucket")?, count.context("the count")?))
+    }
+
     fn status(&self) -> Result<Value> {
+        Ok(serde_json::from_str(&self.get("/status")?)?)
+    }
+
+    fn get(&self, path: &str) -> Result<String> {
         let mut stream = TcpStream::connect((Ipv4Addr::LOCALHOST, self.admin))?;
         stream.set_read_timeout(Some(Duration::from_secs(5)))?;
-        stream.write_all(b"GET /status HTTP/1.0\r\nHost: localhost\r\n\r\n")?;
+        stream.write_all(format!("GET {path} HTTP/1.0\r\nHost: localhost\r\n\r\n").as_bytes())?;
         let mut answer = String::new();
         stream.read_to_string(&mut answer)?;
         let (_, body) = answer
             .split_once("\r\n\r\n")
             .context("an answer with a body")?;
-        Ok(serde_json::from_str(body)?)
+        Ok(body.to_owned())
     }
 
     fn log(&self) -> String {

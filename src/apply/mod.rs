@@ -74,6 +74,11 @@ pub enum Error {
     /// A person must act.
     #[error("{}: {}; {}", .0.reason, .0.detail, .0.remedy)]
     Stop(Stop),
+    /// The sites must be merged.
+    #[error(
+        "SWAPDB at one site met SWAPDB, FLUSHDB or FLUSHALL of the same databases at the other: a copy in each direction makes them equal"
+    )]
+    Torn,
     /// Told to stop, or the session is over.
     #[error("stopped")]
     Stopped,
@@ -299,6 +304,7 @@ impl Applier {
         self.report(outlet);
         loop {
             self.take_wishes()?;
+            self.tear(stop).await?;
             ask_for_debts(&self.debts, outlet).await?;
             let next = tokio::select! {
                 biased;
@@ -422,6 +428,20 @@ impl Applier {
             self.board.lock().conflicts.asked += conflicts;
         }
         Ok(())
+    }
+
+    /// Writes of whole databases met that come to something else in the other order: of what is here,
+    /// nobody knows any more what is right. The mark says from now on that a copy is needed, as when a
+    /// Redis has lost its history, and the next session merges the two sites, key by key.
+    async fn tear(&mut self, stop: &CancellationToken) -> Result<(), Error> {
+        if !self.docket.is_torn() {
+            return Ok(());
+        }
+        let mark = self.marked()?;
+        let base = Epoch(0);
+        self.commit(|_| {}, Mark { base, ..mark }, stop).await?;
+        self.docket.set_torn(false);
+        Err(Error::Torn)
     }
 
     /// Marks may have been removed by a client, or another sidecar may be at work.

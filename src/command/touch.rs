@@ -222,6 +222,16 @@ impl Whole {
         }
     }
 
+    /// Whether both write some database.
+    #[must_use]
+    pub const fn meets(self, other: Self) -> bool {
+        match (self, other) {
+            (Self::Flush(Some(db)), other) | (other, Self::Flush(Some(db))) => other.has(db),
+            (Self::Swap(one, two), other) => other.has(one) || other.has(two),
+            _ => true,
+        }
+    }
+
     /// The database with which this one has changed places.
     #[must_use]
     pub const fn partner(self, db: u32) -> Option<u32> {

@@ -49,6 +49,8 @@ struct State {
     owed: Vec<Key>,
     /// How the commands of records behind this went is not known yet.
     unsettled: Option<Cursor>,
+    /// The two sites are to be merged.
+    is_torn: bool,
 }
 
 /// A wish for the state of a key.
@@ -173,6 +175,17 @@ impl Docket {
     #[must_use]
     pub fn settled(&self, at: Cursor) -> Cursor {
         self.lock().unsettled.map_or(at, |from| from.min(at))
+    }
+
+    /// Whether the two sites must be merged: writes of whole databases met. Until the mark says so.
+    #[must_use]
+    pub fn is_torn(&self) -> bool {
+        self.lock().is_torn
+    }
+
+    /// Says so.
+    pub fn set_torn(&self, is_torn: bool) {
+        self.lock().is_torn = is_torn;
     }
 
     /// How many keys the peer is to be asked for.

@@ -15,7 +15,7 @@ use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 use super::Clash;
 use super::recent::{Did, Done, Hashed, Span};
 use crate::command::{Act, Kind, Touch, Whole, key_hash};
-use crate::model::{Cursor, Epoch, Key, Offset};
+use crate::model::{Cursor, Epoch, Hlc, Key, Offset};
 
 /// The place of a read that is under way: later than anything that a peer can have seen.
 const READING: Cursor = Cursor {
@@ -251,6 +251,18 @@ impl Table {
     #[must_use]
     pub fn is_empty(&self) -> bool {
         self.writes().is_empty()
+    }
+
+    /// The latest stamp of ours of writes of whole databases that a peer's had not seen, and that come
+    /// to something else in the other order. Of what was written, that leaves nothing to go by.
+    pub(super) fn tears(&self, theirs: Whole, seen: Cursor) -> Option<Hlc> {
+        let all = self.all();
+        let unseen = all.wholes.iter().filter(|w| w.did.at > seen);
+        let tears = unseen.filter(|ours| match (theirs, ours.what) {
+            (Whole::Flush(_), Whole::Flush(_)) => false,
+            (one, other) => one.meets(other),
+        });
+        tears.map(|whole| whole.did.hlc).max()
     }
 
     /// With which other databases this one has changed places since `seen`.

@@ -36,6 +36,8 @@ pub(super) struct Resume {
     pub hlc: Hlc,
     /// Keys whose states are wished for and have not come.
     pub wishes: BTreeSet<(SiteId, Key)>,
+    /// Peers with which this site is to be merged.
+    pub torn: BTreeSet<SiteId>,
 }
 
 impl Resume {
@@ -70,7 +72,8 @@ impl Resume {
             judge.note();
         }
         let wishes = std::mem::take(&mut resume.wishes);
-        judge.resume((&saved.seen, &saved.judged), wishes, saved.at);
+        let found = (wishes, &resume.torn);
+        judge.resume((&saved.seen, &saved.judged), found, saved.at);
         resume.saved = Some(saved);
         Ok(resume)
     }
@@ -131,6 +134,12 @@ impl Resume {
             Entry::Judgement(Judgement::Judged(origin, at)) => saved.judged.advance(&origin, at),
             Entry::Judgement(Judgement::Wished(origin, key)) => {
                 self.wishes.insert((origin, key));
+            }
+            Entry::Judgement(Judgement::Torn(origin)) => {
+                self.torn.insert(origin);
+            }
+            Entry::Judgement(Judgement::Merging(origin)) => {
+                self.torn.remove(&origin);
             }
             Entry::Mark { origin, text } => {
                 // Of a version that is not known, nothing is to be learned.

@@ -27,6 +27,8 @@ const KIND_JUDGED: u8 = 4;
 const KIND_WISHED: u8 = 5;
 const KIND_PAID: u8 = 6;
 const KIND_MARK: u8 = 7;
+const KIND_TORN: u8 = 8;
+const KIND_MERGING: u8 = 9;
 const FLAG_SEEN: u8 = 1;
 
 /// One command or one MULTI…EXEC of a client, in canonical form, with its tags. Its origin and
@@ -105,6 +107,10 @@ pub enum Judgement {
     Wished(SiteId, Key),
     /// That state has come.
     Paid(SiteId, Key),
+    /// Writes of whole databases met that do not commute: the two sites are to be merged.
+    Torn(SiteId),
+    /// The mark says that a copy from it is needed.
+    Merging(SiteId),
 }
 
 /// Why bytes are not entries.
@@ -239,6 +245,8 @@ impl FrameBuilder {
             Judgement::Judged(origin, _) => (KIND_JUDGED, origin),
             Judgement::Wished(origin, _) => (KIND_WISHED, origin),
             Judgement::Paid(origin, _) => (KIND_PAID, origin),
+            Judgement::Torn(origin) => (KIND_TORN, origin),
+            Judgement::Merging(origin) => (KIND_MERGING, origin),
         };
         put_bytes(&mut entry, origin.as_str().as_bytes());
         match judgement {
@@ -247,6 +255,7 @@ impl FrameBuilder {
                 put_varint(&mut entry, at.offset.0);
             }
             Judgement::Wished(_, key) | Judgement::Paid(_, key) => put_key(&mut entry, key),
+            Judgement::Torn(_) | Judgement::Merging(_) => {}
         }
         self.push_entry(kind, &entry);
     }
@@ -369,6 +378,8 @@ impl BatchReader {
                     _ => Judgement::Paid(origin, key),
                 }))
             }
+            KIND_TORN => Ok(Entry::Judgement(Judgement::Torn(take_site(&mut body)?))),
+            KIND_MERGING => Ok(Entry::Judgement(Judgement::Merging(take_site(&mut body)?))),
             _ => Err(RecordError::Malformed("unknown kind of entry")),
         }
     }
@@ -527,6 +538,8 @@ mod tests {
             Judgement::Judged(SiteId::try_new("b").unwrap(), at),
             Judgement::Wished(SiteId::try_new("b").unwrap(), key.clone()),
             Judgement::Paid(SiteId::try_new("b").unwrap(), key),
+            Judgement::Torn(SiteId::try_new("b").unwrap()),
+            Judgement::Merging(SiteId::try_new("b").unwrap()),
         ];
         entries.extend(judgements.map(Entry::Judgement));
         entries.push(Entry::Mark {

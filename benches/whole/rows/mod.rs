@@ -1,5 +1,6 @@
 //! The rows of the table: what each measures, and how it is explained.
 
+mod conflicts;
 mod copy;
 mod cost;
 mod latency;
@@ -66,6 +67,15 @@ pub(crate) const ROWS: &[Row] = &[
         how: "Tandem: first one side is loaded, then the other, then both at once. Native \
               replication knows one direction only; beside it stand two native pairs loaded at once.",
         run: throughput::both_ways,
+    },
+    Row {
+        name: "conflicts",
+        how: "Both sides write at once, each its own keys, but for one write in 100, which goes to \
+              keys of both: 500 keys, so that most of these meet. First without, then with, until \
+              all has arrived. Then 5,000 writes a second at each side, through a proxy that \
+              delivers everything 50 ms later: of the conflicts in which a value was wrong, the \
+              share that had the right one 300 ms after the later write.",
+        run: conflicts::conflicts,
     },
     Row {
         name: "far-away",

@@ -93,7 +93,10 @@ pub(super) fn catch_up(bench: &Bench, arm: Arm, out: &mut Samples) -> Result<()>
 }
 
 pub(super) fn both_ways(bench: &Bench, arm: Arm, out: &mut Samples) -> Result<()> {
-    let load = Load::new(Unit::Set64);
+    let loads = [
+        Load::of(Unit::Set64, |_| "near:"),
+        Load::of(Unit::Set64, |_| "far:"),
+    ];
     let count = bench.size(1_000_000);
     let total = "Both ways at once, both together";
     let pair = Pair::start(&bench.programs, arm)?;
@@ -105,19 +108,19 @@ pub(super) fn both_ways(bench: &Bench, arm: Arm, out: &mut Samples) -> Result<()
             total,
             "records/s",
             Goal::None,
-            at_once(sides, &load, count)?,
+            at_once(sides, &loads, count)?,
         );
         return Ok(());
     }
     let there = (pair.near.port, pair.far.port);
     let back = (there.1, there.0);
     let mut sum = 0.0;
-    for (from, to) in [there, back] {
+    for ((from, to), load) in [there, back].into_iter().zip(&loads) {
         let start = Instant::now();
-        carry(from, to, &load, count)?;
+        carry(from, to, load, count)?;
         sum += per_second(count, start.elapsed());
     }
-    let both = at_once([there, back], &load, count)?;
+    let both = at_once([there, back], &loads, count)?;
     out.put(total, "records/s", Goal::None, both);
     out.put(
         "Both ways at once, over the sum of each alone",
@@ -193,14 +196,14 @@ fn rate(pair: &Pair, load: &Load, count: usize) -> Result<f64> {
 }
 
 /// Both loads at the same time; the sum of records a second until both have arrived.
-fn at_once(sides: [(u16, u16); 2], load: &Load, count: usize) -> Result<f64> {
+pub(super) fn at_once(sides: [(u16, u16); 2], loads: &[Load; 2], count: usize) -> Result<f64> {
     let start = Instant::now();
+    let ([there, back], [one, other]) = (sides, loads);
     thread::scope(|scope| {
-        let runs = sides.map(|(from, to)| scope.spawn(move || carry(from, to, load, count)));
-        runs.into_iter().try_for_each(|run| {
-            let joined = run.join();
-            joined.map_err(|_| anyhow::anyhow!("a writer failed"))?
-        })
+        let first = scope.spawn(move || carry(there.0, there.1, one, count));
+        carry(back.0, back.1, other, count)?;
+        let joined = first.join();
+        joined.map_err(|_| anyhow::anyhow!("a writer failed"))?
     })?;
     Ok(per_second(2 * count, start.elapsed()))
 }

@@ -2,7 +2,7 @@
 
 mod origin;
 
-use std::collections::{BTreeMap, HashMap, HashSet};
+use std::collections::{BTreeMap, BTreeSet, HashMap, HashSet};
 use std::sync::Arc;
 
 use bytes::Bytes;
@@ -14,8 +14,8 @@ use super::recent::{Recent, Write};
 use super::table::Table;
 use crate::command::{Act, Catalog, Command, Effects, Touch, Whole, for_each_in, key_hash};
 use crate::model::{
-    Conflict, ConflictKind, Cursor, Hlc, InstanceId, Judgement, Key, Mark, Need, Record, Seen,
-    SiteId, Winner, is_reserved,
+    Conflict, ConflictKind, Cursor, Epoch, Hlc, InstanceId, Judgement, Key, Mark, Need, Record,
+    Seen, SiteId, Winner, is_reserved,
 };
 
 /// What becomes of the records that were judged.
@@ -27,7 +27,7 @@ pub struct Verdicts {
     pub overruns: Vec<Overrun>,
     /// Conflicts that were found, counted.
     pub found: BTreeMap<(SiteId, ConflictKind, Winner), u64>,
-    /// The first [`MAX_TOLD`] of them.
+    /// The first of them, some thousand at most.
     pub told: Vec<(SiteId, Conflict)>,
     /// Keys that have their right value again: the later stamp of the writes that had met.
     pub mended: Vec<(SiteId, Hlc)>,
@@ -112,6 +112,8 @@ pub struct Judge {
     judged: Arc<Seen>,
     /// Not handed over yet.
     wishes: Vec<(SiteId, Key, Wish)>,
+    /// The same of peers with which this site is to be merged.
+    torn: Vec<SiteId>,
     verdicts: Verdicts,
     /// Of the command that is being looked at.
     effects: Effects,
@@ -135,6 +137,7 @@ impl Judge {
                 reading: None,
                 deleted: HashMap::new(),
                 wrong: HashMap::new(),
+                torn: None,
             };
             (origin.clone(), known)
         };
@@ -147,6 +150,7 @@ impl Judge {
             origins: dockets.iter().map(origin).collect(),
             judged: Arc::default(),
             wishes: Vec::new(),
+            torn: Vec::new(),
             verdicts: Verdicts::default(),
             effects: Effects::default(),
         }
@@ -156,11 +160,13 @@ impl Judge {
     pub fn resume(
         &mut self,
         (seen, judged): (&Seen, &Seen),
-        wishes: impl IntoIterator<Item = (SiteId, Key)>,
+        (wishes, torn): (impl IntoIterator<Item = (SiteId, Key)>, &BTreeSet<SiteId>),
         at: Cursor,
     ) {
         for (site, origin) in &mut self.origins {
             (origin.echoed, origin.judged) = (seen.of(site), judged.of(site));
+            origin.torn = torn.contains(site).then_some(at);
+            origin.docket.set_torn(origin.torn.is_some());
         }
         self.judged = Arc::new(judged.clone());
         for (origin, key) in wishes {
@@ -183,7 +189,8 @@ impl Judge {
     #[must_use]
     pub fn oldest_wish(&self) -> Option<Cursor> {
         let wrong = self.origins.values().flat_map(|o| o.wrong.values());
-        wrong.map(|wrong| wrong.at).min()
+        let torn = self.origins.values().filter_map(|origin| origin.torn);
+        wrong.map(|wrong| wrong.at).chain(torn).min()
     }
 
     /// We have written: a record, the next of our stream. Its effects are taken.
@@ -256,6 +263,10 @@ impl Judge {
                 .extend(deleted.map(|key| (key_hash(key.0, &key.1), key)));
         }
         known.echoed = known.echoed.max(mark.at);
+        if mark.base == Epoch(0) && known.torn.take().is_some() {
+            let note = Judgement::Merging(origin.clone());
+            self.verdicts.notes.push(note);
+        }
         self.recent.note(&self.table, self.written.drain(..));
         if mark.instance == life {
             for key in known.docket.take_paid(life, mark.batch) {
@@ -371,7 +382,7 @@ impl Judge {
             effects.clear();
             effects.add(&self.catalog, command, db, |_, _| true);
             let wholes = effects.wholes.drain(..);
-            self.overrun(site, wholes, record);
+            self.overrun(site, wholes, record, at);
             self.look(site, record, &effects.touches, &mut findings);
             self.judge_command(site, command, (db, seen), &mut findings);
             if !findings.met.is_empty() {
@@ -501,17 +512,33 @@ impl Judge {
     }
 
     /// A record writes whole databases, which may have been written here.
-    fn overrun(&mut self, site: &SiteId, wholes: impl Iterator<Item = Whole>, record: &Record) {
+    fn overrun(
+        &mut self,
+        site: &SiteId,
+        wholes: impl Iterator<Item = Whole>,
+        record: &Record,
+        at: Cursor,
+    ) {
         let seen = record.seen.of(&self.site);
         if self.table.newest() <= seen {
             return;
         }
-        self.verdicts.overruns.extend(wholes.map(|whole| Overrun {
-            origin: site.clone(),
-            whole,
-            seen,
-            hlc: record.hlc,
-        }));
+        for whole in wholes {
+            let is_later = |ours| (ours, &self.site) > (record.hlc, site);
+            if self.table.tears(whole, seen).is_some_and(is_later)
+                && let Some(origin) = self.origins.get_mut(site)
+            {
+                origin.torn = Some(at);
+                self.torn.push(site.clone());
+                self.verdicts.notes.push(Judgement::Torn(site.clone()));
+            }
+            self.verdicts.overruns.push(Overrun {
+                origin: site.clone(),
+                whole,
+                seen,
+                hlc: record.hlc,
+            });
+        }
     }
 
     /// Asks for the states of keys, and of all that was made of them here since `seen`.
@@ -555,6 +582,11 @@ impl Judge {
         for (site, key, wish) in self.wishes.drain(..) {
             if let Some(origin) = self.origins.get(&site) {
                 origin.docket.wish(key, wish);
+            }
+        }
+        for site in self.torn.drain(..) {
+            if let Some(origin) = self.origins.get(&site) {
+                origin.docket.set_torn(true);
             }
         }
     }

@@ -22,6 +22,9 @@ pub(super) struct Origin {
     pub deleted: HashMap<u128, Key>,
     /// Keys whose value here is wrong, from the wish until our stream shows the right one.
     pub wrong: HashMap<u128, Wrong>,
+    /// Where writes of whole databases met that do not commute, until the mark says that a copy is
+    /// needed.
+    pub torn: Option<Cursor>,
 }
 
 /// A key whose value here is wrong.

@@ -151,6 +151,28 @@ async fn the_site_whose_write_was_later_asks() {
 }
 
 #[tokio::test]
+async fn the_later_of_two_writes_of_whole_databases_that_met_asks_for_a_merge() {
+    for (ours, theirs, torn) in [
+        ((2, "SWAPDB 0 1"), (1, "SWAPDB 0 1"), true),
+        ((1, "SWAPDB 0 1"), (2, "SWAPDB 0 1"), false),
+        ((2, "SWAPDB 0 1"), (1, "SWAPDB 1 2"), true),
+        ((2, "SWAPDB 0 1"), (1, "SWAPDB 2 3"), false),
+        ((2, "SWAPDB 0 1"), (1, "FLUSHDB"), true),
+        ((2, "FLUSHALL"), (1, "SWAPDB 4 5"), true),
+        ((2, "FLUSHALL"), (1, "FLUSHDB"), false),
+    ] {
+        let mut a = Site::new();
+        a.writes(10, ours.0, ours.1);
+        a.applies((20, theirs.0, 5), theirs.1).await;
+        a.reads(20, 1, &[]);
+        a.judge.release();
+        assert_eq!(a.docket.is_torn(), torn, "{ours:?} {theirs:?}");
+        let note = Judgement::Torn(site("b"));
+        assert_eq!(a.judge.take().notes.contains(&note), torn);
+    }
+}
+
+#[tokio::test]
 async fn what_has_been_seen_is_no_conflict() {
     let mut a = Site::new();
     a.writes(10, 9, "SET k 1");
@@ -241,7 +263,8 @@ async fn after_a_restart_what_had_come_back_is_judged_when_it_comes_again() {
     let mut seen = Seen::default();
     seen.advance(&site("b"), at(20));
     let wishes = [(site("b"), key("old"))];
-    a.judge.resume((&seen, &Seen::default()), wishes, at(15));
+    let found = (wishes, &BTreeSet::new());
+    a.judge.resume((&seen, &Seen::default()), found, at(15));
     assert_eq!(a.wishes(), "old");
     a.applies((20, 1, 5), "SET k 2").await;
     a.judge.on_late(at(30));

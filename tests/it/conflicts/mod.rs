@@ -17,6 +17,7 @@ mod hot;
 mod judge;
 mod random;
 mod run;
+mod swaps;
 mod table;
 mod whole;
 
