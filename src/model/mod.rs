@@ -4,6 +4,7 @@
 
 mod conflict;
 mod hlc;
+mod judgement;
 mod mark;
 mod need;
 mod pattern;
@@ -14,6 +15,7 @@ mod site;
 
 pub use self::conflict::{Conflict, ConflictKind, ShownKeys, Winner};
 pub use self::hlc::{Clock, Hlc, MAX_DRIFT};
+pub use self::judgement::Judgement;
 pub use self::mark::{
     CopyProgress, FENCE_PREFIX, MARK_PREFIX, Mark, MarkError, OWED_PREFIX, Owes, RESERVED_PREFIX,
     SELF_KEY, SelfMark, fence_key, is_reserved, mark_key, owed_key, part_key,
@@ -22,7 +24,7 @@ pub use self::need::Need;
 pub use self::pattern::{Pattern, PatternError};
 pub use self::position::{Cursor, Epoch, Offset, Position, PositionError, ReplId};
 pub use self::record::{
-    BatchReader, Entry, FrameBuilder, Judgement, MAX_FRAME, Record, RecordError, TARGET_FRAME, Tags,
+    BatchReader, Entry, FrameBuilder, MAX_FRAME, Record, RecordError, TARGET_FRAME, Tags,
 };
 pub use self::seen::Seen;
 pub use self::site::{InstanceId, SiteError, SiteId};

@@ -7,8 +7,8 @@ use std::sync::Arc;
 
 use bytes::{Buf, Bytes};
 
-use super::Key;
 use super::hlc::Hlc;
+use super::judgement::Judgement;
 use super::position::{Cursor, Epoch, Offset};
 use super::seen::Seen;
 use super::site::SiteId;
@@ -23,12 +23,7 @@ pub const TARGET_FRAME: usize = 256 << 10;
 const KIND_RECORD: u8 = 1;
 const KIND_ECHO: u8 = 2;
 const KIND_SELF_MARK: u8 = 3;
-const KIND_JUDGED: u8 = 4;
-const KIND_WISHED: u8 = 5;
-const KIND_PAID: u8 = 6;
 const KIND_MARK: u8 = 7;
-const KIND_TORN: u8 = 8;
-const KIND_MERGING: u8 = 9;
 const FLAG_SEEN: u8 = 1;
 
 /// One command or one MULTI…EXEC of a client, in canonical form, with its tags. Its origin and
@@ -96,21 +91,6 @@ pub enum Entry {
         /// Its text.
         text: Bytes,
     },
-}
-
-/// What is found out about the conflicts with an origin, as the journal keeps it.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub enum Judgement {
-    /// Its records are judged up to here.
-    Judged(SiteId, Cursor),
-    /// The value of a key here is wrong: its state there is wished for.
-    Wished(SiteId, Key),
-    /// That state has come.
-    Paid(SiteId, Key),
-    /// Writes of whole databases met that do not commute: the two sites are to be merged.
-    Torn(SiteId),
-    /// The mark says that a copy from it is needed.
-    Merging(SiteId),
 }
 
 /// Why bytes are not entries.
@@ -236,27 +216,7 @@ impl FrameBuilder {
 
     /// Appends the note of a judgement.
     pub fn push_judgement(&mut self, judgement: &Judgement) {
-        let mut entry = Vec::with_capacity(64);
-        let put_key = |entry: &mut Vec<u8>, (db, key): &Key| {
-            put_varint(entry, u64::from(*db));
-            put_bytes(entry, key);
-        };
-        let (kind, origin) = match judgement {
-            Judgement::Judged(origin, _) => (KIND_JUDGED, origin),
-            Judgement::Wished(origin, _) => (KIND_WISHED, origin),
-            Judgement::Paid(origin, _) => (KIND_PAID, origin),
-            Judgement::Torn(origin) => (KIND_TORN, origin),
-            Judgement::Merging(origin) => (KIND_MERGING, origin),
-        };
-        put_bytes(&mut entry, origin.as_str().as_bytes());
-        match judgement {
-            Judgement::Judged(_, at) => {
-                put_varint(&mut entry, at.epoch.0);
-                put_varint(&mut entry, at.offset.0);
-            }
-            Judgement::Wished(_, key) | Judgement::Paid(_, key) => put_key(&mut entry, key),
-            Judgement::Torn(_) | Judgement::Merging(_) => {}
-        }
+        let (kind, entry) = judgement.encode();
         self.push_entry(kind, &entry);
     }
 
@@ -309,7 +269,7 @@ impl FrameBuilder {
     }
 }
 
-fn narrow(number: u64) -> Result<u32, RecordError> {
+pub(super) fn narrow(number: u64) -> Result<u32, RecordError> {
     u32::try_from(number).map_err(|_| RecordError::Malformed("number too large"))
 }
 
@@ -363,24 +323,10 @@ impl BatchReader {
                 origin: take_site(&mut body)?,
                 text: take_bytes(&mut body)?,
             }),
-            KIND_JUDGED => {
-                let origin = take_site(&mut body)?;
-                let epoch = Epoch(take_varint(&mut body)?);
-                let offset = Offset(take_varint(&mut body)?);
-                let at = Cursor { epoch, offset };
-                Ok(Entry::Judgement(Judgement::Judged(origin, at)))
-            }
-            KIND_WISHED | KIND_PAID => {
-                let origin = take_site(&mut body)?;
-                let key = (narrow(take_varint(&mut body)?)?, take_bytes(&mut body)?);
-                Ok(Entry::Judgement(match kind {
-                    KIND_WISHED => Judgement::Wished(origin, key),
-                    _ => Judgement::Paid(origin, key),
-                }))
-            }
-            KIND_TORN => Ok(Entry::Judgement(Judgement::Torn(take_site(&mut body)?))),
-            KIND_MERGING => Ok(Entry::Judgement(Judgement::Merging(take_site(&mut body)?))),
-            _ => Err(RecordError::Malformed("unknown kind of entry")),
+            kind => match Judgement::take(kind, &mut body)? {
+                Some(judgement) => Ok(Entry::Judgement(judgement)),
+                None => Err(RecordError::Malformed("unknown kind of entry")),
+            },
         }
     }
 

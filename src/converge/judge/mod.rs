@@ -1,6 +1,7 @@
 //! Judging a peer's records when their echo is read.
 
 mod origin;
+mod verdicts;
 
 use std::collections::{BTreeMap, BTreeSet, HashMap, HashSet};
 use std::sync::Arc;
@@ -8,6 +9,7 @@ use std::sync::Arc;
 use bytes::Bytes;
 
 use self::origin::{Origin, Wrong};
+pub use self::verdicts::{Overrun, Verdicts};
 use super::clash::Theirs;
 use super::docket::{Docket, Wish};
 use super::recent::{Recent, Write};
@@ -17,70 +19,6 @@ use crate::model::{
     Conflict, ConflictKind, Cursor, Epoch, Hlc, InstanceId, Judgement, Key, Mark, Need, Record,
     Seen, SiteId, Winner, is_reserved,
 };
-
-/// What becomes of the records that were judged.
-#[derive(Debug, Default)]
-pub struct Verdicts {
-    /// For the journal.
-    pub notes: Vec<Judgement>,
-    /// Writes of whole databases that met writes of ours.
-    pub overruns: Vec<Overrun>,
-    /// Conflicts that were found, counted.
-    pub found: BTreeMap<(SiteId, ConflictKind, Winner), u64>,
-    /// The first of them, some thousand at most.
-    pub told: Vec<(SiteId, Conflict)>,
-    /// Keys that have their right value again: the later stamp of the writes that had met.
-    pub mended: Vec<(SiteId, Hlc)>,
-}
-
-/// The most conflicts of one turn that are told in full: more than a person reads, or a log takes.
-const MAX_TOLD: usize = 1000;
-
-impl Verdicts {
-    /// Adds what was found later.
-    pub fn append(&mut self, mut later: Self) {
-        self.notes.append(&mut later.notes);
-        self.overruns.append(&mut later.overruns);
-        for (what, count) in later.found {
-            *self.found.entry(what).or_default() += count;
-        }
-        self.told.append(&mut later.told);
-        self.mended.append(&mut later.mended);
-    }
-
-    fn find(&mut self, site: &SiteId, conflict: Conflict) {
-        let count = (site.clone(), conflict.kind, conflict.winner);
-        *self.found.entry(count).or_default() += 1;
-        if self.told.len() < MAX_TOLD {
-            self.told.push((site.clone(), conflict));
-        }
-    }
-}
-
-/// A write of whole databases that had not seen writes of ours.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Overrun {
-    /// Whose it is.
-    pub origin: SiteId,
-    /// What it was.
-    pub whole: Whole,
-    /// What it had seen of our history.
-    pub seen: Cursor,
-    /// When it was done.
-    pub hlc: Hlc,
-}
-
-impl Overrun {
-    /// Whether a write of ours, of this site, that it had not seen is now in the wrong order with it.
-    #[must_use]
-    pub fn is_wrong(&self, site: &SiteId, hlc: Hlc) -> bool {
-        match self.whole {
-            // It comes before every other write.
-            Whole::Flush(_) | Whole::Unknown => true,
-            Whole::Swap(..) => (hlc, site) > (self.hlc, &self.origin),
-        }
-    }
-}
 
 /// What is found out about the commands of a record.
 #[derive(Debug, Default)]
