@@ -447,6 +447,7 @@ async fn let_in(stream: TcpStream, from: String, doors: &HashMap<SiteId, mpsc::S
 
 /// One for each peer.
 fn dockets(peers: &[SiteId]) -> Arc<BTreeMap<SiteId, Docket>> {
-    let docket = |peer: &SiteId| (peer.clone(), Docket::default());
+    let news = Arc::default();
+    let docket = |peer: &SiteId| (peer.clone(), Docket::new(&news));
     Arc::new(peers.iter().map(docket).collect())
 }

@@ -91,6 +91,13 @@ impl Debts {
             .is_some_and(|want| want.need == Need::Lacks)
     }
 
+    /// Whether something is known not to be here.
+    #[must_use]
+    pub fn lack_any(&self) -> bool {
+        let inner = self.lock();
+        inner.wanted.values().any(|want| want.need == Need::Lacks)
+    }
+
     /// Whether the peer's answer pays the debt of a key: that nothing is to be said of it does not,
     /// if more than doubts have come up since.
     #[must_use]

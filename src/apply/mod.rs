@@ -42,8 +42,7 @@ use crate::intake::Shared;
 use crate::journal::{self, Journal};
 use crate::link::{self, Flow, MAX_KEYS, Message};
 use crate::model::{
-    Cursor, Epoch, Hlc, InstanceId, Mark, MarkError, Need, Owes, RecordError, Seen, SiteId,
-    mark_key, part_key,
+    Cursor, Epoch, InstanceId, Mark, MarkError, Need, Owes, RecordError, SiteId, mark_key, part_key,
 };
 use crate::progress::{Deliveries, EpochState, Progress};
 use crate::redis::{self, Info, Settings};
@@ -370,19 +369,10 @@ impl Applier {
             .as_ref()
             .map_or(Epoch(0), |s| s.epoch);
         let before = self.mark.clone();
-        let mut mark = before.clone().unwrap_or_else(|| Mark {
-            instance: self.config.instance,
-            batch: 0,
-            at: flow.start,
-            hlc: Hlc(0),
-            low: Cursor::ZERO,
-            base: Epoch(0),
-            home: Epoch(0),
-            owes: Owes::Nothing,
-            copy: None,
-            part: None,
-            seen: Seen::default(),
-        });
+        let instance = self.config.instance;
+        let mut mark = before
+            .clone()
+            .unwrap_or_else(|| Mark::first(instance, flow.start));
         mark.at = flow.start;
         self.parts = None;
         self.docket.begin();

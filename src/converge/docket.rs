@@ -26,6 +26,8 @@ struct Inner {
     turn: Arc<Semaphore>,
     /// Everything is settled.
     settled: Notify,
+    /// The same, for the intake, which has one for all peers.
+    news: Arc<Notify>,
 }
 
 impl Default for Inner {
@@ -35,6 +37,7 @@ impl Default for Inner {
             room: Notify::new(),
             turn: Arc::new(Semaphore::new(1)),
             settled: Notify::new(),
+            news: Arc::default(),
         }
     }
 }
@@ -49,6 +52,8 @@ struct State {
     owed: Vec<Key>,
     /// How the commands of records behind this went is not known yet.
     unsettled: Option<Cursor>,
+    /// Something was settled, and the judge has not noted it.
+    is_news: bool,
     /// The two sites are to be merged.
     is_torn: bool,
 }
@@ -96,6 +101,16 @@ impl Filed {
 }
 
 impl Docket {
+    /// One that tells the intake with this when something is settled.
+    #[must_use]
+    pub fn new(news: &Arc<Notify>) -> Self {
+        let news = Arc::clone(news);
+        Self(Arc::new(Inner {
+            news,
+            ..Inner::default()
+        }))
+    }
+
     fn lock(&self) -> MutexGuard<'_, State> {
         self.0.state.lock().unwrap_or_else(PoisonError::into_inner)
     }
@@ -141,10 +156,31 @@ impl Docket {
 
     /// Records behind `from` are being applied; none when it is known how all of them went.
     pub fn set_unsettled(&self, from: Option<Cursor>) {
-        self.lock().unsettled = from;
-        if from.is_none() {
+        let mut state = self.lock();
+        let was = std::mem::replace(&mut state.unsettled, from);
+        if from.is_none() && was.is_some() {
+            state.is_news = true;
             self.0.settled.notify_waiters();
+            self.0.news.notify_one();
         }
+    }
+
+    /// Whether everything is settled, and the judge has noted so: after a crash nothing of it is asked
+    /// for again.
+    #[must_use]
+    pub fn is_noted(&self) -> bool {
+        let state = self.lock();
+        state.unsettled.is_none() && !state.is_news
+    }
+
+    /// Whoever waits for this is woken when something is settled.
+    pub(super) fn news(&self) -> Arc<Notify> {
+        Arc::clone(&self.0.news)
+    }
+
+    /// The judge notes what is settled.
+    pub(super) fn take_news(&self) {
+        self.lock().is_news = false;
     }
 
     /// While this lives, no state is read: it could hold what some commands of a record did, and lack

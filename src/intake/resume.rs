@@ -1,6 +1,6 @@
 //! Where to go on: what the journal says, and what Redis makes of it.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 use std::path::Path;
 
 use tracing::{debug, info, warn};
@@ -229,7 +229,15 @@ pub(super) async fn attach(
             let state = history::begin(history, previous, epoch, replid, offset, empty);
             // Only now is the process known: were it before, the next attempt would take a server
             // that came back older for one that was never away.
-            stream.begins(state.clone(), facts.seen.clone(), &facts.info.run_id)?;
+            let lost = match empty {
+                true => BTreeMap::new(),
+                false => lost_marks(config, saved.as_ref(), &facts.seen),
+            };
+            stream.begins(
+                (state.clone(), facts.seen.clone()),
+                lost,
+                &facts.info.run_id,
+            )?;
             say(history, &state);
             keep(shared, snapshot, facts.seen, empty);
         }
@@ -237,6 +245,18 @@ pub(super) async fn attach(
     // Diskless: the server sends nothing until it has got an ACK after the snapshot.
     replica.acknowledge(stream.read().offset).await?;
     Ok(replica)
+}
+
+/// Of peers whose mark is gone from data that is there: a client has removed it with its database, while
+/// nobody read. What the data holds of theirs is not known any more, only that it holds something: a
+/// mark that stands nowhere says so, and a copy is needed. Without it all their records would be
+/// applied once more.
+fn lost_marks(config: &Config, saved: Option<&Saved>, seen: &Seen) -> BTreeMap<SiteId, Mark> {
+    let has_met = |peer: &&SiteId| saved.is_some_and(|s| s.seen.of(peer) > Cursor::ZERO);
+    let is_gone = |peer: &&SiteId| seen.of(peer) == Cursor::ZERO;
+    let lost = config.peers.iter().filter(is_gone).filter(has_met);
+    lost.map(|peer| (peer.clone(), Mark::nowhere(config.instance)))
+        .collect()
 }
 
 /// Greater than every epoch before, also those that only peers remember: no two epochs begin in

@@ -197,8 +197,8 @@ impl Stream {
     /// When the journal refuses, everything is as it was: the next attempt judges the data anew.
     pub(super) fn begins(
         &mut self,
-        state: EpochState,
-        seen: Seen,
+        (state, seen): (EpochState, Seen),
+        lost: BTreeMap<SiteId, Mark>,
         run_id: &str,
     ) -> Result<(), Error> {
         let (epoch, offset) = (state.epoch, state.began);
@@ -210,13 +210,13 @@ impl Stream {
             last_record: self.last_record,
             self_mark: self.self_mark,
             judged: seen.clone(),
-            // What the data does not say it does not hold.
-            marks: BTreeMap::new(),
+            // What the data does not say it does not hold, unless it was removed.
+            marks: lost,
             seen,
         };
         self.save(FrameKind::Epoch, &saved)?;
         self.judge.begin(&saved.seen);
-        self.progress.marks = Arc::default();
+        self.progress.marks = Arc::new(saved.marks);
         self.decoder = self.decoder_at(offset, 0);
         self.frame = FrameBuilder::new(offset);
         self.progress.read = saved.at;
@@ -300,6 +300,7 @@ impl Stream {
         // before it has reaped its child.
         let mut early = interval(EARLY_ACK_PERIOD);
         let mut early_left = EARLY_ACKS;
+        let news = self.judge.news();
         loop {
             let taken = self.take(&mut replica)?;
             self.commit(&mut replica, stop).await?;
@@ -327,6 +328,7 @@ impl Stream {
                     replica.acknowledge(self.read().offset).await?;
                 }
                 more = replica.more() => more?,
+                () = news.notified() => {}
             }
         }
     }

@@ -197,6 +197,30 @@ fn instance(text: &str) -> Option<InstanceId> {
 }
 
 impl Mark {
+    /// That of a peer of which nothing is known but that the data holds something of it.
+    #[must_use]
+    pub fn nowhere(instance: InstanceId) -> Self {
+        Self::first(instance, Cursor::ZERO)
+    }
+
+    /// That of a peer of which the data holds everything up to `at`, and nothing else is known.
+    #[must_use]
+    pub fn first(instance: InstanceId, at: Cursor) -> Self {
+        Self {
+            instance,
+            batch: 0,
+            at,
+            hlc: Hlc(0),
+            low: Cursor::ZERO,
+            base: Epoch(0),
+            home: Epoch(0),
+            owes: Owes::Nothing,
+            copy: None,
+            part: None,
+            seen: Seen::default(),
+        }
+    }
+
     /// Reads the value of a mark.
     ///
     /// # Errors

@@ -356,10 +356,11 @@ async fn copy(
         let prepared = match next.take() {
             Some(prepared) => prepared,
             None => {
-                // What we still want of the peer must have come before we send what we have.
+                // What we lack of the peer's must have come before we send what we have. (What is only
+                // in the wrong order the peer answers when it has all of ours, so after this copy.)
                 let owes = loop {
                     let now = *applied.borrow_and_update();
-                    if now.owes.any() && !now.copying && copier.debts.is_empty() {
+                    if now.owes.any() && !now.copying && !copier.debts.lack_any() {
                         break now.owes;
                     }
                     applied.changed().await.map_err(|_| Error::Stopping)?;
@@ -507,6 +508,8 @@ impl Session {
         let paid = self.owed() == 0 && heard.ack.owed == 0;
         // What was applied is judged when it has come back.
         let has_judged = inputs.progress.borrow().seen.of(&self.peer) >= applied.at;
+        let docket = self.shared.dockets.get(&self.peer);
+        let is_noted = docket.is_none_or(Docket::is_noted);
         let is_judged = heard.ack.seen >= self.shared.journal.last_record();
         let mut board = self.board.lock();
         // A copy is not over before the states that were refused in it have come anew.
@@ -517,7 +520,7 @@ impl Session {
             PeerState::FullSync
         };
         board.epoch = self.epoch.0;
-        board.quiet = whole && idle && paid && has_judged && is_judged;
+        board.quiet = whole && idle && paid && has_judged && is_noted && is_judged;
         board.sent_offset = outgoing.sent.offset.0;
         board.records_sent = outgoing.records_sent;
         // What follows the last record in the journal is notes, which do not travel.

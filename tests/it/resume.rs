@@ -398,6 +398,33 @@ fn what_was_applied_while_the_stream_was_away_is_not_applied_again() {
 }
 
 #[test]
+fn a_flush_that_nobody_reads_doubles_nothing_elsewhere() {
+    let mut pair = Pair::start(&Options {
+        servers: &["repl-backlog-size 16kb"],
+        ..Options::default()
+    });
+    let (mut a, mut b) = pair.clients();
+    for client in [&mut a, &mut b] {
+        client.run("SET flushed 1");
+        client.run("SELECT 1");
+        (0..5).for_each(|_| drop(client.run("INCR n")));
+    }
+    pair.settle();
+    pair.b.sidecar.kill();
+    // The mark is gone with its database, and the place in the stream with the backlog.
+    b.run("SELECT 0");
+    b.run("FLUSHDB");
+    b.run(&format!("SET filler {}", "x".repeat(40_000)));
+    a.run("INCR n");
+    pair.b.sidecar.start();
+    pair.wait_synchronizing();
+    pair.settle();
+    compare(&pair);
+    b.run("SELECT 1");
+    assert_eq!((a.ask::<u64>("GET n"), b.ask::<u64>("GET n")), (11, 11));
+}
+
+#[test]
 fn sigterm_ends_a_sidecar_in_good_order() {
     let mut pair = Pair::start(&Options::default());
     let load = load_on(&pair, 1);

@@ -7,6 +7,7 @@ use std::collections::{BTreeMap, BTreeSet, HashMap, HashSet};
 use std::sync::Arc;
 
 use bytes::Bytes;
+use tokio::sync::Notify;
 
 use self::origin::{Origin, Wrong};
 pub use self::verdicts::{Overrun, Verdicts};
@@ -121,6 +122,15 @@ impl Judge {
     #[must_use]
     pub const fn judged(&self) -> &Arc<Seen> {
         &self.judged
+    }
+
+    /// Whoever waits for this is woken when there is something to note.
+    #[must_use]
+    pub fn news(&self) -> Arc<Notify> {
+        let mut origins = self.origins.values();
+        origins
+            .next()
+            .map_or_else(Arc::default, |o| o.docket.news())
     }
 
     /// Up to where the journal may be trimmed: what comes then is needed after a restart.
@@ -296,6 +306,7 @@ impl Judge {
     /// once more after a crash.
     fn note_judged(&mut self) {
         for (site, origin) in &self.origins {
+            origin.docket.take_news();
             let judged = origin.docket.settled(origin.judged);
             if judged > self.judged.of(site) {
                 Arc::make_mut(&mut self.judged).advance(site, judged);
