@@ -115,6 +115,7 @@ pub mod precheck;
 pub mod admin;
 pub mod metrics;
 pub mod logging;
+pub mod verify;
 pub mod cli;
 pub mod demo;
 pub mod app;

@@ -64,7 +64,13 @@ const MAY_IMPORT: &[(&str, &[&str])] = &[
     ("admin", &["model", "status", "metrics"]),
     ("logging", &[]),
     ("demo", &["status"]),
-    ("cli", &["model", "logging", "status", "config", "admin"]),
+    ("verify", &["model", "redis", "config", "rdb", "admin"]),
+    (
+        "cli",
+        &[
+            "model", "logging", "status", "config", "admin", "redis", "verify",
+        ],
+    ),
     ("app", ANY),
     ("main", ANY),
     ("lib", &[]),
