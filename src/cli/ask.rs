@@ -95,8 +95,6 @@ pub(super) fn print(out: &mut impl Write, text: &str) -> Exit {
 
 #[cfg(test)]
 mod tests {
-    use std::sync::Arc;
-
     use super::*;
     use crate::admin;
     use crate::model::{InstanceId, SiteId};
@@ -114,7 +112,7 @@ mod tests {
             bound.local_addr()
         )
         .unwrap();
-        (bound.spawn(Arc::clone(&board)), file)
+        (bound.spawn(board, admin::Repairs::default()), file)
     }
 
     fn arguments(file: Option<&Path>, json: bool) -> StatusArgs {

@@ -5,10 +5,12 @@ use std::time::Duration;
 
 use super::ask::{failed, print};
 use super::{Exit, VerifyArgs, complain, load};
+use crate::admin::client;
 use crate::config::Config;
 use crate::redis::{Address, Settings};
-use crate::verify::compare::{Comparison, Findings, Selection};
+use crate::verify::compare::{Comparison, Selection};
 use crate::verify::progress::Progress;
+use crate::verify::repair::{Target, repair};
 use crate::verify::report::Report;
 use crate::verify::site::{Error, Site};
 
@@ -26,7 +28,11 @@ pub async fn verify(args: VerifyArgs) -> Exit {
         Ok(named) => named,
         Err(exit) => return exit,
     };
-    match compared(&args, &named).await {
+    let targets = match targets(&args, &named) {
+        Ok(targets) => targets,
+        Err(message) => return failed(&message, Exit::Usage),
+    };
+    match compared(&args, &named, &targets).await {
         Ok(report) => {
             let text = match args.json {
                 true => serde_json::to_string(&report).unwrap_or_default(),
@@ -88,7 +94,40 @@ fn named(args: &VerifyArgs) -> Result<Vec<Named>, Exit> {
     Ok(named)
 }
 
-async fn compared(args: &VerifyArgs, named: &[Named]) -> Result<Report, Error> {
+/// The sites that are to fetch what is right elsewhere.
+fn targets(args: &VerifyArgs, named: &[Named]) -> Result<Vec<Target>, String> {
+    let Some(right) = &args.repair else {
+        return Ok(Vec::new());
+    };
+    let is_right = |each: &&Named| each.name == *right && each.config.is_some();
+    if !named.iter().any(|each| is_right(&each)) {
+        return Err(format!(
+            "--repair {right}: no configuration file names this site; give it with --config"
+        ));
+    }
+    let others = named.iter().filter(|each| each.name != *right);
+    let target = |each: &Named| {
+        let name = &each.name;
+        let Some(config) = &each.config else {
+            return Err(format!(
+                "--repair: {name} cannot be repaired, because its running tandem does that; give \
+                 its configuration file with --config instead of --redis"
+            ));
+        };
+        if !config.peers.iter().any(|peer| peer.site.as_str() == right) {
+            return Err(format!(
+                "--repair: {right} is no peer of {name} by its file"
+            ));
+        }
+        Ok(Target {
+            name: name.clone(),
+            url: client::url(config.admin.listen),
+        })
+    };
+    others.map(target).collect()
+}
+
+async fn compared(args: &VerifyArgs, named: &[Named], targets: &[Target]) -> Result<Report, Error> {
     let mut sites = Vec::new();
     for each in named {
         sites.push(Site::open(each.name.clone(), &each.settings).await?);
@@ -98,11 +137,18 @@ async fn compared(args: &VerifyArgs, named: &[Named]) -> Result<Report, Error> {
     let selection = Selection::new(sync, args.sample);
     let patience = Duration::from_secs(args.patience);
     let comparison = Comparison::new(sites, selection, patience, args.rate, Progress::default());
-    let (findings, _sites) = Box::pin(comparison.run()).await?;
-    Ok(report(args, named, &findings))
-}
-
-fn report(args: &VerifyArgs, named: &[Named], findings: &Findings) -> Report {
+    let (findings, mut sites) = Box::pin(comparison.run()).await?;
     let names: Vec<String> = named.iter().map(|each| each.name.clone()).collect();
-    Report::new(&names, args.sample, args.show_keys, args.limit, findings)
+    let (show, limit) = (args.show_keys, args.limit);
+    let mut report = Report::new(&names, args.sample, show, limit, &findings);
+    if let (Some(right), false) = (&args.repair, findings.found.is_empty()) {
+        let found = &findings.found;
+        let (left, complaints) =
+            Box::pin(repair(&mut sites, right, targets, found, patience)).await?;
+        for complaint in complaints {
+            print(&mut io::stderr(), &format!("error: {complaint}"));
+        }
+        report.repaired(&names, show, limit, &left);
+    }
+    Ok(report)
 }

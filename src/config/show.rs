@@ -57,7 +57,8 @@ impl fmt::Display for Config {
         writeln!(f, "big_value = \"{}\"", Size(self.sync.big_value))?;
         writeln!(f, "\n[journal]\ndir = {:?}", self.journal.dir)?;
         writeln!(f, "max_size = \"{}\"", Size(self.journal.max_size))?;
-        write!(f, "\n[admin]\nlisten = \"{}\"", self.admin.listen)
+        write!(f, "\n[admin]\nlisten = \"{}\"", self.admin.listen)?;
+        write!(f, "\nallow_repair = {}", self.admin.allow_repair)
     }
 }
 

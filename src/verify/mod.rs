@@ -19,5 +19,6 @@ pub mod entry;
 pub mod pieces;
 pub mod progress;
 pub mod recheck;
+pub mod repair;
 pub mod report;
 pub mod site;

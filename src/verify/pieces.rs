@@ -15,7 +15,7 @@ use crate::redis::Reply;
 const PIECE: u64 = 1 << 20;
 
 /// The most elements of a piece: however small they are, each costs the server some work.
-const MOST_ELEMENTS: u64 = 10_000;
+const MOST_ELEMENTS: u64 = 1000;
 
 /// A vector set with more elements than this is compared by their number alone: there is no command
 /// that gives its elements in pieces on all servers that know it.

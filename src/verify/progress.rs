@@ -53,7 +53,9 @@ impl Progress {
     /// So many keys seem to differ and are looked at again.
     pub fn settling(&mut self, keys: usize) {
         if self.is_due() {
-            self.tell(&format!("looking again at {keys} keys that seem to differ"));
+            self.tell(&format!(
+                "looking again at keys that seem to differ: {keys}"
+            ));
         }
     }
 

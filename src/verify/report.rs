@@ -123,12 +123,13 @@ impl Report {
         };
         line("different", self.keys_different, more);
         for shown in &self.differences {
-            let key = shown.key.as_deref().unwrap_or("-");
+            let key = shown.key.as_deref().map(|key| format!(" \"{key}\""));
+            let key = key.unwrap_or_default();
             let written = match shown.being_written {
                 true => " (being written; verify again when it is not)",
                 false => "",
             };
-            writeln!(text, "  db {} {key}: {}{written}", shown.db, shown.detail).ok();
+            writeln!(text, "  db {}{key}: {}{written}", shown.db, shown.detail).ok();
         }
         let hidden = self.keys_different - self.differences.len() as u64;
         if hidden > 0 {
@@ -142,7 +143,7 @@ fn differences(names: &[String], show: ShowKeys, limit: usize, found: &[Found]) 
     let shown = |found: &Found| Shown {
         db: found.db,
         key: match show {
-            ShowKeys::Full => Some(format!("\"{}\"", found.key.escape_ascii())),
+            ShowKeys::Full => Some(found.key.escape_ascii().to_string()),
             ShowKeys::Hash => Some(format!("#{:016x}", xxh3_64(&found.key))),
             ShowKeys::None => None,
         },
