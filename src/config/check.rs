@@ -285,7 +285,7 @@ impl Value {
         match self {
             Self::Text(text) => Ok(text),
             Self::Integer(_) => Err("a number, not a text; put it in quotes".to_owned()),
-            Self::Boolean(_) => Err("true or false, not a text; write a text in quotes".to_owned()),
+            Self::Boolean(_) => Err("boolean, not a text; write a text in quotes".to_owned()),
             Self::List(_) => Err("a list, not a text; write one text in quotes".to_owned()),
             Self::Other(word) => Err(format!("{word}, not a text; write a text in quotes")),
         }

@@ -4,10 +4,13 @@
 //! What is written meanwhile may be seen in part. Then the key looks different, and is looked at
 //! again.
 
+use std::time::Duration;
+
 use bytes::Bytes;
+use tokio::time::timeout;
 
 use super::digest::{BLOCK, Digest, Opaque, Tally};
-use super::site::{Error, Site};
+use super::site::{Error, SILENCE, Site};
 use crate::rdb::decode::Id;
 use crate::redis::Reply;
 
@@ -16,6 +19,9 @@ const PIECE: u64 = 1 << 20;
 
 /// The most elements of a piece: however small they are, each costs the server some work.
 const MOST_ELEMENTS: u64 = 1000;
+
+/// How long a value that comes in one reply may take: gigabytes over a slow line.
+const OPAQUE: Duration = Duration::from_secs(600);
 
 /// A vector set with more elements than this is compared by their number alone: there is no command
 /// that gives its elements in pieces on all servers that know it.
@@ -168,15 +174,15 @@ impl Site {
         let count = fields.len().to_string();
         let mut args = vec![&b"HPEXPIRETIME"[..], key, b"FIELDS", count.as_bytes()];
         args.extend(fields.iter().map(|[name, _]| &name[..]));
-        match self.connection.call(&args).await {
-            Ok(Reply::Error(message)) if message.contains("unknown command") => {
+        let done = timeout(SILENCE, self.connection.call(&args)).await;
+        match self.checked(done)? {
+            Reply::Error(message) if message.contains("unknown command") => {
                 self.has_field_lives = false;
                 Ok(Vec::new())
             }
-            done => {
+            lives => {
                 let until = |r: Reply| r.integer().and_then(|at| u64::try_from(at).ok());
-                let lives = self.checked(Ok(done))?.array();
-                Ok(lives.into_iter().map(until).collect())
+                Ok(lives.array().into_iter().map(until).collect())
             }
         }
     }
@@ -300,8 +306,8 @@ impl Site {
             connection.end_of_line().await?;
             Ok(Some(opaque.digest()))
         };
-        let done = reading.await;
-        self.checked(Ok(done))
+        let done = timeout(OPAQUE, reading).await;
+        self.checked(done)
     }
 
     /// How many elements a piece has; none when the key is not of that type any more.

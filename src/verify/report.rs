@@ -113,7 +113,11 @@ impl Report {
         for site in &self.sites {
             line(&site.site, site.keys, " keys");
         }
-        line("equal", self.keys_equal, "");
+        let part = match self.sample < 1.0 {
+            true => format!(" of a sample of {}", self.sample),
+            false => String::new(),
+        };
+        line("equal", self.keys_equal, &part);
         if let Some(mended) = self.keys_mended {
             line("mended", mended, "");
         }

@@ -28,7 +28,7 @@ const FLIGHT: u64 = 4 << 20;
 pub(super) const LARGE: u64 = 1 << 20;
 
 /// How long a server may take for one round of reading, before it counts as gone.
-const SILENCE: Duration = Duration::from_secs(60);
+pub(super) const SILENCE: Duration = Duration::from_secs(60);
 
 /// What this connection is called in CLIENT LIST.
 const CONNECTION_NAME: &str = "tandem:verify";
