@@ -8,6 +8,7 @@ use std::time::Duration;
 use serde_json::Value;
 
 use crate::harness::load::Load;
+use crate::harness::server::versions;
 use crate::harness::sidecar::TANDEM;
 use crate::harness::wait::let_pass;
 use crate::harness::{Client, Options, Pair, Server};
@@ -246,6 +247,27 @@ fn values_in_pieces_are_equal_to_whole_ones() {
     b.client().run("HSET hash f19999 0");
     let (code, report) = verify_servers(&a, &b, &["--patience", "1"]);
     assert!(code == 1 && report["keys_different"] == 2, "{report:#}");
+}
+
+/// The server under test beside every version that there is.
+#[test]
+fn versions_that_pack_values_differently_are_equal() {
+    let here = Server::start(&[]);
+    let large = "for i=1,30000 do redis.call('HSET','large','f'..i,i) end";
+    let fill_all = |client: &mut Client| {
+        fill(client, EACH_TYPE);
+        client.send(&[&b"EVAL"[..], large.as_bytes(), b"0"]);
+    };
+    fill_all(&mut here.client());
+    for version in versions() {
+        let there = Server::version(&version, &[]);
+        fill_all(&mut there.client());
+        let (code, report) = verify_servers(&here, &there, &["--patience", "0"]);
+        assert!(
+            code == 0 && report["keys_equal"] == 10,
+            "{version}: {report:#}"
+        );
+    }
 }
 
 #[test]
