@@ -162,7 +162,8 @@ Exit codes: 0 done, 1 failed, 64 wrong command line, 69 a server cannot be read 
 /// What `tandem verify --help` shows at its end.
 const VERIFY_EXAMPLE: &str = "\
 Nothing is written, unless --repair is given. The sites may be written to meanwhile. Keys of Tandem's
-own (tandem:*) are left out.
+own (tandem:*) are left out. Variables (TANDEM__REDIS__PASSWORD …) count for every file: where passwords
+differ, use password_file.
 
 Example:
   tandem verify --config a.toml --config b.toml
