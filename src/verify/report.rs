@@ -111,7 +111,11 @@ impl Report {
             writeln!(text, "{name:width$}  {count:>12}{rest}").ok();
         };
         for site in &self.sites {
-            line(&site.site, site.keys, " keys");
+            let seen = match self.given_up {
+                true => " keys seen",
+                false => " keys",
+            };
+            line(&site.site, site.keys, seen);
         }
         let part = match self.sample < 1.0 {
             true => format!(" of a sample of {}", self.sample),
