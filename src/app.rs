@@ -168,7 +168,7 @@ impl App {
             journal,
             keeper,
         } = self;
-        let admin = admin.spawn(Arc::clone(&board));
+        let admin = admin.spawn(Arc::clone(&board), repairs(&keeper));
         info!(site = %keeper.config.site, admin = %admin.local_addr(), "tandem runs");
         let tasks = TaskTracker::new();
         let (work, reading) = (CancellationToken::new(), CancellationToken::new());
@@ -227,6 +227,14 @@ impl App {
         tokio::task::spawn_blocking(move || admin.stop()).await.ok();
         info!("tandem ends");
         result
+    }
+}
+
+/// Who takes orders to repair keys.
+fn repairs(keeper: &Keeper) -> admin::Repairs {
+    match keeper.config.admin.takes_repairs() {
+        true => admin::Repairs::taken_by(Arc::clone(&keeper.shared.dockets)),
+        false => admin::Repairs::default(),
     }
 }
 

@@ -89,6 +89,12 @@
 //! each other is a position, of which only the newest value counts ([`progress`]). A task that ends
 //! unasked ends the process.
 //!
+//! # From outside
+//!
+//! [`verify`] compares what sites hold. It is no part of a sidecar, and knows nothing of the data path: so
+//! it does not repeat its mistakes. What differs it has the sidecars mend, by an order to [`admin`] which
+//! takes the way of a conflict.
+//!
 //! # The end
 //!
 //! [`app`] waits, for a few seconds at most, until the peers that are linked have applied what was
@@ -115,6 +121,7 @@ pub mod precheck;
 pub mod admin;
 pub mod metrics;
 pub mod logging;
+pub mod verify;
 pub mod cli;
 pub mod demo;
 pub mod app;

@@ -35,6 +35,7 @@ fn run() -> Result<(), Exit> {
             })?
         }
         Command::Status(args) => done(cli::status(&args)),
+        Command::Verify(args) => block_on(async { done(Box::pin(cli::verify(args)).await) })?,
         Command::Healthcheck(file) => done(cli::healthcheck(&file)),
         Command::Demo(args) => {
             let options = demo::Options {

@@ -61,10 +61,17 @@ const MAY_IMPORT: &[(&str, &[&str])] = &[
     // Around it.
     ("precheck", &["model", "redis", "config", "link"]),
     ("metrics", &["model", "status"]),
-    ("admin", &["model", "status", "metrics"]),
+    // It hands an operator's order to repair keys to the applier, by the docket.
+    ("admin", &["model", "status", "metrics", "converge"]),
     ("logging", &[]),
     ("demo", &["status"]),
-    ("cli", &["model", "logging", "status", "config", "admin"]),
+    ("verify", &["model", "redis", "config", "rdb", "admin"]),
+    (
+        "cli",
+        &[
+            "model", "logging", "status", "config", "admin", "redis", "verify",
+        ],
+    ),
     ("app", ANY),
     ("main", ANY),
     ("lib", &[]),

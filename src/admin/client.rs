@@ -1,4 +1,4 @@
-//! Asks a running tandem: one GET, blocking, bounded in time and size.
+//! Asks a running tandem: one request, blocking, bounded in time and size.
 
 use std::io::{self, Read as _, Write as _};
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr, TcpStream, ToSocketAddrs as _};
@@ -57,6 +57,26 @@ pub fn url(listen: SocketAddr) -> String {
 /// # Errors
 /// The address is not one, nobody answers in five seconds, or what comes is not an answer.
 pub fn get(base: &str, path: &str) -> Result<Answer, Error> {
+    ask(base, |host| {
+        format!("GET {path} HTTP/1.0\r\nHost: {host}\r\n\r\n")
+    })
+}
+
+/// Posts JSON to `path` at `base`.
+///
+/// # Errors
+/// As of [`get`].
+pub fn post(base: &str, path: &str, json: &str) -> Result<Answer, Error> {
+    let length = json.len();
+    ask(base, |host| {
+        format!(
+            "POST {path} HTTP/1.0\r\nHost: {host}\r\nContent-Type: application/json\r\n\
+             Content-Length: {length}\r\n\r\n{json}"
+        )
+    })
+}
+
+fn ask(base: &str, request: impl Fn(&str) -> String) -> Result<Answer, Error> {
     let host = base
         .strip_prefix("http://")
         .map(|h| h.trim_end_matches('/'));
@@ -67,7 +87,7 @@ pub fn get(base: &str, path: &str) -> Result<Answer, Error> {
         host: host.to_owned(),
         source,
     };
-    let bytes = exchange(host, path).map_err(failed)?;
+    let bytes = exchange(host, &request(host)).map_err(failed)?;
     match read_answer(&bytes) {
         Ok(Some(answer)) => Ok(answer),
         Ok(None) => Err(failed(io::ErrorKind::UnexpectedEof.into())),
@@ -78,7 +98,7 @@ pub fn get(base: &str, path: &str) -> Result<Answer, Error> {
 }
 
 /// HTTP/1.0, so that the answer ends with the connection and never comes in chunks.
-fn exchange(host: &str, path: &str) -> io::Result<Vec<u8>> {
+fn exchange(host: &str, request: &str) -> io::Result<Vec<u8>> {
     let end = Instant::now() + DEADLINE;
     let left = || {
         let left = end.saturating_duration_since(Instant::now());
@@ -98,7 +118,7 @@ fn exchange(host: &str, path: &str) -> io::Result<Vec<u8>> {
     }
     let mut stream = connected.ok_or(last)?;
     stream.set_write_timeout(Some(left()?))?;
-    stream.write_all(format!("GET {path} HTTP/1.0\r\nHost: {host}\r\n\r\n").as_bytes())?;
+    stream.write_all(request.as_bytes())?;
 
     let mut bytes = Vec::new();
     let mut buffer = [0; 4096];

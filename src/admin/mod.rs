@@ -7,14 +7,17 @@
 //! | `/livez`   | 200 as long as this process can answer at all                                  |
 //! | `/readyz`  | 200 if the local Redis can be used, else 503 and why; never a matter of peers  |
 //! | `/status`  | the whole [`Status`](crate::status::Status) as JSON                            |
+//! | `/repair`  | POST only: has the applier of `?peer=NAME` fetch the states of keys, see [`Repairs`] |
 //!
 //! It runs on its own thread with its own runtime, so that it answers while the data path is
 //! stuck, and it is the last to stop. Nothing asks who the caller is; what it shows holds no key,
-//! no value and no secret.
+//! no value and no secret. What changes something, `/repair`, is open to this machine only, unless the
+//! configuration says otherwise.
 
 pub mod client;
 mod connection;
 pub mod render;
+mod repair;
 mod routes;
 
 use std::io;
@@ -29,12 +32,13 @@ use tokio::sync::oneshot;
 use tokio_util::sync::CancellationToken;
 
 use self::connection::Connections;
+pub use self::repair::{MAX_REPAIR_BODY, MAX_REPAIR_KEYS, RepairKey, Repairs};
 use crate::status::Board;
 
 /// Listens, and does not answer yet.
 #[derive(Debug)]
 pub struct Bound {
-    start: oneshot::Sender<Arc<Board>>,
+    start: oneshot::Sender<(Arc<Board>, Repairs)>,
     handle: Handle,
 }
 
@@ -92,8 +96,8 @@ pub fn bind(listen: SocketAddr) -> Result<Bound, Error> {
         .name("tandem-admin".to_owned())
         .spawn(move || {
             runtime.block_on(async {
-                if let Ok(board) = started.await {
-                    serve(listener, board, &token).await;
+                if let Ok((board, repairs)) = started.await {
+                    serve(listener, board, repairs, &token).await;
                 }
             });
         })
@@ -107,10 +111,10 @@ pub fn bind(listen: SocketAddr) -> Result<Bound, Error> {
 }
 
 impl Bound {
-    /// Begins to answer, from this board.
+    /// Begins to answer, from this board, and to take these orders.
     #[must_use]
-    pub fn spawn(self, board: Arc<Board>) -> Handle {
-        if self.start.send(board).is_err() {
+    pub fn spawn(self, board: Arc<Board>, repairs: Repairs) -> Handle {
+        if self.start.send((board, repairs)).is_err() {
             tracing::error!("the thread that answers operators has ended");
         }
         self.handle
@@ -139,8 +143,13 @@ impl Handle {
     }
 }
 
-async fn serve(listener: TcpListener, board: Arc<Board>, stop: &CancellationToken) {
-    let routes = match routes::routes(board) {
+async fn serve(
+    listener: TcpListener,
+    board: Arc<Board>,
+    repairs: Repairs,
+    stop: &CancellationToken,
+) {
+    let routes = match routes::routes(board, repairs) {
         Ok(routes) => routes,
         Err(error) => {
             tracing::error!(%error, "the metrics are broken");

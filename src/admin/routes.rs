@@ -9,6 +9,7 @@ use axum::response::{IntoResponse, Response};
 use axum::routing::get;
 use axum::{Json, Router};
 
+use super::repair::{self, Repairs};
 use crate::metrics::Metrics;
 use crate::status::Board;
 
@@ -18,11 +19,11 @@ struct Shared {
     metrics: Arc<Metrics>,
 }
 
-/// All routes, answered from this board.
+/// All routes, answered from this board; orders go to `repairs`.
 ///
 /// # Errors
 /// The table of metrics is broken: a bug.
-pub(super) fn routes(board: Arc<Board>) -> prometheus::Result<Router> {
+pub(super) fn routes(board: Arc<Board>, repairs: Repairs) -> prometheus::Result<Router> {
     let metrics = Arc::new(Metrics::try_new(Arc::clone(&board))?);
     let shared = Shared { board, metrics };
     Ok(Router::new()
@@ -31,7 +32,8 @@ pub(super) fn routes(board: Arc<Board>) -> prometheus::Result<Router> {
         .route("/livez", get(|| ready("alive\n")))
         .route("/readyz", get(|State(s)| ready(readiness(&s))))
         .route("/status", get(|State(s)| ready(status(&s))))
-        .with_state(shared))
+        .with_state(shared)
+        .merge(repair::route(repairs)))
 }
 
 fn index(shared: &Shared) -> String {

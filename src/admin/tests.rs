@@ -12,7 +12,7 @@ fn board() -> Arc<Board> {
 fn start(board: &Arc<Board>) -> (Handle, String) {
     let bound = bind("127.0.0.1:0".parse().unwrap()).unwrap();
     let url = client::url(bound.local_addr());
-    (bound.spawn(Arc::clone(board)), url)
+    (bound.spawn(Arc::clone(board), Repairs::default()), url)
 }
 
 #[test]
@@ -41,6 +41,24 @@ fn every_route_answers() {
     assert_eq!(get("/nothing").0, 404);
     handle.stop();
     assert!(client::get(&url, "/livez").is_err());
+}
+
+#[test]
+fn orders_to_repair_are_json_and_bounded() {
+    let site = SiteId::try_new("b").unwrap();
+    let docket = crate::converge::Docket::default();
+    let repairs = Repairs::taken_by(Arc::new([(site, docket.clone())].into()));
+    let bound = bind("127.0.0.1:0".parse().unwrap()).unwrap();
+    let url = client::url(bound.local_addr());
+    let handle = bound.spawn(board(), repairs);
+    let post = |json: &str| client::post(&url, "/repair?peer=b", json).unwrap().status;
+    assert_eq!(post("[{\"db\":0,\"key\":\"6b\"}]"), 202);
+    assert_eq!(docket.take_asked().len(), 1);
+    assert_eq!(post("{}"), 400);
+    let get = client::get(&url, "/repair?peer=b").unwrap();
+    assert_eq!(get.status, 405);
+    assert!(docket.take_asked().is_empty());
+    handle.stop();
 }
 
 #[test]

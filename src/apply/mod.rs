@@ -37,7 +37,7 @@ pub use self::self_mark::keep_self_mark;
 use self::target::{FENCE_TIMEOUT, Writing, await_fence, put_fence};
 use crate::command::{Catalog, ScanError};
 use crate::config::{Flush, Publish};
-use crate::converge::{Docket, Filed, Table};
+use crate::converge::{Docket, Filed, Table, Wish};
 use crate::intake::Shared;
 use crate::journal::{self, Journal};
 use crate::link::{self, Flow, MAX_KEYS, Message};
@@ -302,6 +302,7 @@ impl Applier {
         self.begin(begin, stop).await?;
         self.report(outlet);
         loop {
+            self.take_asked()?;
             self.take_wishes()?;
             self.tear(stop).await?;
             ask_for_debts(&self.debts, outlet).await?;
@@ -309,6 +310,7 @@ impl Applier {
                 biased;
                 () = stop.cancelled() => return Err(Error::Stopped),
                 waiting = work.recv() => waiting,
+                () = self.docket.asked() => continue,
                 changed = self.progress.changed() => {
                     changed.map_err(|_| Error::Stopped)?;
                     self.on_progress(stop).await?;
@@ -404,6 +406,24 @@ impl Applier {
     fn set_unsettled(&mut self, from: Option<Cursor>) {
         self.unsettled = from;
         self.docket.set_unsettled(from);
+    }
+
+    /// Keys that an operator has asked for become debts. The peer must have seen all that is here now,
+    /// so that its state replaces that, and what is written here from now on comes on top of it.
+    fn take_asked(&self) -> Result<(), Error> {
+        let asked = self.docket.take_asked();
+        if asked.is_empty() {
+            return Ok(());
+        }
+        self.room_for_debts(asked.len())?;
+        info!(peer = %self.config.peer, keys = asked.len(), "an operator has asked for states");
+        let (after, need) = (self.progress.borrow().read, Need::Wrong);
+        // What is made of these keys here is wrong too, until their states have come.
+        self.docket.owed(asked.iter().cloned());
+        for key in asked {
+            self.debts.add_wrong(key, Wish { after, need });
+        }
+        Ok(())
     }
 
     /// Keys whose value was found to be wrong here become debts.

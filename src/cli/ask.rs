@@ -80,13 +80,13 @@ fn get(url: &str, path: &str) -> Result<String, Exit> {
     Ok(answer.body)
 }
 
-fn failed(message: &str, exit: Exit) -> Exit {
+pub(super) fn failed(message: &str, exit: Exit) -> Exit {
     print(&mut io::stderr(), &format!("error: {message}"));
     exit
 }
 
 /// Not `println!`, which panics when the reader has gone (`tandem status | head -1`).
-fn print(out: &mut impl Write, text: &str) -> Exit {
+pub(super) fn print(out: &mut impl Write, text: &str) -> Exit {
     match writeln!(out, "{}", text.trim_end()).and_then(|()| out.flush()) {
         Ok(()) => Exit::Done,
         Err(_) => Exit::Failed,
@@ -95,8 +95,6 @@ fn print(out: &mut impl Write, text: &str) -> Exit {
 
 #[cfg(test)]
 mod tests {
-    use std::sync::Arc;
-
     use super::*;
     use crate::admin;
     use crate::model::{InstanceId, SiteId};
@@ -114,7 +112,7 @@ mod tests {
             bound.local_addr()
         )
         .unwrap();
-        (bound.spawn(Arc::clone(&board)), file)
+        (bound.spawn(board, admin::Repairs::default()), file)
     }
 
     fn arguments(file: Option<&Path>, json: bool) -> StatusArgs {

@@ -202,7 +202,7 @@ fn patterns(value: &Value) -> Result<Vec<Pattern>, String> {
         Value::Text(text) if text == "all" => return Ok(Vec::new()),
         Value::Text(text) => text.split(',').map(str::trim).collect(),
         Value::List(list) => list.iter().map(Value::text).collect::<Result<_, _>>()?,
-        Value::Integer(_) | Value::Other(_) => return Err(wrong()),
+        Value::Integer(_) | Value::Boolean(_) | Value::Other(_) => return Err(wrong()),
     };
     if texts.len() > MAX_PATTERNS {
         return Err(format!(
@@ -271,7 +271,11 @@ fn admin(section: &Section, link: &Link, mistakes: &mut Vec<Mistake>) -> Admin {
         let message = "the port of link.listen; give each its own, such as 7480 and 9480";
         mistake(section, "listen", message, mistakes);
     }
-    Admin { listen }
+    let allow_repair = optional(section, "allow_repair", mistakes, yes_or_no);
+    Admin {
+        listen,
+        allow_repair: allow_repair.unwrap_or(false),
+    }
 }
 
 impl Initial {
@@ -309,6 +313,7 @@ impl Value {
         match self {
             Self::Text(text) => Ok(text),
             Self::Integer(_) => Err("a number, not a text; put it in quotes".to_owned()),
+            Self::Boolean(_) => Err("boolean, not a text; write a text in quotes".to_owned()),
             Self::List(_) => Err("a list, not a text; write one text in quotes".to_owned()),
             Self::Other(word) => Err(format!("{word}, not a text; write a text in quotes")),
         }
@@ -360,6 +365,16 @@ fn site_name(value: &Value) -> Result<SiteId, String> {
     SiteId::try_new(value.text()?).map_err(reason)
 }
 
+/// A variable can hold a text only.
+fn yes_or_no(value: &Value) -> Result<bool, String> {
+    match value {
+        Value::Boolean(value) => Ok(*value),
+        Value::Text(text) if text == "true" => Ok(true),
+        Value::Text(text) if text == "false" => Ok(false),
+        _ => Err("neither true nor false; write one of them, without quotes".to_owned()),
+    }
+}
+
 fn socket_address(text: &str, example: &str) -> Result<SocketAddr, String> {
     let message = || format!("not an IP address and a port; write for example {example}");
     text.parse().map_err(|_| message())
@@ -400,7 +415,7 @@ fn databases(value: &Value) -> Result<Databases, String> {
         Value::Text(text) => text.split(',').map(|n| n.trim().parse().ok()).collect(),
         Value::List(list) => list.iter().map(Value::database).collect(),
         Value::Integer(_) => value.database().map(|db| BTreeSet::from([db])),
-        Value::Other(_) => None,
+        Value::Boolean(_) | Value::Other(_) => None,
     };
     match only {
         Some(only) if only.is_empty() => Err("an empty list; write \"all\" or [0]".to_owned()),

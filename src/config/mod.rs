@@ -180,6 +180,17 @@ pub struct Conflicts {
 pub struct Admin {
     /// Where it listens.
     pub listen: SocketAddr,
+    /// Whether it takes orders to repair keys although others than this machine can reach it.
+    pub allow_repair: bool,
+}
+
+impl Admin {
+    /// Whether orders to repair keys are taken: nothing asks who the caller is, so only from this
+    /// machine, unless that is wanted otherwise.
+    #[must_use]
+    pub const fn takes_repairs(&self) -> bool {
+        self.allow_repair || self.listen.ip().is_loopback()
+    }
 }
 
 /// Where peers dial us: every interface, because a peer is on another machine by nature.

@@ -66,7 +66,8 @@ impl fmt::Display for Config {
         let word = SHOWN_KEYS.iter().find(is_shown);
         writeln!(f, "keys = \"{}\"", word.map_or("", |(word, _)| word))?;
         writeln!(f, "max_rate = {}", self.conflicts.max_rate)?;
-        write!(f, "\n[admin]\nlisten = \"{}\"", self.admin.listen)
+        write!(f, "\n[admin]\nlisten = \"{}\"", self.admin.listen)?;
+        write!(f, "\nallow_repair = {}", self.admin.allow_repair)
     }
 }
 

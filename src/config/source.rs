@@ -34,6 +34,7 @@ pub(super) struct Entry {
 pub(super) enum Value {
     Text(String),
     Integer(u64),
+    Boolean(bool),
     List(Vec<Self>),
     /// Nothing that any key takes; the word for it.
     Other(&'static str),
@@ -60,7 +61,7 @@ const SECTIONS: [(&str, &[&str]); 7] = [
     ),
     ("journal", &["dir", "max_size"]),
     ("conflicts", &["log", "keys", "max_rate"]),
-    ("admin", &["listen"]),
+    ("admin", &["listen", "allow_repair"]),
 ];
 
 const PEER: &str = "peer";
@@ -276,6 +277,7 @@ impl From<&DeValue<'_>> for Value {
     fn from(value: &DeValue<'_>) -> Self {
         match value {
             DeValue::String(text) => Self::Text(text.to_string()),
+            DeValue::Boolean(value) => Self::Boolean(*value),
             DeValue::Integer(number) => u64::from_str_radix(number.as_str(), number.radix())
                 .map_or(Self::Other("such a number"), Self::Integer),
             DeValue::Array(list) => Self::List(list.iter().map(|v| v.get_ref().into()).collect()),

@@ -116,6 +116,27 @@ fn what_is_left_out_is_the_sample() {
 }
 
 #[test]
+fn repairs_are_taken_from_this_machine_or_where_they_are_allowed() {
+    let takes = |admin: &str| {
+        let text = SMALL.replace("journal.dir", &format!("{admin}\njournal.dir"));
+        good(&text, &[]).admin.takes_repairs()
+    };
+    assert!(takes("") && takes("admin.listen = \"[::1]:9480\""));
+    assert!(!takes("admin.listen = \"0.0.0.0:9480\""));
+    assert!(takes(
+        "admin.listen = \"0.0.0.0:9480\"\nadmin.allow_repair = true"
+    ));
+    let env = [("TANDEM__ADMIN__ALLOW_REPAIR", "true")];
+    assert!(good(SMALL, &env).admin.allow_repair);
+    let text = SMALL.replace("journal.dir", "admin.allow_repair = 1\njournal.dir");
+    assert!(
+        read(&text, &[])
+            .unwrap_err()
+            .contains("neither true nor false")
+    );
+}
+
+#[test]
 fn the_files_of_the_compose_setup_are_read() {
     let a = good(include_str!("../../config/site-a.toml"), &[]);
     let b = good(include_str!("../../config/site-b.toml"), &[]);

@@ -28,6 +28,8 @@ struct Inner {
     settled: Notify,
     /// The same, for the intake, which has one for all peers.
     news: Arc<Notify>,
+    /// An operator has asked for states.
+    is_asked: Notify,
 }
 
 impl Default for Inner {
@@ -38,6 +40,7 @@ impl Default for Inner {
             turn: Arc::new(Semaphore::new(1)),
             settled: Notify::new(),
             news: Arc::default(),
+            is_asked: Notify::new(),
         }
     }
 }
@@ -50,6 +53,8 @@ struct State {
     wishes: HashMap<Key, Wish>,
     /// Of these keys something is not here; the judge has not heard of it.
     owed: Vec<Key>,
+    /// Keys whose states an operator has asked for.
+    asked: Vec<Key>,
     /// How the commands of records behind this went is not known yet.
     unsettled: Option<Cursor>,
     /// Something was settled, and the judge has not noted it.
@@ -57,6 +62,10 @@ struct State {
     /// The two sites are to be merged.
     is_torn: bool,
 }
+
+/// The most keys that an operator may have asked for and the applier not looked at: it looks at once,
+/// unless there is no session.
+const MAX_ASKED: usize = 20_000;
 
 /// A wish for the state of a key.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -152,6 +161,32 @@ impl Docket {
     /// Something of these keys is not here, and the peer is asked for their states.
     pub fn owed(&self, keys: impl IntoIterator<Item = Key>) {
         self.lock().owed.extend(keys);
+    }
+
+    /// An operator knows that the values of these keys are wrong here: has the applier ask the peer for
+    /// their states, as soon as there is a session. False when too many wait already. What waits is
+    /// forgotten when this process ends.
+    #[must_use]
+    pub fn ask_for(&self, keys: Vec<Key>) -> bool {
+        let mut state = self.lock();
+        if state.asked.len() + keys.len() > MAX_ASKED {
+            return false;
+        }
+        state.asked.extend(keys);
+        drop(state);
+        self.0.is_asked.notify_one();
+        true
+    }
+
+    /// Waits until an operator has asked for states. Cancel safe.
+    pub async fn asked(&self) {
+        self.0.is_asked.notified().await;
+    }
+
+    /// Hands over the keys whose states an operator has asked for.
+    #[must_use]
+    pub fn take_asked(&self) -> Vec<Key> {
+        std::mem::take(&mut self.lock().asked)
     }
 
     /// Records behind `from` are being applied; none when it is known how all of them went.
@@ -333,6 +368,17 @@ mod tests {
         assert!(!is_quiet().await);
         docket.set_unsettled(None);
         assert!(is_quiet().await);
+    }
+
+    #[tokio::test]
+    async fn what_an_operator_asks_for_wakes_the_applier() {
+        let docket = Docket::default();
+        let key = (0, Bytes::from_static(b"k"));
+        assert!(docket.ask_for(vec![key.clone()]));
+        docket.asked().await;
+        assert_eq!(docket.take_asked(), std::slice::from_ref(&key));
+        assert!(docket.take_asked().is_empty());
+        assert!(!docket.ask_for(vec![key; MAX_ASKED + 1]));
     }
 
     #[test]

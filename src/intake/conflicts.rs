@@ -9,7 +9,6 @@ use std::thread;
 
 use serde_json::json;
 use tracing::warn;
-use xxhash_rust::xxh3::xxh3_128;
 
 use crate::converge::Verdicts;
 use crate::model::{Conflict, Hlc, ShownKeys, SiteId};
@@ -106,17 +105,12 @@ fn line(
     now_ms: u64,
 ) -> String {
     let (db, name) = &conflict.key;
-    let key = match keys {
-        ShownKeys::Full => json!(name.escape_ascii().to_string()),
-        ShownKeys::Hash => json!(format!("{:032x}", xxh3_128(name))),
-        ShownKeys::None => json!(null),
-    };
     let mut line = json!({
         "time_ms": now_ms,
         "site": site.to_string(),
         "peer": peer.to_string(),
         "db": db,
-        "key": key,
+        "key": keys.show(name),
         "kind": conflict.kind.word(),
         "winner": conflict.winner.word(),
         "ours_ms": conflict.ours.map(Hlc::millis),

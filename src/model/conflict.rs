@@ -1,6 +1,7 @@
 //! Two sites' writes that had not seen each other, and do not commute.
 
 use bytes::Bytes;
+use xxhash_rust::xxh3::xxh3_128;
 
 use super::{Hlc, Key};
 
@@ -86,4 +87,16 @@ pub enum ShownKeys {
     Hash,
     /// Not at all.
     None,
+}
+
+impl ShownKeys {
+    /// How a key is shown; none when it is not.
+    #[must_use]
+    pub fn show(self, key: &[u8]) -> Option<String> {
+        match self {
+            Self::Full => Some(key.escape_ascii().to_string()),
+            Self::Hash => Some(format!("{:032x}", xxh3_128(key))),
+            Self::None => None,
+        }
+    }
 }

@@ -52,6 +52,8 @@ mod conformance;
 #[cfg(test)]
 mod rebuild;
 #[cfg(test)]
+mod verify;
+#[cfg(test)]
 mod foreign;
 #[cfg(test)]
 mod conflicts;
