@@ -230,8 +230,7 @@ impl Applier {
         stop: &CancellationToken,
     ) -> Result<(), Error> {
         // A debt may have been paid or given up since it was asked for.
-        owed.states
-            .retain(|s| self.debts.wants(&(s.db, s.key.clone())));
+        owed.states.retain(|s| self.debts.wants(s.db, &s.key));
         if owed.states.is_empty() {
             return Ok(());
         }

@@ -256,7 +256,7 @@ impl Applier {
                 if matches!(state.value, Value::Part(..)) {
                     put_removal(&mut sealed, state.db, &part);
                 }
-                if *verdict != Verdict::Refuse && debts.wants(&name) {
+                if *verdict != Verdict::Refuse && debts.wants(name.0, &name.1) {
                     paid.push(member(&name));
                 }
             }

@@ -4,12 +4,14 @@ mod hello;
 mod message;
 mod plan;
 mod queue;
+mod state;
 mod wire;
 
 pub use self::hello::Hello;
 pub use self::message::{
-    Ack, CopyBegin, CopyStates, MAX_KEYS, Message, MessageError, OwedStates, Records, State, Value,
+    Ack, CopyBegin, CopyStates, MAX_KEYS, Message, MessageError, OwedStates, Records,
 };
 pub use self::plan::{Copy, Flow, Plan, back_keeps, plan};
 pub use self::queue::{Receiver, Sender, Waiting, queue};
+pub use self::state::{Bundle, State, Value};
 pub use self::wire::{Error, Reader, Wire, Writer};
