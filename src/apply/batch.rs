@@ -15,7 +15,7 @@ use crate::command::{
     Command, Put, ScanError, Touched, for_each_in, removes_marks,
     scanner::{self, Scanner},
 };
-use crate::model::{Cursor, Hlc, Offset, Record};
+use crate::model::{Cursor, Hlc, Need, Offset, Record};
 use crate::redis::put_command;
 
 /// A batch is closed at this many commands: at 1 to 2 µs each it keeps the target's other clients
@@ -196,7 +196,11 @@ impl Batch {
         sealed.bytes.reserve(self.body.len() + EXEC_ROOM);
         sealed.append(&self.body, self.commands, self.db);
         if !self.owed.is_empty() {
-            let members: Vec<Vec<u8>> = self.owed.iter().map(member).collect();
+            let members: Vec<Vec<u8>> = self
+                .owed
+                .iter()
+                .map(|key| member(key, Need::Lacks))
+                .collect();
             let args = [&b"SADD"[..], owed.as_bytes()].into_iter();
             sealed.select(0);
             sealed.command(
@@ -324,7 +328,7 @@ mod tests {
     use super::*;
     use crate::command::{Access, Catalog, Dialect};
     use crate::config::{Flush, Publish};
-    use crate::model::{Need, SiteId};
+    use crate::model::SiteId;
     use crate::redis::Info;
 
     fn target(version: &str) -> Target {

@@ -207,6 +207,7 @@ impl Applier {
             ..mark
         };
         self.commit(|_| {}, mark, stop).await?;
+        self.awaits_copy = false;
         let counts = {
             let mut board = self.board.lock();
             board.receiving = None;

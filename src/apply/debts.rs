@@ -102,6 +102,12 @@ impl Debts {
         inner.wanted.values().any(|want| want.need == Need::Lacks)
     }
 
+    /// Why a key is owed.
+    #[must_use]
+    pub fn need(&self, key: &Key) -> Option<Need> {
+        self.lock().wanted.get(key).map(|want| want.need)
+    }
+
     /// Whether the peer's answer pays the debt of a key: that nothing is to be said of it does not,
     /// if more than doubts have come up since.
     #[must_use]
@@ -171,10 +177,9 @@ impl Debts {
     /// Forgets what was asked in an earlier session: everything is asked for again, and must have
     /// seen what is here now. The local Redis may have begun a new history since, with writes that
     /// an earlier place says nothing of.
-    pub fn begin(&self, stored: impl IntoIterator<Item = Key>, after: Cursor) {
+    pub fn begin(&self, stored: impl IntoIterator<Item = (Key, Need)>, after: Cursor) {
         let mut inner = self.lock();
-        for key in stored {
-            let need = Need::Lacks;
+        for (key, need) in stored {
             inner.wanted.entry(key).or_insert(Want { after, need });
         }
         inner
@@ -240,23 +245,29 @@ impl Debts {
     }
 }
 
-/// A debt as a member of the set in Redis: `<db>:<key>`.
+/// A debt as a member of the set in Redis: `<db>:<key>`, or `?<db>:<key>` when it is not sure that
+/// anything is lacking. What is only wrong stands in the journal.
 #[must_use]
-pub(super) fn member((db, key): &Key) -> Vec<u8> {
-    let mut member = format!("{db}:").into_bytes();
+pub(super) fn member((db, key): &Key, need: Need) -> Vec<u8> {
+    let sign = if need == Need::Lacks { "" } else { "?" };
+    let mut member = format!("{sign}{db}:").into_bytes();
     member.extend_from_slice(key);
     member
 }
 
 /// Reads a member of the set.
 #[must_use]
-pub(super) fn parse_member(member: &Bytes) -> Option<Key> {
+pub(super) fn parse_member(member: &Bytes) -> Option<(Key, Need)> {
+    let (member, need) = match member.first() {
+        Some(b'?') => (member.slice(1..), Need::Unsure),
+        _ => (member.clone(), Need::Lacks),
+    };
     let colon = member.iter().position(|b| *b == b':')?;
     let db = std::str::from_utf8(member.get(..colon)?)
         .ok()?
         .parse()
         .ok()?;
-    Some((db, member.slice(colon + 1..)))
+    Some(((db, member.slice(colon + 1..)), need))
 }
 
 #[cfg(test)]
@@ -307,7 +318,7 @@ mod tests {
         assert_eq!(debts.ask(10), asked(at(20), Need::Lacks, &["x"]));
         debts.remove(&key("x"));
         assert!(wants(&debts, "y") && !wants(&debts, "x"));
-        debts.begin([key("z")], at(30));
+        debts.begin([(key("z"), Need::Lacks)], at(30));
         assert_eq!(debts.ask(10), asked(at(30), Need::Lacks, &["y", "z"]));
         assert!(!debts.add_wrong(key("y"), wish(31)));
         assert!(debts.add_wrong(key("w"), wish(32)));
@@ -363,7 +374,10 @@ mod tests {
             (3, Bytes::from_static(b"x:y\0")),
             (0, Bytes::new()),
         ] {
-            assert_eq!(parse_member(&member(&key).into()), Some(key));
+            for need in [Need::Lacks, Need::Unsure] {
+                let read = parse_member(&member(&key, need).into());
+                assert_eq!(read, Some((key.clone(), need)));
+            }
         }
         assert_eq!(parse_member(&Bytes::from_static(b"x")), None);
     }

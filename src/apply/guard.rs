@@ -105,7 +105,10 @@ impl Applier {
                 batch: mark.batch + 1,
                 ..mark.clone()
             };
-            match self.carry_out(states, &decided, &marked, stop).await? {
+            match self
+                .carry_out(states, &decided, rules, &marked, stop)
+                .await?
+            {
                 Executed::Done { replies, head } => {
                     self.mark = Some(marked);
                     self.settle(states, &decided, !rules.rebase);
@@ -228,6 +231,7 @@ impl Applier {
         &mut self,
         states: &[State],
         verdicts: &[Verdict],
+        rules: Rules,
         mark: &Mark,
         stop: &CancellationToken,
     ) -> Result<Executed, Error> {
@@ -242,7 +246,12 @@ impl Applier {
             for ((state, verdict), form) in states.iter().zip(verdicts).zip(&forms) {
                 let name: Key = (state.db, state.key.clone());
                 match verdict {
-                    Verdict::Refuse => owed.push(member(&name)),
+                    // Of a copy, what is refused may be in no journal; what is only wrong is in ours.
+                    Verdict::Refuse => match debts.need(&name) {
+                        _ if !rules.rebase => owed.push(member(&name, Need::Lacks)),
+                        Some(Need::Wrong | Need::Doubts) => {}
+                        known => owed.push(member(&name, known.unwrap_or(Need::Lacks))),
+                    },
                     // What is here stays, and nothing is written on top of it.
                     Verdict::Take { .. } | Verdict::Rebase(_) if form.is_unheld() => {}
                     Verdict::Take { .. } => form.put(&mut sealed, state, &part),
@@ -256,7 +265,7 @@ impl Applier {
                     put_removal(&mut sealed, state.db, &part);
                 }
                 if *verdict != Verdict::Refuse && debts.is_paid(&name, is_said(state)) {
-                    paid.push(member(&name));
+                    paid.extend([Need::Lacks, Need::Unsure].map(|need| member(&name, need)));
                 }
             }
             for (command, members) in [(&b"SREM"[..], paid), (&b"SADD"[..], owed)] {

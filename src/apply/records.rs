@@ -317,7 +317,7 @@ impl Applier {
             .ok_or(Error::Unexpected("states before the session began"))?;
         let set = owed_key(&self.config.peer);
         let add = |sealed: &mut Sealed| {
-            let members: Vec<Vec<u8>> = keys.iter().map(debts::member).collect();
+            let members: Vec<Vec<u8>> = keys.iter().map(|key| debts::member(key, need)).collect();
             let args = [&b"SADD"[..], set.as_bytes()]
                 .into_iter()
                 .chain(members.iter().map(|m| &m[..]));

@@ -11,7 +11,7 @@ use super::sealed::Sealed;
 use super::{Config, Error};
 use crate::command::Dialect;
 use crate::intake::connection_name;
-use crate::model::{Mark, SiteId, fence_key, mark_key, owed_key};
+use crate::model::{Mark, Need, SiteId, fence_key, mark_key, owed_key};
 use crate::progress::{FenceSeen, Progress};
 use crate::redis::{Connection, Info, Reply, put_command};
 
@@ -33,7 +33,7 @@ pub(super) struct Writing {
 #[derive(Debug)]
 pub(super) struct Kept {
     pub mark: Option<Mark>,
-    pub debts: Vec<Key>,
+    pub debts: Vec<(Key, Need)>,
 }
 
 impl Writing {
