@@ -91,13 +91,6 @@ impl Debts {
             .is_some_and(|want| want.need == Need::Lacks)
     }
 
-    /// Whether something is known not to be here.
-    #[must_use]
-    pub fn lack_any(&self) -> bool {
-        let inner = self.lock();
-        inner.wanted.values().any(|want| want.need == Need::Lacks)
-    }
-
     /// Why a key is owed.
     #[must_use]
     pub fn need(&self, key: &Key) -> Option<Need> {
@@ -116,6 +109,8 @@ impl Debts {
     /// A key is owed; the peer must have seen our history up to `after` when it reads it.
     pub fn add(&self, key: Key, after: Cursor, need: Need) {
         let mut inner = self.lock();
+        let known = inner.wanted.get(&key).map_or(need, |want| want.need);
+        let need = need.max(known);
         inner.wanted.insert(key.clone(), Want { after, need });
         inner.unasked.push(key);
     }
@@ -318,6 +313,8 @@ mod tests {
         assert_eq!(debts.ask(10), asked(at(33), Need::Wrong, &["w"]));
         debts.add(key("w"), at(34), Need::Lacks);
         assert_eq!(debts.ask(10), asked(at(34), Need::Lacks, &["w"]));
+        debts.add(key("w"), at(35), Need::Unsure);
+        assert_eq!(debts.ask(10), asked(at(35), Need::Lacks, &["w"]));
     }
 
     #[tokio::test]

@@ -356,11 +356,10 @@ async fn copy(
         let prepared = match next.take() {
             Some(prepared) => prepared,
             None => {
-                // What we lack of the peer's must have come before we send what we have. (What is only
-                // in the wrong order the peer answers when it has all of ours, so after this copy.)
+                // What we still want of the peer must have come before we send what we have.
                 let owes = loop {
                     let now = *applied.borrow_and_update();
-                    if now.owes.any() && !now.copying && !copier.debts.lack_any() {
+                    if now.owes.any() && !now.copying && copier.debts.is_empty() {
                         break now.owes;
                     }
                     applied.changed().await.map_err(|_| Error::Stopping)?;
