@@ -91,6 +91,13 @@ impl Debts {
             .is_some_and(|want| want.need == Need::Lacks)
     }
 
+    /// Whether something is known not to be here.
+    #[must_use]
+    pub fn lack_any(&self) -> bool {
+        let inner = self.lock();
+        inner.wanted.values().any(|want| want.need == Need::Lacks)
+    }
+
     /// Why a key is owed.
     #[must_use]
     pub fn need(&self, key: &Key) -> Option<Need> {

@@ -408,8 +408,8 @@ fn a_flush_that_nobody_reads_doubles_nothing_elsewhere() {
         client.run("SET flushed 1");
         client.run("SELECT 1");
         (0..5).for_each(|_| drop(client.run("INCR n")));
-        pair.settle();
     }
+    pair.settle();
     pair.b.sidecar.kill();
     // The mark is gone with its database, and the place in the stream with the backlog.
     b.run("SELECT 0");
