@@ -449,7 +449,7 @@ impl Applier {
             return Ok(());
         }
         let mark = self.marked()?;
-        let base = Epoch(0);
+        let base = Epoch::UNDONE;
         self.commit(|_| {}, Mark { base, ..mark }, stop).await?;
         self.docket.set_torn(false);
         Err(Error::Torn)

@@ -163,7 +163,7 @@ async fn then_cancel<T>(over: &CancellationToken, half: impl Future<Output = T>)
 
 /// How the session begins for the applier.
 fn begin(flow: Flow, ours: &Hello, theirs: &Hello) -> Begin {
-    let rests_on_older = |base: Epoch| base != Epoch(0) && base != ours.base();
+    let rests_on_older = |base: Epoch| base > Epoch::UNDONE && base != ours.base();
     let new_valkey = |hello: &Hello| Info::writes_long_entries_its_own_way(&hello.redis);
     Begin {
         flow,
