@@ -61,6 +61,9 @@
 //! 7. *No record passes a state that was read before it.* The gate is closed from before the read
 //!    until the state is in the peer's stream, behind all records up to its place; what we say we
 //!    have seen stands still as long.
+//! 8. *No state is read between a transaction and what follows from its errors.* It would say that it
+//!    has seen records, and lack what is still to be done for them. Until that is done the peer keeps
+//!    the records, and after a crash sends them once more: their keys are then asked for.
 //!
 //! # Epochs
 //!

@@ -207,7 +207,6 @@ impl Applier {
             ..mark
         };
         self.commit(|_| {}, mark, stop).await?;
-        self.awaits_copy = false;
         let counts = {
             let mut board = self.board.lock();
             board.receiving = None;

@@ -120,6 +120,8 @@ impl Debts {
     /// A key is owed; the peer must have seen our history up to `after` when it reads it.
     pub fn add(&self, key: Key, after: Cursor, need: Need) {
         let mut inner = self.lock();
+        let known = inner.wanted.get(&key).map_or(need, |want| want.need);
+        let need = need.max(known);
         inner.wanted.insert(key.clone(), Want { after, need });
         inner.unasked.push(key);
     }
@@ -327,6 +329,8 @@ mod tests {
         assert_eq!(debts.ask(10), asked(at(33), Need::Wrong, &["w"]));
         debts.add(key("w"), at(34), Need::Lacks);
         assert_eq!(debts.ask(10), asked(at(34), Need::Lacks, &["w"]));
+        debts.add(key("w"), at(35), Need::Unsure);
+        assert_eq!(debts.ask(10), asked(at(35), Need::Lacks, &["w"]));
     }
 
     #[tokio::test]

@@ -28,6 +28,10 @@ use crate::status::{Conflicts, CopyCounts};
 /// How often a transaction is tried whose keys keep changing, before its keys count as refused.
 const ATTEMPTS: u32 = 8;
 
+/// How long before its moment a state counts as expired, when commands are to be written on top of it:
+/// longer than it takes until Redis has executed them, and than its clock differs from ours.
+const EXPIRES_SOON_MS: u64 = 1000;
+
 /// What is decided about a state.
 #[derive(Clone, Debug, PartialEq, Eq)]
 enum Verdict {
@@ -172,7 +176,10 @@ impl Applier {
         Ok(())
     }
 
-    /// Turns refusals into rebases where only writes of the very key are unseen.
+    /// Turns refusals into rebases where only writes of the very key are unseen. Not of a state that
+    /// has expired on its way: at the peer a command that we write again may have come in time, to
+    /// prolong its life, and here it would find nothing. Until the peer says how it went there, it is
+    /// asked again.
     fn rebase(
         &self,
         states: &[&State],
@@ -180,9 +187,12 @@ impl Applier {
         seen: Cursor,
         upto: Cursor,
     ) -> Result<(), Error> {
+        let soon = wall_ms() + EXPIRES_SOON_MS;
         let may = |state: &State| {
             let hash = key_hash(state.db, &state.key);
-            (!self.gap || theirs_wins(&self.config)) && !self.table.sent_unseen(hash, seen)
+            !state.is_expired(soon)
+                && (!self.gap || theirs_wins(&self.config))
+                && !self.table.sent_unseen(hash, seen)
         };
         let refused = states
             .iter()

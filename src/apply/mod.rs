@@ -118,7 +118,7 @@ pub enum Error {
 pub struct Applied {
     /// The last record applied.
     pub at: Cursor,
-    /// Whether a copy from the peer is under way, or is to come before anything is copied back.
+    /// Whether a copy from the peer is under way.
     pub copying: bool,
     /// What of a copy the peer is owed.
     pub owes: Owes,
@@ -182,8 +182,6 @@ pub struct Applier {
     disputes: bool,
     /// Whether the copy that the plan foresees is answered by one from here.
     owes_back: bool,
-    /// Whether the copy that the plan foresees has not come yet.
-    awaits_copy: bool,
     /// What the snapshot being copied had seen of us.
     copy_seen: Cursor,
     /// How the commands of records behind this went is not known: they are being applied, or we were
@@ -223,7 +221,6 @@ impl Applier {
             gap: false,
             disputes: false,
             owes_back: false,
-            awaits_copy: false,
             copy_seen: Cursor::ZERO,
             unsettled: Some(Cursor::ZERO),
         }
@@ -391,7 +388,6 @@ impl Applier {
         let half_done = mark.part.take();
         (self.base, self.gap) = (base, gap);
         self.owes_back = flow.copy.is_some_and(|c| c.back);
-        self.awaits_copy = flow.copy.is_some();
         if flow.whole {
             (mark.base, mark.home) = (base, home);
         }
@@ -453,7 +449,7 @@ impl Applier {
             return Ok(());
         }
         let mark = self.marked()?;
-        let base = Epoch(0);
+        let base = Epoch::UNDONE;
         self.commit(|_| {}, Mark { base, ..mark }, stop).await?;
         self.docket.set_torn(false);
         Err(Error::Torn)
@@ -505,7 +501,7 @@ impl Applier {
         let Some(mark) = &self.mark else { return };
         let applied = Applied {
             at: mark.at,
-            copying: mark.copy.is_some() || self.awaits_copy,
+            copying: mark.copy.is_some(),
             owes: mark.owes,
             whole: mark.copy.is_none() && mark.base == self.base,
         };

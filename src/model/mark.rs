@@ -75,7 +75,7 @@ pub struct Mark {
     /// How far back our own journal must be read again after a restart.
     pub low: Cursor,
     /// The epoch of the origin in which the data here was last made whole: by a copy, or because
-    /// the origin was empty when that epoch began. Zero: never.
+    /// the origin was empty when that epoch began; or [`Epoch::NEVER`], or [`Epoch::UNDONE`].
     pub base: Epoch,
     /// Our own epoch at that time, or when the copy under way was begun.
     pub home: Epoch,
@@ -200,7 +200,10 @@ impl Mark {
     /// That of a peer of which nothing is known but that the data holds something of it.
     #[must_use]
     pub fn nowhere(instance: InstanceId) -> Self {
-        Self::first(instance, Cursor::ZERO)
+        Self {
+            base: Epoch::UNDONE,
+            ..Self::first(instance, Cursor::ZERO)
+        }
     }
 
     /// That of a peer of which the data holds everything up to `at`, and nothing else is known.
@@ -212,8 +215,8 @@ impl Mark {
             at,
             hlc: Hlc(0),
             low: Cursor::ZERO,
-            base: Epoch(0),
-            home: Epoch(0),
+            base: Epoch::NEVER,
+            home: Epoch::NEVER,
             owes: Owes::Nothing,
             copy: None,
             part: None,

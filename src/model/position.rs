@@ -15,6 +15,14 @@ pub struct Offset(pub u64);
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct Epoch(pub u64);
 
+impl Epoch {
+    /// As the base of a mark: the data has never been made whole.
+    pub const NEVER: Self = Self(0);
+    /// As the base of a mark: the data was whole once, and is not any more. Not an epoch of anybody:
+    /// those begin at moments of our time, in milliseconds.
+    pub const UNDONE: Self = Self(1);
+}
+
 /// A place in the history of one site; the order is that of time at that site.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct Cursor {

@@ -29,6 +29,8 @@ const HEARTBEAT: Duration = Duration::from_secs(1);
 const ACK_GATHER: Duration = Duration::from_millis(5);
 /// How often the status is made up where no event does it.
 const REFRESH: Duration = Duration::from_millis(100);
+/// How long a copy that is owed waits for conflicts to be mended: many round trips.
+const WAIT_FOR_CONFLICTS: Duration = Duration::from_secs(5);
 /// Messages between the parts of a session.
 const MESSAGES: usize = 64;
 
@@ -161,7 +163,7 @@ async fn then_cancel<T>(over: &CancellationToken, half: impl Future<Output = T>)
 
 /// How the session begins for the applier.
 fn begin(flow: Flow, ours: &Hello, theirs: &Hello) -> Begin {
-    let rests_on_older = |base: Epoch| base != Epoch(0) && base != ours.base();
+    let rests_on_older = |base: Epoch| base > Epoch::UNDONE && base != ours.base();
     let new_valkey = |hello: &Hello| Info::writes_long_entries_its_own_way(&hello.redis);
     Begin {
         flow,
@@ -356,15 +358,7 @@ async fn copy(
         let prepared = match next.take() {
             Some(prepared) => prepared,
             None => {
-                // What we lack of the peer's must have come before we send what we have. (What is only
-                // in the wrong order the peer answers when it has all of ours, so after this copy.)
-                let owes = loop {
-                    let now = *applied.borrow_and_update();
-                    if now.owes.any() && !now.copying && !copier.debts.lack_any() {
-                        break now.owes;
-                    }
-                    applied.changed().await.map_err(|_| Error::Stopping)?;
-                };
+                let owes = owed(&copier, &mut applied).await?;
                 let copy = Copy {
                     keep: back_keeps && owes != Owes::All,
                     back: false,
@@ -391,6 +385,27 @@ async fn copy(
             .wait_for(|a| !a.owes.any())
             .await
             .map_err(|_| Error::Stopping)?;
+    }
+}
+
+/// Waits until a copy is owed and can be made. What we still want of the peer must have come before we
+/// send what we have. But what is only in the wrong order the peer may not answer before it has all of
+/// ours, which this copy brings: for that we do not wait for ever.
+async fn owed(copier: &Copier, applied: &mut watch::Receiver<Applied>) -> Result<Owes, Error> {
+    let mut since = None;
+    loop {
+        let now = *applied.borrow_and_update();
+        if now.owes.any() && !now.copying {
+            let since = since.get_or_insert_with(Instant::now);
+            let is_late = since.elapsed() > WAIT_FOR_CONFLICTS;
+            if copier.debts.is_empty() || is_late && !copier.debts.lack_any() {
+                return Ok(now.owes);
+            }
+        }
+        tokio::select! {
+            changed = applied.changed() => changed.map_err(|_| Error::Stopping)?,
+            () = sleep_until(Instant::now() + HEARTBEAT), if since.is_some() => {}
+        }
     }
 }
 

@@ -7,7 +7,7 @@
 //! that has data of its own, the receiver owes one back: what only it has must reach the sender.
 
 use crate::config::{Existing, Initial};
-use crate::model::{CopyProgress, Cursor, Mark, Owes};
+use crate::model::{CopyProgress, Cursor, Epoch, Mark, Owes};
 use crate::status::Stop;
 
 use super::hello::Hello;
@@ -191,7 +191,7 @@ fn rests_on(mark: &Mark, sender: &Hello, receiver: &Hello) -> bool {
 
 /// Neither has anything of the other yet.
 fn first_meeting(a: &Hello, b: &Hello) -> bool {
-    let strange = |h: &Hello| h.mark().is_none_or(|m| m.base.0 == 0);
+    let strange = |h: &Hello| h.mark().is_none_or(|m| m.base == Epoch::NEVER);
     strange(a) && strange(b)
 }
 

@@ -264,6 +264,20 @@ fn a_place_that_the_journal_has_lost_needs_a_copy() {
 }
 
 #[test]
+fn sites_that_are_both_torn_know_each_other() {
+    let (mut a, mut b) = pair();
+    for (hello, peer) in [(&mut a, 200), (&mut b, 100)] {
+        let undone = mark(at(peer, 300), Epoch::UNDONE.0, 0);
+        hello.mark = Some(undone.to_string());
+    }
+    let plan = decide(&a, &b).unwrap();
+    let (sent, received) = (plan.send.copy.unwrap(), plan.receive.copy);
+    assert!(sent.back && !sent.keep && received.is_none());
+    a.mark = Some(Mark::nowhere(InstanceId::new(1)).to_string());
+    assert!(decide(&a, &b).unwrap().send.copy.is_some());
+}
+
+#[test]
 fn an_interrupted_copy_goes_on() {
     let (a, mut b) = pair();
     b.from_scratch = Some("200/1".to_owned());
