@@ -45,9 +45,15 @@ pub(super) fn written_since(
 
 fn add_record(shared: &Shared, record: &Record, whole: Whole, keys: &mut BTreeSet<Key>) {
     let scanned = for_each_in(&record.commands, record.db, |command, db| {
+        // What was made of keys that are flushed or swapped is wrong in whichever database.
+        let mut is_derived = false;
+        if shared.catalog.derives(command) {
+            let mut look = |db, _: &[u8], _| is_derived |= whole.has(db);
+            shared.catalog.for_each_key(command, db, &mut look);
+        }
         shared.catalog.for_each_key(command, db, |db, name, act| {
             let counts = act != Act::Read && act != Act::Delete && !is_reserved(name);
-            if counts && whole.has(db) {
+            if counts && (is_derived || whole.has(db)) {
                 let name = Bytes::copy_from_slice(name);
                 keys.extend(whole.partner(db).map(|db| (db, name.clone())));
                 keys.insert((db, name));

@@ -122,6 +122,22 @@ const FLUSHED: &[Case] = &[
         both(&[], "both deleted it"),
     ),
     row(
+        &["SET @k 1", "SET @other 1"],
+        [
+            write(&["FLUSHDB"]),
+            write(&["COPY @k @to DB {db}", "SELECT {db}", "COPY @to @more"]).since(R62),
+        ],
+        Expected::Equal("equal keys everywhere"),
+    ),
+    row(
+        &["SET @k 1"],
+        [
+            write(&["FLUSHDB"]),
+            write(&["MOVE @k {db}", "SELECT {db}", "RENAME @k @to"]),
+        ],
+        Expected::Equal("equal keys everywhere"),
+    ),
+    row(
         &["SET @k 1", "SELECT {db}", "SET @k 2"],
         [write(&["FLUSHALL"]), write(&["SWAPDB 0 {db}"])],
         Expected::Equal("equal databases"),
