@@ -236,7 +236,7 @@ impl Applier {
             if is_unsaid && self.debts.is_paid(&key, false) {
                 self.debts.remove(&key);
             }
-            !is_unsaid && self.debts.wants(&key)
+            !is_unsaid && self.debts.wants(state.db, &state.key)
         });
         if owed.states.is_empty() {
             return Ok(());

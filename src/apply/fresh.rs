@@ -27,7 +27,7 @@ use crate::command::key_hash;
 use crate::intake::wall_ms;
 use crate::link::{CopyStates, State, Value};
 use crate::model::{CopyProgress, Mark, is_reserved, mark_key};
-use crate::rdb::decode::{self, Text};
+use crate::rdb::decode;
 use crate::redis::Reply;
 
 /// The most messages on their way: enough that the server always has the next one, and little
@@ -38,6 +38,9 @@ const MAX_FLYING_BYTES: usize = 4 << 20;
 /// How many messages go to the guard at once after one of which most keys were here: those of the
 /// next will be here, too.
 const GROUNDED: u32 = 16;
+
+/// What a state takes in a command beside its key and its value, about.
+const STATE_ROOM: usize = 64;
 
 /// How much larger a packed string may become when it is unpacked here. Others are RESTOREd as they
 /// are: the server unpacks them just as well, and they come back in the stream as small as they are.
@@ -215,21 +218,22 @@ impl Applier {
         let (now, is_unseen) = (wall_ms(), self.is_unseen());
         let is_for_guard = |s: &State| is_reserved(&s.key) || s.is_expired(now) || is_unseen(s);
         let mut sealed = Sealed::begin(0, &mark_key(&self.config.peer), &mark.to_string());
-        let (mut lots, mut begin) = (Vec::new(), 0);
+        let size = |s: &State| STATE_ROOM + s.key.len() + s.value.size();
+        sealed.bytes.reserve(states.iter().map(size).sum());
+        let (mut lots, mut begin, mut texts) = (Vec::new(), 0, Texts::default());
         while let Some((first, rest)) = states.get(begin..).and_then(<[State]>::split_first) {
             let begins = begin;
             begin += 1;
             if is_for_guard(first) {
                 continue;
             }
-            if let Some(text) = plain_text(first) {
+            if texts.put(first) {
                 let more = rest
                     .iter()
-                    .take_while(|s| s.db == first.db && !is_for_guard(s))
-                    .map_while(|s| Some((s, plain_text(s)?)));
-                let texts: Vec<_> = std::iter::once((first, text)).chain(more).collect();
-                begin = begins + texts.len();
-                put_texts(&mut sealed, &texts);
+                    .take_while(|s| s.db == first.db && !is_for_guard(s) && texts.put(s));
+                begin += more.count();
+                sealed.select(first.db);
+                texts.seal(states.get(begins..begin).unwrap_or_default(), &mut sealed);
             } else if let Value::Dump(own) = &first.value
                 && let Form::Restore(stamped) = Form::of(first, writing, self.disputes, now)
             {
@@ -369,25 +373,43 @@ impl Applier {
     }
 }
 
-/// The value of a state that is a plain string and never expires.
-fn plain_text(state: &State) -> Option<Text<'_>> {
-    let Value::Dump(payload) = &state.value else {
-        return None;
-    };
-    if state.expire_at_ms != 0 || payload.first() != Some(&0) {
-        return None;
-    }
-    decode::text(payload, MAX_GAIN).ok()?
+/// The plain bytes of strings, one after the other: too many for each to have memory of its own.
+#[derive(Default)]
+struct Texts {
+    bytes: Vec<u8>,
+    /// Where each one ends.
+    ends: Vec<usize>,
 }
 
-/// Writes plain strings of one database, unless one of the keys is here.
-fn put_texts(sealed: &mut Sealed, texts: &[(&State, Text<'_>)]) {
-    if let Some((first, _)) = texts.first() {
-        sealed.select(first.db);
+impl Texts {
+    /// Adds the value of a state that is a plain string and never expires; false when it is none.
+    fn put(&mut self, state: &State) -> bool {
+        let Value::Dump(payload) = &state.value else {
+            return false;
+        };
+        let is_text = state.expire_at_ms == 0
+            && payload.first() == Some(&0)
+            && matches!(
+                decode::put_text(payload, MAX_GAIN, &mut self.bytes),
+                Ok(true)
+            );
+        if is_text {
+            self.ends.push(self.bytes.len());
+        }
+        is_text
     }
-    let mut digits = vec![itoa::Buffer::new(); texts.len()];
-    let pairs = texts.iter().zip(&mut digits);
-    let words = pairs.flat_map(|((state, text), digits)| [&state.key[..], text.bytes(digits)]);
-    let args: Vec<&[u8]> = std::iter::once(&b"MSETNX"[..]).chain(words).collect();
-    sealed.command(&args);
+
+    /// Writes these values of states of one database, unless one of the keys is here, and forgets
+    /// them.
+    fn seal(&mut self, states: &[State], sealed: &mut Sealed) {
+        sealed.command_of(1 + 2 * self.ends.len());
+        sealed.arg(b"MSETNX");
+        let mut begin = 0;
+        for (state, end) in states.iter().zip(self.ends.drain(..)) {
+            sealed.arg(&state.key);
+            sealed.arg(self.bytes.get(begin..end).unwrap_or_default());
+            begin = end;
+        }
+        self.bytes.clear();
+    }
 }

@@ -112,7 +112,7 @@ impl Target {
             .into_iter()
             .map(|k| ((k.db, k.name.into()), k.access))
             .collect();
-        let is_owed = |key: &Key| owed.contains(key) || self.debts.wants(key);
+        let is_owed = |key: &Key| owed.contains(key) || self.debts.wants(key.0, &key.1);
         if keys.len() < 2 || !keys.iter().any(|(key, _)| is_owed(key)) {
             return;
         }

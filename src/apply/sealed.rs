@@ -1,6 +1,6 @@
 //! A transaction in the protocol's form: MULTI, the mark, commands, EXEC.
 
-use crate::redis::put_command;
+use crate::redis::{put_arg, put_command, put_head};
 
 /// A transaction as it is sent.
 #[derive(Debug, Default)]
@@ -44,6 +44,17 @@ impl Sealed {
     pub(super) fn command(&mut self, args: &[&[u8]]) {
         put_command(&mut self.bytes, args);
         self.count += 1;
+    }
+
+    /// Begins a command of so many arguments, its name included, which follow one by one.
+    pub(super) fn command_of(&mut self, args: usize) {
+        put_head(&mut self.bytes, args);
+        self.count += 1;
+    }
+
+    /// Appends an argument of the command that was begun.
+    pub(super) fn arg(&mut self, arg: &[u8]) {
+        put_arg(&mut self.bytes, arg);
     }
 
     pub(super) fn append(&mut self, commands: &[u8], count: u32, db: u32) {

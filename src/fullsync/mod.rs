@@ -13,7 +13,7 @@ use std::sync::{Arc, Mutex, PoisonError};
 
 use tokio::sync::{OwnedSemaphorePermit, Semaphore, mpsc};
 
-use crate::link::{CopyBegin, CopyStates, OwedStates};
+use crate::link::{Bundle, CopyBegin, OwedStates};
 use crate::model::{Cursor, SiteId};
 use crate::progress::Progress;
 
@@ -50,7 +50,7 @@ pub enum Part {
     /// It begins.
     Begin(CopyBegin),
     /// Entries.
-    States(CopyStates),
+    States(Bundle),
     /// It is complete; the number of entries.
     End(u64),
     /// A part of a large state.

@@ -1,6 +1,7 @@
 //! Copying everything: a snapshot of the local Redis, read entry by entry.
 
 use std::io;
+use std::mem;
 use std::path::PathBuf;
 
 use tokio::sync::{mpsc, watch};
@@ -12,17 +13,16 @@ use crate::apply::Debts;
 use crate::converge::Reading;
 use crate::intake::filter::Filter;
 use crate::intake::{Shared, connection_name};
-use crate::link::{Copy, CopyBegin, CopyStates, State, Value};
+use crate::link::{Bundle, Copy, CopyBegin, State, Value};
 use crate::model::{Cursor, Seen, SiteId, is_reserved};
 use crate::progress::Progress;
 use crate::rdb::{self, Place};
 use crate::redis::{self, Connection, Info, Settings};
 use crate::replica::{self, Need, PsyncReply, Replica, Snapshot, SnapshotError, SnapshotReader};
 
-/// The most keys in one part: the receiver writes, or watches, them all at once.
-const PART_KEYS: usize = 256;
-/// The most bytes in one part, but for a single larger value.
-const PART_BYTES: usize = 1 << 20;
+/// How much goes from the reading thread to the link at once: enough that handing it over costs
+/// nothing beside reading it.
+const PART_BYTES: usize = 64 << 10;
 /// Parts read ahead.
 const PARTS_AHEAD: usize = 2;
 /// How long to wait before trying again to take a snapshot that had no room: each attempt costs
@@ -374,58 +374,53 @@ fn read_parts(
         skip,
         ..Gathered::default()
     };
-    let sent = |mut states: CopyStates| {
-        states.bytes_total = size().unwrap_or(0);
-        // False when nobody listens any more.
-        send.blocking_send(Ok(Part::States(states))).is_ok()
-    };
     // Whether the large value that is being read is left out.
     let mut is_left_out = false;
     while let Some(entry) = reader.next_entry()? {
-        let bytes_done = reader.bytes_read();
-        let ready = match entry {
+        gathered.bundle.bytes_done = reader.bytes_read();
+        match entry {
             rdb::Entry::Value(value) | rdb::Entry::Part(value, _)
-                if is_reserved(&value.key) || !filter.has(value.db, &value.key) =>
-            {
-                continue;
+                if is_reserved(&value.key) || !filter.has(value.db, &value.key) => {}
+            rdb::Entry::Value(value) if debts.lacks(value.db, &value.key) => {
+                gathered.push(&state(value, |_| Value::Unsaid));
             }
-            rdb::Entry::Value(value) if debts.lacks(&(value.db, value.key.clone())) => {
-                gathered.push(state(value, |_| Value::Unsaid), bytes_done)
-            }
-            rdb::Entry::Value(value) => gathered.push(state(value, Value::Dump), bytes_done),
+            rdb::Entry::Value(value) => gathered.push(&state(value, Value::Dump)),
             rdb::Entry::Part(value, Place::First) => {
-                is_left_out = debts.lacks(&(value.db, value.key.clone()));
+                is_left_out = debts.lacks(value.db, &value.key);
                 if is_left_out {
-                    gathered.push(state(value, |_| Value::Unsaid), bytes_done)
+                    gathered.push(&state(value, |_| Value::Unsaid));
                 } else {
-                    if !gathered.take().is_none_or(&sent) {
-                        return Ok(());
-                    }
                     gathered.number += 1;
-                    gathered.alone(state(value, |p| Value::Part(Place::First, p)), bytes_done)
+                    gathered.alone(&state(value, |p| Value::Part(Place::First, p)));
                 }
             }
-            rdb::Entry::Part(_, _) if is_left_out => continue,
+            rdb::Entry::Part(_, _) if is_left_out => {}
             rdb::Entry::Part(value, place) => {
-                gathered.alone(state(value, |p| Value::Part(place, p)), bytes_done)
+                gathered.alone(&state(value, |p| Value::Part(place, p)));
             }
-            rdb::Entry::Function(source) => {
-                let library = State {
-                    db: 0,
-                    key: bytes::Bytes::new(),
-                    expire_at_ms: 0,
-                    value: Value::Function(source.into()),
-                };
-                gathered.push(library, bytes_done)
+            rdb::Entry::Function(source) => gathered.push(&State {
+                db: 0,
+                key: bytes::Bytes::new(),
+                expire_at_ms: 0,
+                value: Value::Function(source.into()),
+            }),
+            rdb::Entry::Aux { .. } | rdb::Entry::SizeHint { .. } => {}
+        }
+        if gathered.bundle.len() >= PART_BYTES {
+            let part = Part::States(mem::take(&mut gathered.bundle));
+            if send.blocking_send(Ok(part)).is_err() {
+                // Nobody listens any more.
+                return Ok(());
             }
-            rdb::Entry::Aux { .. } | rdb::Entry::SizeHint { .. } => continue,
-        };
-        if !ready.is_none_or(&sent) {
-            return Ok(());
+            gathered.bundle.bytes_total = size().unwrap_or(0);
         }
     }
-    if gathered.take().is_none_or(&sent) {
-        drop(send.blocking_send(Ok(Part::End(gathered.number))));
+    gathered.bundle.complete();
+    let rest = (!gathered.bundle.is_empty()).then_some(Part::States(gathered.bundle));
+    for part in rest.into_iter().chain([Part::End(gathered.number)]) {
+        if send.blocking_send(Ok(part)).is_err() {
+            break;
+        }
     }
     Ok(())
 }
@@ -439,51 +434,31 @@ fn state(value: rdb::Value, say: impl FnOnce(bytes::Bytes) -> Value) -> State {
     }
 }
 
-/// States on their way into one message.
+/// States on their way into messages.
 #[derive(Default)]
 struct Gathered {
     /// Entries that the peer has.
     skip: u64,
     /// Entries so far, those that the peer has included.
     number: u64,
-    bytes: usize,
-    bytes_done: u64,
-    states: Vec<State>,
+    bundle: Bundle,
 }
 
 impl Gathered {
-    /// Adds the next entry; gives what is gathered when that is enough.
-    fn push(&mut self, state: State, bytes_done: u64) -> Option<CopyStates> {
+    /// Adds the next entry.
+    fn push(&mut self, state: &State) {
         self.number += 1;
-        if self.number <= self.skip {
-            return None;
+        if self.number > self.skip {
+            self.bundle.push(self.number - 1, state);
         }
-        self.bytes += state.value.size();
-        self.bytes_done = bytes_done;
-        self.states.push(state);
-        let is_enough = self.states.len() >= PART_KEYS || self.bytes >= PART_BYTES;
-        is_enough.then(|| self.take()).flatten()
     }
 
-    /// What is gathered, if anything is.
-    fn take(&mut self) -> Option<CopyStates> {
-        self.bytes = 0;
-        let states = std::mem::take(&mut self.states);
-        (!states.is_empty()).then(|| CopyStates {
-            first: self.number - states.len() as u64,
-            bytes_done: self.bytes_done,
-            bytes_total: 0,
-            states,
-        })
-    }
-
-    /// A part of the last entry: it travels alone.
-    fn alone(&self, part: State, bytes_done: u64) -> Option<CopyStates> {
-        (self.number > self.skip).then(|| CopyStates {
-            first: self.number - 1,
-            bytes_done,
-            bytes_total: 0,
-            states: vec![part],
-        })
+    /// Adds a part of the last entry: it travels alone.
+    fn alone(&mut self, part: &State) {
+        if self.number > self.skip {
+            self.bundle.complete();
+            self.bundle.push(self.number - 1, part);
+            self.bundle.complete();
+        }
     }
 }

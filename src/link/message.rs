@@ -10,11 +10,10 @@ use crc_fast::{CrcAlgorithm, checksum};
 
 use super::hello::Hello;
 use super::question::Question;
+use super::state::{State, put_states, take_states};
 use crate::model::{
-    Cursor, Epoch, MAX_FRAME, Offset, RecordError, Seen, put_bytes, put_varint, take_bytes,
-    take_u8, take_varint,
+    Cursor, Epoch, MAX_FRAME, Offset, RecordError, Seen, put_varint, take_u8, take_varint,
 };
-use crate::rdb::Place;
 
 /// The first bytes of a connection: a name that no other protocol begins with, then the versions
 /// spoken, lowest and highest.
@@ -66,54 +65,6 @@ pub struct Records {
     pub stamp_ms: u64,
     /// The entries.
     pub body: Bytes,
-}
-
-/// The value of one key, whole, or that it has none.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct State {
-    /// Its database.
-    pub db: u32,
-    /// The key; of a function library, its name is in the value.
-    pub key: Bytes,
-    /// When it expires, in milliseconds since 1970; 0 for never.
-    pub expire_at_ms: u64,
-    /// What it is.
-    pub value: Value,
-}
-
-impl State {
-    /// Whether the key has expired by now.
-    #[must_use]
-    pub const fn is_expired(&self, now_ms: u64) -> bool {
-        self.expire_at_ms != 0 && self.expire_at_ms <= now_ms
-    }
-}
-
-/// What a [`State`] says.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub enum Value {
-    /// There is no such key.
-    Absent,
-    /// As DUMP gives it and RESTORE takes it.
-    Dump(Bytes),
-    /// A part of a large value, as DUMP gives values. Its parts come one after the other, each
-    /// alone in its message: see [`Reader::dividing`](crate::rdb::Reader::dividing).
-    Part(Place, Bytes),
-    /// The source of a function library.
-    Function(Bytes),
-    /// Nothing is said of it: the sender waits for the receiver's state of it.
-    Unsaid,
-}
-
-impl Value {
-    /// How many bytes of it travel.
-    #[must_use]
-    pub fn size(&self) -> usize {
-        match self {
-            Self::Dump(bytes) | Self::Part(_, bytes) | Self::Function(bytes) => bytes.len(),
-            Self::Absent | Self::Unsaid => 0,
-        }
-    }
 }
 
 /// A copy begins: what follows are the entries of a snapshot.
@@ -218,30 +169,10 @@ const ACK: u8 = 10;
 const PING: u8 = 11;
 const PONG: u8 = 12;
 
-const ABSENT: u8 = 0;
-const DUMP: u8 = 1;
-const FUNCTION: u8 = 2;
-const UNSAID: u8 = 3;
-const FIRST_PART: u8 = 4;
-const MIDDLE_PART: u8 = 5;
-const LAST_PART: u8 = 6;
-
 impl Message {
     /// Appends the message as a frame.
     pub fn encode(&self, out: &mut Vec<u8>) {
-        let start = out.len();
-        out.extend_from_slice(&[0; HEADER]);
-        self.put(out);
-        let payload = out.get(start.saturating_add(HEADER)..).unwrap_or_default();
-        let length = u32::try_from(payload.len())
-            .unwrap_or(u32::MAX)
-            .to_le_bytes();
-        let crc = crc32c(payload).to_le_bytes();
-        if let Some(header) = out.get_mut(start..start.saturating_add(HEADER)) {
-            let (a, b) = header.split_at_mut(4);
-            a.copy_from_slice(&length);
-            b.copy_from_slice(&crc);
-        }
+        put_frame(out, |out| self.put(out));
     }
 
     fn put(&self, out: &mut Vec<u8>) {
@@ -271,10 +202,7 @@ impl Message {
                 out.push(u8::from(begin.keep));
             }
             Self::CopyStates(copy) => {
-                out.push(COPY_STATES);
-                put_varint(out, copy.first);
-                put_varint(out, copy.bytes_done);
-                put_varint(out, copy.bytes_total);
+                put_copy_states(out, copy.first, (copy.bytes_done, copy.bytes_total));
                 put_states(out, &copy.states);
             }
             Self::CopyEnd(entries) => {
@@ -381,6 +309,31 @@ impl Message {
     }
 }
 
+/// Appends a frame.
+pub(super) fn put_frame(out: &mut Vec<u8>, put: impl FnOnce(&mut Vec<u8>)) {
+    let start = out.len();
+    out.extend_from_slice(&[0; HEADER]);
+    put(out);
+    let payload = out.get(start.saturating_add(HEADER)..).unwrap_or_default();
+    let length = u32::try_from(payload.len())
+        .unwrap_or(u32::MAX)
+        .to_le_bytes();
+    let crc = crc32c(payload).to_le_bytes();
+    if let Some(header) = out.get_mut(start..start.saturating_add(HEADER)) {
+        let (a, b) = header.split_at_mut(4);
+        a.copy_from_slice(&length);
+        b.copy_from_slice(&crc);
+    }
+}
+
+/// What stands before the states in [`CopyStates`].
+pub(super) fn put_copy_states(out: &mut Vec<u8>, first: u64, (done, total): (u64, u64)) {
+    out.push(COPY_STATES);
+    put_varint(out, first);
+    put_varint(out, done);
+    put_varint(out, total);
+}
+
 /// The checksum of frames.
 fn crc32c(bytes: &[u8]) -> u32 {
     u32::try_from(checksum(CrcAlgorithm::Crc32Iscsi, bytes)).unwrap_or(0)
@@ -399,77 +352,14 @@ pub(super) fn take_cursor(input: &mut Bytes) -> Result<Cursor, RecordError> {
     })
 }
 
-pub(super) fn take_db(input: &mut Bytes) -> Result<u32, RecordError> {
-    u32::try_from(take_varint(input)?).map_err(|_| RecordError::Malformed("database number"))
-}
-
-pub(super) fn take_count(input: &mut Bytes) -> Result<usize, RecordError> {
-    usize::try_from(take_varint(input)?)
-        .ok()
-        .filter(|n| *n <= MAX_KEYS)
-        .ok_or(RecordError::Malformed("too many keys"))
-}
-
-fn put_states(out: &mut Vec<u8>, states: &[State]) {
-    put_varint(out, states.len() as u64);
-    for state in states {
-        put_varint(out, u64::from(state.db));
-        put_bytes(out, &state.key);
-        put_varint(out, state.expire_at_ms);
-        match &state.value {
-            Value::Absent => out.push(ABSENT),
-            Value::Unsaid => out.push(UNSAID),
-            Value::Dump(payload) => {
-                out.push(DUMP);
-                put_bytes(out, payload);
-            }
-            Value::Part(place, payload) => {
-                out.push(match place {
-                    Place::First => FIRST_PART,
-                    Place::Middle => MIDDLE_PART,
-                    Place::Last => LAST_PART,
-                });
-                put_bytes(out, payload);
-            }
-            Value::Function(source) => {
-                out.push(FUNCTION);
-                put_bytes(out, source);
-            }
-        }
-    }
-}
-
-fn take_states(input: &mut Bytes) -> Result<Vec<State>, RecordError> {
-    let mut states = Vec::new();
-    for _ in 0..take_count(input)? {
-        let (db, key) = (take_db(input)?, take_bytes(input)?);
-        let expire_at_ms = take_varint(input)?;
-        let value = match take_u8(input)? {
-            ABSENT => Value::Absent,
-            UNSAID => Value::Unsaid,
-            DUMP => Value::Dump(take_bytes(input)?),
-            FUNCTION => Value::Function(take_bytes(input)?),
-            FIRST_PART => Value::Part(Place::First, take_bytes(input)?),
-            MIDDLE_PART => Value::Part(Place::Middle, take_bytes(input)?),
-            LAST_PART => Value::Part(Place::Last, take_bytes(input)?),
-            _ => return Err(RecordError::Malformed("unknown kind of value")),
-        };
-        states.push(State {
-            db,
-            key,
-            expire_at_ms,
-            value,
-        });
-    }
-    Ok(states)
-}
-
 #[cfg(test)]
 mod tests {
     use proptest::prelude::*;
 
     use super::*;
+    use crate::link::Value;
     use crate::model::{Need, SiteId};
+    use crate::rdb::Place;
 
     fn samples() -> Vec<Message> {
         let at = Cursor {

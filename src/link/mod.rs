@@ -5,13 +5,15 @@ mod message;
 mod plan;
 mod question;
 mod queue;
+mod state;
 mod wire;
 
 pub use self::hello::Hello;
 pub use self::message::{
-    Ack, CopyBegin, CopyStates, MAX_KEYS, Message, MessageError, OwedStates, Records, State, Value,
+    Ack, CopyBegin, CopyStates, MAX_KEYS, Message, MessageError, OwedStates, Records,
 };
 pub use self::plan::{Copy, Flow, Plan, back_keeps, plan};
 pub use self::question::Question;
 pub use self::queue::{Receiver, Sender, Waiting, queue};
+pub use self::state::{Bundle, State, Value};
 pub use self::wire::{Error, Reader, Wire, Writer};

@@ -2,7 +2,8 @@
 
 use bytes::Bytes;
 
-use super::message::{MessageError, put_cursor, take_count, take_cursor, take_db};
+use super::message::{MessageError, put_cursor, take_cursor};
+use super::state::{take_count, take_db};
 use crate::model::{Cursor, Key, Need, put_bytes, put_varint, take_bytes, take_u8};
 
 /// Please send the states of these keys.

@@ -11,6 +11,7 @@ use tokio::time::timeout;
 
 use super::hello::Hello;
 use super::message::{GREETING, MAX_HELLO, MAX_PAYLOAD, Message, MessageError, VERSION};
+use super::state::Bundle;
 
 /// How long a peer may take to greet: one round trip and a look into its Redis.
 const HELLO_TIMEOUT: Duration = Duration::from_secs(30);
@@ -21,6 +22,8 @@ const CONNECT_TIMEOUT: Duration = Duration::from_secs(10);
 const SILENCE: Duration = Duration::from_secs(12);
 /// How much is read at once.
 const READ_SIZE: usize = 256 << 10;
+/// Less room than this is not worth a read.
+const READ_LEAST: usize = 16 << 10;
 
 /// Why there is no link, or no longer.
 #[derive(Debug, thiserror::Error)]
@@ -269,7 +272,10 @@ impl Reader {
     }
 
     async fn fill(&mut self) -> Result<(), Error> {
-        self.buffer.reserve(READ_SIZE);
+        // What was taken from the buffer is still in use: of the rest, use all.
+        if self.buffer.capacity() - self.buffer.len() < READ_LEAST {
+            self.buffer.reserve(READ_SIZE);
+        }
         let read = self
             .half
             .read_buf(&mut (&mut self.buffer).limit(READ_SIZE))
@@ -299,6 +305,11 @@ impl Writer {
     /// Appends a message to what will be sent.
     pub fn push(&mut self, message: &Message) {
         message.encode(&mut self.out);
+    }
+
+    /// Appends a part of a copy.
+    pub fn push_bundle(&mut self, bundle: &Bundle) {
+        self.out.extend_from_slice(bundle.messages());
     }
 
     /// Sends what was pushed. Not cancel safe: half a message may have been sent.

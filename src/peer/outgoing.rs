@@ -8,7 +8,7 @@ use tokio::time::{Duration, Instant, sleep_until};
 use crate::fullsync::{Gate, Hold, Insert, Part, Parts, Spooled};
 use crate::intake::wall_ms;
 use crate::journal::{self, Frame, FrameKind, Journal};
-use crate::link::{Message, Records, State, Writer};
+use crate::link::{Message, Records, Writer};
 use crate::model::{BatchReader, Cursor, Entry, FrameBuilder, Offset, RecordError};
 use crate::replica::Snapshot;
 
@@ -198,7 +198,7 @@ impl Outgoing {
         self.pace(&part);
         let message = match part {
             Part::Begin(begin) => Message::CopyBegin(begin),
-            Part::States(states) => Message::CopyStates(states),
+            Part::States(states) => return writer.push_bundle(&states),
             Part::End(entries) => {
                 self.copying = None;
                 Message::CopyEnd(entries)
@@ -218,9 +218,7 @@ impl Outgoing {
         let (Some(rate), Part::States(states)) = (self.max_rate, part) else {
             return;
         };
-        let size = |state: &State| state.key.len() + state.value.size();
-        let bytes: usize = states.states.iter().map(size).sum();
-        let micros = (bytes as u64).saturating_mul(1_000_000) / rate.max(1);
+        let micros = (states.len() as u64).saturating_mul(1_000_000) / rate.max(1);
         self.not_before = self.not_before.max(Instant::now()) + Duration::from_micros(micros);
     }
 

@@ -503,10 +503,9 @@ impl Session {
         let crate::fullsync::Part::States(states) = part else {
             return;
         };
-        let keys = states.first + states.states.len() as u64;
         if let Some(sending) = &mut self.board.lock().sending
             && sending.advance(
-                keys,
+                states.end,
                 (states.bytes_done, states.bytes_total),
                 std::time::Instant::now(),
             )

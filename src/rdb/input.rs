@@ -210,7 +210,31 @@ impl<R: Read> Input<R> {
         bytes
     }
 
-    fn unread(&self) -> &[u8] {
+    /// Consumes so many bytes, if they are in the buffer.
+    #[inline]
+    pub(super) fn take_here(&mut self, count: usize) -> Option<&[u8]> {
+        let end = self
+            .at
+            .checked_add(count)
+            .filter(|end| *end <= self.filled)?;
+        let from = mem::replace(&mut self.at, end);
+        self.buffer.get(from..end)
+    }
+
+    /// What is consumed by this, which stays within the buffer; where it gives none, nothing is.
+    pub(super) fn all_here(
+        &mut self,
+        consume: impl FnOnce(&mut Self) -> Option<()>,
+    ) -> Option<&[u8]> {
+        let from = self.at;
+        if consume(self).is_none() {
+            self.at = from;
+            return None;
+        }
+        self.buffer.get(from..self.at)
+    }
+
+    pub(super) fn unread(&self) -> &[u8] {
         self.buffer.get(self.at..self.filled).unwrap_or_default()
     }
 

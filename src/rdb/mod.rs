@@ -23,6 +23,7 @@ use std::mem;
 
 use bytes::Bytes;
 
+mod block;
 pub mod commands;
 pub mod decode;
 mod error;
@@ -36,6 +37,7 @@ mod tests;
 mod value;
 mod version;
 
+use self::block::Block;
 pub use self::error::Error;
 pub use self::groups::Again;
 use self::input::{BUFFER_SIZE, Input};
@@ -59,6 +61,8 @@ pub struct Reader<R> {
     dividing: Option<Dividing>,
     /// A value of which a part was given, and not the last.
     rest: Option<Rest>,
+    /// Where small keys and values are put.
+    block: Block,
 }
 
 /// What a snapshot holds, in its order.
@@ -132,6 +136,7 @@ impl<R: Read> Reader<R> {
             attributes: Attributes::default(),
             dividing: None,
             rest: None,
+            block: Block::default(),
         })
     }
 
@@ -169,6 +174,7 @@ impl<R: Read> Reader<R> {
             attributes: Attributes::default(),
             dividing: Some(Dividing::new(part_size, again)),
             rest: None,
+            block: Block::default(),
         };
         Ok(parts::is_divisible(type_byte).then_some(reader))
     }
@@ -276,8 +282,8 @@ impl<R: Read> Reader<R> {
         };
         let attributes = mem::take(&mut self.attributes);
         let key = match alone {
-            true => Vec::new(),
-            false => self.input.string()?,
+            true => Bytes::new(),
+            false => self.input.string_into(&mut self.block)?,
         };
         let has_meta = !attributes.meta.is_empty();
         let min_rdb_version = if has_meta {
@@ -285,12 +291,10 @@ impl<R: Read> Reader<R> {
         } else {
             lowest
         };
-        let mut lead = attributes.meta;
-        lead.push(type_byte);
-        let body = self.read_body(type_byte, lead)?;
+        let db = self.db;
         let value = |payload| Value {
-            db: self.db,
-            key: key.into(),
+            db,
+            key,
             expire_at_ms: attributes.expire_at_ms,
             payload,
             min_rdb_version,
@@ -298,7 +302,12 @@ impl<R: Read> Reader<R> {
             idle_seconds: attributes.idle_seconds,
             frequency: attributes.frequency,
         };
-        Ok(match body {
+        if !has_meta && let Some(payload) = self.small_payload(type_byte, min_rdb_version) {
+            return Ok(Entry::Value(value(payload)));
+        }
+        let mut lead = attributes.meta;
+        lead.push(type_byte);
+        Ok(match self.read_body(type_byte, lead)? {
             Body::Whole(body) => Entry::Value(value(seal(body, min_rdb_version))),
             Body::First(body, rest) => {
                 let value = value(Bytes::new());

@@ -8,11 +8,14 @@
 use std::io::Read;
 use std::mem;
 
+use bytes::Bytes;
+
+use super::block::SMALL;
 use super::error::Error;
 use super::groups::{Again, Ahead, Groups};
 use super::input::{BUFFER_SIZE, Input};
 use super::payload::{FOOTER_SIZE, lowest_version, seal};
-use super::value::{STREAM_4, STREAM_FIRST, is_stream};
+use super::value::{STREAM_4, STREAM_FIRST, is_one_string, is_stream};
 use super::{Reader, Value};
 
 /// Which part of a value.
@@ -100,6 +103,20 @@ const fn has_elements(type_byte: u8) -> bool {
 }
 
 impl<R: Read> Reader<R> {
+    /// Reads a value that is one small string, as small values of most types are, if it is in the
+    /// buffer already; gives its payload.
+    pub(super) fn small_payload(&mut self, type_byte: u8, version: u16) -> Option<Bytes> {
+        let most = self
+            .dividing
+            .as_ref()
+            .map_or(SMALL, |by| by.size.min(SMALL));
+        let body = match is_one_string(type_byte) {
+            true => self.input.string_here(most),
+            false => None,
+        };
+        body.map(|body| self.block.payload(type_byte, body, version))
+    }
+
     /// Reads a value, or its first part. `lead` is what a payload has before the body.
     pub(super) fn read_body(&mut self, type_byte: u8, lead: Vec<u8>) -> Result<Body, Error> {
         // Metadata of modules belong to the whole.
@@ -147,7 +164,7 @@ impl<R: Read> Reader<R> {
     }
 
     /// The payload of a part.
-    pub(super) fn sealed(&self, body: Vec<u8>) -> bytes::Bytes {
+    pub(super) fn sealed(&self, body: Vec<u8>) -> Bytes {
         let type_byte = body.first().copied().unwrap_or(STRING);
         let version = lowest_version(type_byte, self.version.flavour);
         seal(body, version.unwrap_or_default())

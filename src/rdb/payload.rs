@@ -92,11 +92,15 @@ fn unseal(payload: &[u8]) -> Option<(&[u8], u16)> {
     Some((body, version))
 }
 
+/// The checksum that ends a footer, over all that comes before it.
+pub(super) fn sum(bytes: &[u8]) -> [u8; 8] {
+    checksum(CrcAlgorithm::Crc64Redis, bytes).to_le_bytes()
+}
+
 /// Appends the footer to type byte and body.
 pub(super) fn seal(mut bytes: Vec<u8>, version: u16) -> Bytes {
     bytes.extend_from_slice(&version.to_le_bytes());
-    let crc = checksum(CrcAlgorithm::Crc64Redis, &bytes);
-    bytes.extend_from_slice(&crc.to_le_bytes());
+    bytes.extend_from_slice(&sum(&bytes));
     // The room that a large value left over while it grew is not kept for as long as the value.
     if bytes.capacity().saturating_sub(bytes.len()) > bytes.len() / 8 {
         bytes.shrink_to_fit();

@@ -11,6 +11,9 @@
 
 use std::io::Read;
 
+use bytes::Bytes;
+
+use super::block::{Block, SMALL};
 use super::error::Error;
 use super::input::Input;
 
@@ -24,6 +27,9 @@ const PACKED_INT8: u8 = 0;
 const PACKED_INT16: u8 = 1;
 const PACKED_INT32: u8 = 2;
 const PACKED_LZF: u8 = 3;
+/// The most that comes before the bytes of a string: two lengths of eight bytes, each with its form,
+/// behind the form of the string.
+const HEAD_MAX: usize = 1 + 2 * 9;
 
 impl<R: Read> Input<R> {
     #[inline]
@@ -88,9 +94,41 @@ impl<R: Read> Input<R> {
         Ok(())
     }
 
+    /// Consumes a string with what stands before its bytes, if all of it is in the buffer and these
+    /// are no more than so many.
+    pub(super) fn string_here(&mut self, most: usize) -> Option<&[u8]> {
+        if self.unread().len() < HEAD_MAX {
+            return None;
+        }
+        self.all_here(|input| {
+            let (length, _) = input.string_head().ok()?;
+            let length = usize::try_from(length).ok().filter(|l| *l <= most)?;
+            input.take_here(length).map(drop)
+        })
+    }
+
+    /// Consumes a string and gives its plain bytes.
+    pub(super) fn string_into(&mut self, block: &mut Block) -> Result<Bytes, Error> {
+        match self.length_or_packed()? {
+            Length::Plain(length) if length <= SMALL as u64 => {
+                let here = usize::try_from(length).ok().and_then(|n| self.take_here(n));
+                match here {
+                    Some(bytes) => Ok(block.bytes(bytes)),
+                    None => self.bytes(length).map(Bytes::from),
+                }
+            }
+            other => self.string_of(other).map(Bytes::from),
+        }
+    }
+
     /// Consumes a string and gives its plain bytes.
     pub(super) fn string(&mut self) -> Result<Vec<u8>, Error> {
-        match self.length_or_packed()? {
+        let head = self.length_or_packed()?;
+        self.string_of(head)
+    }
+
+    fn string_of(&mut self, head: Length) -> Result<Vec<u8>, Error> {
+        match head {
             Length::Plain(length) => self.bytes(length),
             Length::Packed(PACKED_INT8) => Ok(digits(i8::from_le_bytes(self.array()?))),
             Length::Packed(PACKED_INT16) => Ok(digits(i16::from_le_bytes(self.array()?))),
@@ -125,7 +163,22 @@ fn digits(number: impl itoa::Integer) -> Vec<u8> {
 #[must_use]
 pub fn lzf_decompress(input: &[u8], length: usize) -> Option<Vec<u8>> {
     let mut output = Vec::with_capacity(length.min(input.len().saturating_mul(2)));
-    let mut input = input;
+    lzf_append(input, length, &mut output).then_some(output)
+}
+
+/// As [`lzf_decompress`], behind what is in `output`; false, and nothing is appended, when the input
+/// is malformed or does not give `length` bytes.
+pub(super) fn lzf_append(input: &[u8], length: usize, output: &mut Vec<u8>) -> bool {
+    let start = output.len();
+    let end = start.saturating_add(length);
+    let unpacked = unpack(input, (start, end), output);
+    if unpacked.is_none() {
+        output.truncate(start);
+    }
+    unpacked.is_some()
+}
+
+fn unpack(mut input: &[u8], (start, end): (usize, usize), output: &mut Vec<u8>) -> Option<()> {
     while let Some((&control, rest)) = input.split_first() {
         if control < 0x20 {
             let (literal, rest) = rest.split_at_checked(usize::from(control).saturating_add(1))?;
@@ -141,22 +194,25 @@ pub fn lzf_decompress(input: &[u8], length: usize) -> Option<Vec<u8>> {
             let count = usize::from(control >> 5)
                 .saturating_add(usize::from(*more))
                 .saturating_add(2);
-            let from = output.len().checked_sub(back)?;
-            // Byte by byte in effect: a reference may reach into what it makes.
-            if count <= back {
-                output.extend_from_within(from..from.saturating_add(count));
-            } else {
-                for at in from..from.saturating_add(count) {
-                    output.push(*output.get(at)?);
-                }
+            let from = output
+                .len()
+                .checked_sub(back)
+                .filter(|from| *from >= start)?;
+            // A reference may reach into what it makes: what is there then repeats itself, and there
+            // is more of it each time.
+            let mut left = count;
+            while left > 0 {
+                let step = left.min(output.len().saturating_sub(from));
+                output.extend_from_within(from..from.saturating_add(step));
+                left = left.saturating_sub(step);
             }
             input = rest;
         }
-        if output.len() > length {
+        if output.len() > end {
             return None;
         }
     }
-    (output.len() == length).then_some(output)
+    (output.len() == end).then_some(())
 }
 
 #[cfg(test)]

@@ -30,13 +30,17 @@ pub(super) const fn is_stream(type_byte: u8) -> bool {
     )
 }
 
+/// Whether a value of a type is one string, or a structure packed into one.
+pub(super) const fn is_one_string(type_byte: u8) -> bool {
+    matches!(type_byte, 0 | 9..=13 | 16 | 17 | 20)
+}
+
 impl<R: Read> Input<R> {
     /// Consumes the body of a value of a type that [`lowest_version`](super::lowest_version)
     /// knows.
     pub(super) fn skip_value(&mut self, type_byte: u8) -> Result<(), Error> {
         match type_byte {
-            // A string, or a structure packed into one.
-            0 | 9..=13 | 16 | 17 | 20 => self.skip_string(),
+            _ if is_one_string(type_byte) => self.skip_string(),
             // Lists and sets; packed lists one after the other.
             1 | 2 | 14 => {
                 let count = self.length()?;

@@ -367,16 +367,37 @@ impl Connection {
 
 /// Appends a command in the protocol's form.
 pub fn put_command(out: &mut Vec<u8>, args: &[&[u8]]) {
-    let mut number = itoa::Buffer::new();
-    out.push(b'*');
-    out.extend_from_slice(number.format(args.len()).as_bytes());
+    put_head(out, args.len());
     for arg in args {
-        out.extend_from_slice(b"\r\n$");
-        out.extend_from_slice(number.format(arg.len()).as_bytes());
-        out.extend_from_slice(b"\r\n");
-        out.extend_from_slice(arg);
+        put_arg(out, arg);
     }
+}
+
+/// Appends what stands before the arguments of a command.
+pub fn put_head(out: &mut Vec<u8>, args: usize) {
+    put_length(out, b'*', args);
+}
+
+/// Appends an argument.
+pub fn put_arg(out: &mut Vec<u8>, arg: &[u8]) {
+    out.reserve(arg.len() + 32);
+    put_length(out, b'$', arg.len());
+    out.extend_from_slice(arg);
     out.extend_from_slice(b"\r\n");
+}
+
+fn put_length(out: &mut Vec<u8>, kind: u8, length: usize) {
+    let digit = |number: usize| b'0' + u8::try_from(number % 10).unwrap_or(0);
+    // Nearly all have one digit or two.
+    match length {
+        0..10 => out.extend_from_slice(&[kind, digit(length), b'\r', b'\n']),
+        10..100 => out.extend_from_slice(&[kind, digit(length / 10), digit(length), b'\r', b'\n']),
+        _ => {
+            out.push(kind);
+            out.extend_from_slice(itoa::Buffer::new().format(length).as_bytes());
+            out.extend_from_slice(b"\r\n");
+        }
+    }
 }
 
 #[cfg(test)]

@@ -5,7 +5,7 @@ mod info;
 mod reply;
 mod settings;
 
-pub use self::connection::{Connection, Error, READ_SIZE, put_command};
+pub use self::connection::{Connection, Error, READ_SIZE, put_arg, put_command, put_head};
 pub use self::info::{Info, OLDEST, Version};
 pub use self::reply::{MalformedReply, Reply, ReplyScanner};
 pub use self::settings::{Address, Password, PasswordError, Settings, UrlError};

@@ -7,7 +7,7 @@ use std::borrow::Cow;
 
 use super::error::Error;
 use super::text::Text;
-use crate::rdb::string::lzf_decompress;
+use crate::rdb::string::{lzf_append, lzf_decompress};
 
 /// Bytes and a place in them; a copy remembers the place.
 #[derive(Clone, Copy, Debug)]
@@ -130,6 +130,23 @@ impl<'a> Cursor<'a> {
             }
             Length::Packed(_) => Err(self.malformed("unknown form of a string")),
         }
+    }
+
+    /// Consumes a string and appends its plain bytes.
+    pub(super) fn put_string(&mut self, out: &mut Vec<u8>) -> Result<(), Error> {
+        let mut ahead = *self;
+        if let Length::Packed(3) = ahead.length_or_packed()? {
+            let (packed, length) = (ahead.length()?, ahead.length()?);
+            let packed = ahead.take(packed)?;
+            *self = ahead;
+            return usize::try_from(length)
+                .is_ok_and(|length| lzf_append(packed, length, out))
+                .then_some(())
+                .ok_or_else(|| self.malformed("compressed string that cannot be unpacked"));
+        }
+        let text = self.string()?;
+        out.extend_from_slice(text.bytes(&mut itoa::Buffer::new()));
+        Ok(())
     }
 
     /// How many bytes more than now the string here would be, unpacked.

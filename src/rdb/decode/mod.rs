@@ -81,18 +81,20 @@ pub fn decode(payload: &[u8]) -> Result<Decoded<'_>, Error> {
     })
 }
 
-/// The plain bytes of a payload that is a string; none when it is something else, or would grow by
-/// more than so many bytes if it were unpacked.
+/// Appends the plain bytes of a payload that is a string; false when it is something else, or would
+/// grow by more than so many bytes if it were unpacked.
 ///
 /// # Errors
-/// The payload is malformed.
-pub fn text(payload: &[u8], most: u64) -> Result<Option<Text<'_>>, Error> {
+/// The payload is malformed; nothing is appended.
+pub fn put_text(payload: &[u8], most: u64, out: &mut Vec<u8>) -> Result<bool, Error> {
     let (mut cursor, _, key_metadata) = body(payload)?;
     if cursor.type_byte() != 0 || key_metadata || cursor.gain()? > most {
-        return Ok(None);
+        return Ok(false);
     }
-    let text = cursor.string()?;
-    cursor.end().map(|()| Some(text))
+    let start = out.len();
+    cursor.put_string(out)?;
+    cursor.end().inspect_err(|_| out.truncate(start))?;
+    Ok(true)
 }
 
 /// Where the body begins, of which version the payload is, and whether metadata of modules was
