@@ -111,7 +111,7 @@ impl App {
         }
         let shared = Shared {
             journal: journal.clone(),
-            table: Arc::new(Table::default()),
+            table: Arc::new(Table::new(config.conflicts.remember)),
             catalog: Catalog::default(),
             deliveries: Deliveries::new(&names),
             shelf: Arc::default(),

@@ -10,8 +10,9 @@ use super::source::{Section, Source, Value};
 use super::{
     Admin, BIG_VALUES, Config, Conflicts, DEFAULT_ADMIN, DEFAULT_BIG_VALUE, DEFAULT_CONFLICT_RATE,
     DEFAULT_JOURNAL, DEFAULT_LINK, Databases, Existing, Flush, Initial, JournalConfig, Keys, Link,
-    MAX_CONFLICT_RATE, MAX_PATTERNS, MIN_JOURNAL, MIN_RATE, Peer, Publish, Size, Sync,
+    MAX_CONFLICT_RATE, MAX_PATTERNS, MIN_JOURNAL, MIN_RATE, Peer, Publish, REMEMBERED, Size, Sync,
 };
+use crate::converge::DEFAULT_REMEMBERED;
 use crate::model::{Pattern, ShownKeys, SiteId};
 use crate::redis::{Password, Settings};
 
@@ -244,7 +245,18 @@ fn conflicts(section: &Section, mistakes: &mut Vec<Mistake>) -> Conflicts {
             "not a number of lines a second from 1 to {MAX_CONFLICT_RATE}"
         )),
     });
+    let remember = optional(section, "remember", mistakes, |value| match value {
+        Value::Integer(writes) if REMEMBERED.contains(writes) => {
+            usize::try_from(*writes).map_err(reason)
+        }
+        _ => Err(format!(
+            "not a number of writes from {} to {}",
+            REMEMBERED.start(),
+            REMEMBERED.end()
+        )),
+    });
     Conflicts {
+        remember: remember.unwrap_or(DEFAULT_REMEMBERED),
         log: log.flatten(),
         keys: keys.unwrap_or_default(),
         max_rate: max_rate.unwrap_or(DEFAULT_CONFLICT_RATE),

@@ -163,10 +163,12 @@ pub struct JournalConfig {
     pub max_size: u64,
 }
 
-/// What is written down about conflicts: two writes of one key, at two sites, that had not seen each
-/// other.
+/// How conflicts are found and what is written down about them: two writes of one key, at two sites,
+/// that had not seen each other.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Conflicts {
+    /// How many writes are remembered, [`REMEMBERED`], until every peer has seen them.
+    pub remember: usize,
     /// The file, JSON lines; none: they are only counted.
     pub log: Option<PathBuf>,
     /// How keys stand in it.
@@ -192,6 +194,10 @@ impl Admin {
         self.allow_repair || self.listen.ip().is_loopback()
     }
 }
+
+/// How many writes can be remembered: fewer than these are forgotten before anybody has seen them, and
+/// more than 16 million are 2.5 GB.
+const REMEMBERED: RangeInclusive<u64> = 1 << 10..=1 << 24;
 
 /// Where peers dial us: every interface, because a peer is on another machine by nature.
 pub const DEFAULT_LINK: SocketAddr = SocketAddr::new(IpAddr::V4(Ipv4Addr::UNSPECIFIED), 7480);

@@ -58,7 +58,7 @@ impl fmt::Display for Config {
         writeln!(f, "big_value = \"{}\"", Size(self.sync.big_value))?;
         writeln!(f, "\n[journal]\ndir = {:?}", self.journal.dir)?;
         writeln!(f, "max_size = \"{}\"", Size(self.journal.max_size))?;
-        writeln!(f, "\n[conflicts]")?;
+        writeln!(f, "\n[conflicts]\nremember = {}", self.conflicts.remember)?;
         if let Some(path) = &self.conflicts.log {
             writeln!(f, "log = {path:?}")?;
         }

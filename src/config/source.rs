@@ -60,7 +60,7 @@ const SECTIONS: [(&str, &[&str]); 7] = [
         ],
     ),
     ("journal", &["dir", "max_size"]),
-    ("conflicts", &["log", "keys", "max_rate"]),
+    ("conflicts", &["remember", "log", "keys", "max_rate"]),
     ("admin", &["listen", "allow_repair"]),
 ];
 

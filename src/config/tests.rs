@@ -6,6 +6,7 @@ use std::os::unix::ffi::OsStringExt as _;
 use secrecy::ExposeSecret as _;
 
 use super::*;
+use crate::converge::DEFAULT_REMEMBERED;
 use crate::redis::{Address, Password};
 
 const SAMPLE: &str = r#"site = "hangzhou"                      # unique among the sites
@@ -62,6 +63,9 @@ fn conflicts_are_written_down_where_it_says() {
     let config = good(SMALL, &[]).conflicts;
     assert_eq!((config.log, config.keys), (None, ShownKeys::Hash));
     assert_eq!(config.max_rate, DEFAULT_CONFLICT_RATE);
+    assert_eq!(config.remember, DEFAULT_REMEMBERED);
+    let few = good(&format!("{SMALL}[conflicts]\nremember = 1024\n"), &[]);
+    assert_eq!(few.conflicts.remember, 1024);
     let text = format!("{SMALL}[conflicts]\nlog = \"/c\"\nkeys = \"full\"\nmax_rate = 7\n");
     let config = good(&text, &[]).conflicts;
     assert_eq!(config.log.as_deref(), Some(Path::new("/c")));
@@ -73,6 +77,7 @@ fn conflicts_are_written_down_where_it_says() {
         ("max_rate = 0", "from 1 to 10000"),
         ("max_rate = 10001", "from 1 to 10000"),
         ("log = \"\"", "conflicts.log"),
+        ("remember = 1023", "from 1024 to 16777216"),
     ] {
         let text = format!("{SMALL}[conflicts]\n{wrong}\n");
         let told = read(&text, &[]).expect_err(wrong);

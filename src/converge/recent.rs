@@ -9,11 +9,10 @@ use super::table::{DidAll, Table};
 use crate::command::{Act, Kind, Touch, Whole};
 use crate::model::{Cursor, Hlc, Key};
 
-/// The most writes remembered: about 80 MB. At 50,000 a second and a round trip of 200 ms there are
-/// 20,000, one for each key and one for each element.
-pub(super) const MAX_WRITES: usize = 1 << 19;
-/// The most keys of one [`Span`]: a sixteenth of all is forgotten at once when there are too many.
-pub(super) const MAX_SPAN: usize = 1 << 16;
+/// The most keys of one [`Span`].
+const MAX_SPAN: usize = 1 << 16;
+/// As a part of all that is remembered: so much is forgotten at once when there are too many.
+const LEAST_SPANS: usize = 16;
 /// A span of fewer keys goes on: many small ones would cost whoever asks more than they save.
 pub(super) const MIN_SPAN: usize = 1 << 10;
 /// The most spans that are begun before the last one is full: whoever asks looks into each.
@@ -218,11 +217,12 @@ impl Recent {
     /// Makes sure that there is a span that is not full; forgets the oldest, so that a whole span
     /// more is not too many.
     fn make_room(&mut self, table: &Table, spans: &mut VecDeque<Span>) {
-        let is_full = |span: &Span| span.done.len() + span.made.len() >= MAX_SPAN;
+        let largest = MAX_SPAN.min(table.most / LEAST_SPANS);
+        let is_full = |span: &Span| span.done.len() + span.made.len() >= largest;
         if !std::mem::take(&mut self.is_closed) && !spans.back().is_none_or(is_full) {
             return;
         }
-        while self.count + MAX_SPAN > MAX_WRITES
+        while self.count + largest > table.most
             && let Some(oldest) = spans.front()
         {
             // Before they are removed: nobody may find a write in neither.
