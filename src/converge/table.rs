@@ -290,11 +290,19 @@ impl Table {
         tears.map(|whole| whole.did.hlc).max()
     }
 
-    /// With which other databases this one has changed places since `seen`.
+    /// The other databases in which a key of this one may be after what changed places since `seen`.
     pub(super) fn partners(&self, db: u32, seen: Cursor) -> Vec<u32> {
         let all = self.all();
-        let unseen = all.wholes.iter().filter(|w| w.did.at > seen);
-        unseen.filter_map(|w| w.what.partner(db)).collect()
+        let unseen = || all.wholes.iter().filter(|w| w.did.at > seen);
+        let mut found = vec![db];
+        let mut next = 0;
+        while let Some(&from) = found.get(next) {
+            let partners = unseen().filter_map(|whole| whole.what.partner(from));
+            let new: Vec<u32> = partners.filter(|db| !found.contains(db)).collect();
+            found.extend(new);
+            next += 1;
+        }
+        found.split_off(1)
     }
 
     pub(super) fn all(&self) -> RwLockReadGuard<'_, All> {

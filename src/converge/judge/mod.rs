@@ -113,7 +113,7 @@ impl Judge {
                 let (after, need) = (at, Need::Wrong);
                 origin.docket.wish(key.clone(), Wish { after, need });
                 let (hash, since) = (key_hash(key.0, &key.1), None);
-                origin.wrong.insert(hash, Wrong { at, since });
+                origin.wrong.insert(hash, Wrong { key, at, since });
             }
         }
     }
@@ -147,6 +147,7 @@ impl Judge {
         self.written.extend(effects.touches.drain(..).map(write));
         for whole in effects.wholes.drain(..) {
             self.recent.note_whole(&self.table, whole, at, hlc);
+            self.carry(whole, at);
         }
         for made in effects.made.drain(..) {
             self.recent
@@ -318,8 +319,8 @@ impl Judge {
 
     /// Whether nothing that is here can clash with a record, or make what it writes wrong.
     fn has_seen_all(&self, site: &SiteId, record: &Record) -> bool {
-        let is_same = |o: &Origin| o.wrong.is_empty() && o.deleted.is_empty();
-        self.origins.get(site).is_none_or(is_same)
+        let mut origins = self.origins.values();
+        origins.all(|o| o.wrong.is_empty() && o.deleted.is_empty())
             && self.table.newest() <= record.seen.of(&self.site)
     }
 
@@ -330,8 +331,10 @@ impl Judge {
         let scanned = for_each_in(&record.commands, record.db, |command, db| {
             effects.clear();
             effects.add(&self.catalog, command, db, |_, _| true);
-            let wholes = effects.wholes.drain(..);
-            self.overrun(site, wholes, record, at);
+            for whole in effects.wholes.drain(..) {
+                self.carry(whole, at);
+                self.overrun(site, whole, record, at);
+            }
             self.look(site, record, &effects.touches, &mut findings);
             self.judge_command(site, command, (db, seen), &mut findings);
             if !findings.met.is_empty() {
@@ -422,10 +425,7 @@ impl Judge {
         self.catalog.for_each_key(command, db, |db, name, act| {
             let is_meant = is_derived || hashes.contains(&key_hash(db, name));
             if is_meant && act != Act::Read && !is_reserved(name) {
-                let name = Bytes::copy_from_slice(name);
-                let partners = self.table.partners(db, seen);
-                wrong.extend(partners.into_iter().map(|db| (db, name.clone())));
-                wrong.push((db, name));
+                wrong.push((db, Bytes::copy_from_slice(name)));
             }
         });
         // What we have made of a key that is only read by this command is as it was.
@@ -461,36 +461,43 @@ impl Judge {
     }
 
     /// A record writes whole databases, which may have been written here.
-    fn overrun(
-        &mut self,
-        site: &SiteId,
-        wholes: impl Iterator<Item = Whole>,
-        record: &Record,
-        at: Cursor,
-    ) {
+    fn overrun(&mut self, site: &SiteId, whole: Whole, record: &Record, at: Cursor) {
         let seen = record.seen.of(&self.site);
         if self.table.newest() <= seen {
             return;
         }
-        for whole in wholes {
-            let is_later = |ours| (ours, &self.site) > (record.hlc, site);
-            if self.table.tears(whole, seen).is_some_and(is_later)
-                && let Some(origin) = self.origins.get_mut(site)
-            {
-                origin.torn = Some(at);
-                self.torn.push(site.clone());
-                self.verdicts.notes.push(Judgement::Torn(site.clone()));
-            }
-            self.verdicts.overruns.push(Overrun {
-                origin: site.clone(),
-                whole,
-                seen,
-                hlc: record.hlc,
-            });
+        let is_later = |ours| (ours, &self.site) > (record.hlc, site);
+        if self.table.tears(whole, seen).is_some_and(is_later)
+            && let Some(origin) = self.origins.get_mut(site)
+        {
+            origin.torn = Some(at);
+            self.torn.push(site.clone());
+            self.verdicts.notes.push(Judgement::Torn(site.clone()));
+        }
+        self.verdicts.overruns.push(Overrun {
+            origin: site.clone(),
+            whole,
+            seen,
+            hlc: record.hlc,
+        });
+    }
+
+    /// Two databases change places: keys that are wrong here go with them.
+    fn carry(&mut self, whole: Whole, at: Cursor) {
+        let carried = |(site, origin): (&SiteId, &Origin)| {
+            let wrong = origin.wrong.values().map(|wrong| &wrong.key);
+            let there = |(db, name): &Key| Some((whole.partner(*db)?, name.clone()));
+            let keys: Vec<Key> = wrong.filter_map(there).collect();
+            (!keys.is_empty()).then(|| (site.clone(), keys))
+        };
+        let carried: Vec<_> = self.origins.iter().filter_map(carried).collect();
+        for (site, keys) in carried {
+            self.wish(&site, keys, (at, None), at);
         }
     }
 
-    /// Asks for the states of keys, and of all that was made of them here since `seen`.
+    /// Asks for the states of keys, and of all that was made of them here since `seen`, wherever they
+    /// are since then.
     fn wish(
         &mut self,
         site: &SiteId,
@@ -507,7 +514,14 @@ impl Judge {
             if !wished.insert(key.clone()) {
                 continue;
             }
-            if origin.wrong.insert(hash, Wrong { at, since }).is_none() {
+            let elsewhere = self.table.partners(key.0, seen).into_iter();
+            keys.extend(elsewhere.map(|db| (db, key.1.clone())));
+            let wrong = Wrong {
+                key: key.clone(),
+                at,
+                since,
+            };
+            if origin.wrong.insert(hash, wrong).is_none() {
                 self.table.made_of(hash, seen, &mut keys);
             }
             let note = Judgement::Wished(site.clone(), key.clone());

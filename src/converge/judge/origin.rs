@@ -30,6 +30,8 @@ pub(super) struct Origin {
 /// A key whose value here is wrong.
 #[derive(Debug)]
 pub(super) struct Wrong {
+    /// The key.
+    pub key: Key,
     /// The place of the wish.
     pub at: Cursor,
     /// The stamp of the write that made it wrong; none when it is not known.

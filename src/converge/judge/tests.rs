@@ -286,3 +286,34 @@ async fn what_a_record_had_not_seen_is_remembered_until_it_is_judged() {
     a.judge.forget(at(10));
     assert!(a.judge.table.is_empty());
 }
+
+#[tokio::test]
+async fn what_is_wrong_goes_where_its_database_goes() {
+    let mut a = Site::new();
+    let dbs = |a: &mut Site| {
+        a.judge.release();
+        let mut dbs = Vec::new();
+        a.docket.take_wishes(|(db, _), _| dbs.push(db));
+        dbs.sort_unstable();
+        dbs
+    };
+    // Ours was later than two exchanges of the peer that had not seen it.
+    a.writes(10, 9, "SET k 1");
+    a.applies((20, 1, 5), "SET k 2").await;
+    a.reads(20, 1, &[]);
+    assert_eq!(dbs(&mut a), [0]);
+    a.applies((30, 2, 10), "SWAPDB 0 2").await;
+    a.applies((40, 3, 10), "SWAPDB 1 2").await;
+    a.reads(40, 2, &[]);
+    assert_eq!(dbs(&mut a), [1, 2]);
+    a.writes(50, 10, "SWAPDB 1 7");
+    assert_eq!(dbs(&mut a), [7]);
+
+    // Ours change places twice before the peer hears of it, and it was later.
+    let mut a = Site::new();
+    a.writes(10, 9, "SWAPDB 0 2");
+    a.writes(20, 10, "SWAPDB 1 2");
+    a.applies((20, 1, 5), "SET k 2").await;
+    a.reads(20, 1, &[]);
+    assert_eq!(dbs(&mut a), [0, 1, 2]);
+}
