@@ -99,6 +99,15 @@ impl Deliveries {
         }
     }
 
+    /// What this peer has.
+    #[must_use]
+    pub fn of(&self, peer: &SiteId) -> Delivered {
+        let delivered = self.0.get(peer).map(Mutex::lock);
+        delivered.map_or_else(Delivered::default, |delivered| {
+            *delivered.unwrap_or_else(PoisonError::into_inner)
+        })
+    }
+
     /// What every peer has: the least of all.
     #[must_use]
     pub fn by_all(&self) -> Delivered {

@@ -184,6 +184,8 @@ pub struct Applier {
     owes_back: bool,
     /// What the snapshot being copied had seen of us.
     copy_seen: Cursor,
+    /// How much of our history the peer must have seen before the two sites are merged.
+    torn_after: Option<Cursor>,
     /// How the commands of records behind this went is not known: they are being applied, or we were
     /// stopped before we had read the answers. None when it is known of all.
     unsettled: Option<Cursor>,
@@ -222,6 +224,7 @@ impl Applier {
             disputes: false,
             owes_back: false,
             copy_seen: Cursor::ZERO,
+            torn_after: None,
             unsettled: Some(Cursor::ZERO),
         }
     }
@@ -443,11 +446,19 @@ impl Applier {
 
     /// Writes of whole databases met that come to something else in the other order: of what is here,
     /// nobody knows any more what is right. The mark says from now on that a copy is needed, as when a
-    /// Redis has lost its history, and the next session merges the two sites, key by key.
+    /// Redis has lost its history, and the next session merges the two sites, key by key. Not before the
+    /// peer has seen what was written here until then: what the peer's write has removed here is in its
+    /// copy only if it has come there.
     async fn tear(&mut self, stop: &CancellationToken) -> Result<(), Error> {
         if !self.docket.is_torn() {
             return Ok(());
         }
+        let last = || self.journal.last_record();
+        let after = *self.torn_after.get_or_insert_with(last);
+        if self.deliveries.of(&self.config.peer).seen < after {
+            return Ok(());
+        }
+        self.torn_after = None;
         let mark = self.marked()?;
         let base = Epoch::UNDONE;
         self.commit(|_| {}, Mark { base, ..mark }, stop).await?;

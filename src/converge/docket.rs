@@ -200,12 +200,12 @@ impl Docket {
         }
     }
 
-    /// Whether everything is settled, and the judge has noted so: after a crash nothing of it is asked
-    /// for again.
+    /// Whether everything is settled, the judge has noted so, and the sites need not be merged: after a
+    /// crash nothing of it is asked for again.
     #[must_use]
     pub fn is_noted(&self) -> bool {
         let state = self.lock();
-        state.unsettled.is_none() && !state.is_news
+        state.unsettled.is_none() && !state.is_news && !state.is_torn
     }
 
     /// Whoever waits for this is woken when something is settled.

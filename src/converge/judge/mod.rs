@@ -285,7 +285,7 @@ impl Judge {
     /// Judges what has been filed and has come back.
     fn catch_up(&mut self, site: &SiteId, at: Cursor) {
         while let Some((record, place)) = self.origins.get_mut(site).and_then(Origin::next) {
-            if !self.has_seen_all(site, &record) {
+            if !self.has_seen_all(&record) {
                 self.judge(site, &record, at);
             }
             if let Some(origin) = self.origins.get_mut(site) {
@@ -318,7 +318,7 @@ impl Judge {
     }
 
     /// Whether nothing that is here can clash with a record, or make what it writes wrong.
-    fn has_seen_all(&self, site: &SiteId, record: &Record) -> bool {
+    fn has_seen_all(&self, record: &Record) -> bool {
         let mut origins = self.origins.values();
         origins.all(|o| o.wrong.is_empty() && o.deleted.is_empty())
             && self.table.newest() <= record.seen.of(&self.site)

@@ -117,6 +117,11 @@ impl Client {
             .collect()
     }
 
+    /// Keys that have expired so far.
+    pub(crate) fn expired(&mut self) -> u64 {
+        self.info_number("stats", "expired_keys")
+    }
+
     /// The version of its server; Valkey counts as the Redis that it says it is.
     pub(crate) fn version(&mut self) -> (u32, u32) {
         let version = self.info("server", "redis_version");

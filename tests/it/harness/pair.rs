@@ -242,8 +242,11 @@ impl Pair {
         let mut found = Vec::new();
         let before = self.sites().map(Activity::of);
         let_pass(WATCH);
-        for (site, before) in self.sites().into_iter().zip(before) {
-            let after = Activity::of(site);
+        let after = self.sites().map(Activity::of);
+        // What expires meanwhile at one site is deleted at the other.
+        let expired = |of: &[Activity; 2]| of.iter().map(|activity| activity.expired).sum::<u64>();
+        let expired = expired(&after) - expired(&before);
+        for ((site, before), after) in self.sites().into_iter().zip(before).zip(after) {
             let grown = after.offset - before.offset;
             if grown > QUIET_BYTES {
                 found.push(format!(
@@ -257,6 +260,7 @@ impl Pair {
                 let bound = match name.as_str() {
                     name if BOOKKEEPING.contains(&name) => QUIET_MARKS,
                     name if READS.contains(&name) => u64::MAX,
+                    "del" | "unlink" => expired,
                     _ => 0,
                 };
                 if new > bound {
@@ -322,6 +326,8 @@ const READS: &[&str] = &[
 struct Activity {
     offset: u64,
     calls: Vec<(String, u64)>,
+    /// Keys that have expired.
+    expired: u64,
 }
 
 impl Activity {
@@ -330,6 +336,7 @@ impl Activity {
         Self {
             offset: client.offset(),
             calls: client.all_calls(),
+            expired: client.expired(),
         }
     }
 }
