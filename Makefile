@@ -7,6 +7,8 @@
 #   make deny          licences, sources and advisories of all crates, with cargo-deny
 #   make test-matrix   the integration tests against ten versions of Redis and Valkey, and every
 #                      command between every two of them: writes docs/compatibility.md
+#   make soak          for hours what make test does for seconds: SOAK_SEEDS random loads of both
+#                      sites with faults, and SOAK_KILLS kills under load; seeds are printed
 #   make bench         speed, cost and memory beside a native replica, with the installed server:
 #                      writes docs/performance.md; BENCH_ARGS="--quick" is a smoke run
 #
@@ -16,11 +18,13 @@ DEMO_SECONDS ?= 20
 DEMO_PROFILE ?= release
 DEMO_ARGS ?=
 BENCH_ARGS ?=
+SOAK_SEEDS ?= 100
+SOAK_KILLS ?= 500
 SERVERS ?= $(CURDIR)/target/servers
 # What make deny checks. Advisories are read from GitHub: leave them out where that is out of reach.
 DENY ?= advisories bans licenses sources
 
-.PHONY: demo test lint docs deny test-matrix bench ensure
+.PHONY: demo test lint docs deny test-matrix soak bench ensure
 
 demo: ensure
 	cargo run --locked --profile $(DEMO_PROFILE) -- demo --seconds $(DEMO_SECONDS) $(DEMO_ARGS)
@@ -46,6 +50,10 @@ test-matrix: ensure
 	mkdir -p docs
 	TANDEM_SERVERS=$(SERVERS) TANDEM_MATRIX=$(CURDIR)/docs/compatibility.md \
 	  cargo test --release --locked --test it conformance::every_pair -- --nocapture
+
+soak: ensure
+	TANDEM_SEEDS=$(SOAK_SEEDS) cargo test --locked --test it -- --nocapture conflicts::random
+	TANDEM_KILLS=$(SOAK_KILLS) cargo test --locked --test it -- --nocapture resume::kills
 
 bench: ensure
 	cargo bench --locked --bench whole -- $(BENCH_ARGS)

@@ -30,10 +30,20 @@ const COLD: usize = 3000;
 const DELAY_MS: u64 = 200;
 /// The longest time between two faults.
 const CALM_MS: u64 = 700;
-/// How many writes there are for one FLUSHDB.
-const WRITES_PER_FLUSH: usize = 3000;
+/// How many writes there are for one of whole databases.
+const WRITES_PER_WHOLE: usize = 3000;
 /// Between two writes of a client: this machine has other things to do.
 const PAUSE: Duration = Duration::from_millis(1);
+
+/// Of the three databases that are written at random, and not of that with the counters.
+const WHOLE: &[&str] = &[
+    "FLUSHDB",
+    "FLUSHDB",
+    "FLUSHDB",
+    "SWAPDB 0 1",
+    "SWAPDB 1 2",
+    "SWAPDB 0 2",
+];
 
 /// Beside the commands of the generator: keys that expire at both sites.
 const SHORT_LIVED: &[&str] = &["PEXPIRE {k} {soon}", "SET {s} {v} PX {soon}", "PERSIST {k}"];
@@ -138,8 +148,9 @@ fn write(mut writer: Writer<'_>, stopping: &AtomicBool) -> Vec<String> {
         prefix.clone_into(&mut writer.prefix);
         writer.keys = keys;
         writer.write(&forms, 1);
-        if writer.rng.random_range(0..WRITES_PER_FLUSH) == 0 {
-            writer.send(words("FLUSHDB"));
+        if writer.rng.random_range(0..WRITES_PER_WHOLE) == 0 {
+            let line = WHOLE[writer.rng.random_range(0..WHOLE.len())];
+            writer.send(words(line));
         }
         let_pass(PAUSE);
     }
