@@ -25,7 +25,7 @@ const KEYS: u64 = 50_000;
 fn main() -> Result<()> {
     let (a, b) = (SiteId::try_new("a")?, SiteId::try_new("b")?);
     let (table, docket, catalog) = (
-        Arc::new(Table::default()),
+        Arc::new(Table::new(1 << 19)),
         Docket::default(),
         Catalog::default(),
     );

@@ -343,7 +343,7 @@ mod tests {
             ),
             disputes: false,
             site: SiteId::try_new("a").unwrap(),
-            table: Arc::default(),
+            table: Arc::new(crate::converge::Table::new(1 << 19)),
         }
     }
 

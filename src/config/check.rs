@@ -3,16 +3,17 @@
 use std::collections::BTreeSet;
 use std::fmt::Display;
 use std::net::SocketAddr;
+use std::ops::RangeInclusive;
 use std::path::PathBuf;
 
 use super::mistake::Mistake;
 use super::source::{Section, Source, Value};
 use super::{
     Admin, BIG_VALUES, Config, Conflicts, DEFAULT_ADMIN, DEFAULT_BIG_VALUE, DEFAULT_CONFLICT_RATE,
-    DEFAULT_JOURNAL, DEFAULT_LINK, Databases, Existing, Flush, Initial, JournalConfig, Keys, Link,
-    MAX_CONFLICT_RATE, MAX_PATTERNS, MIN_JOURNAL, MIN_RATE, Peer, Publish, REMEMBERED, Size, Sync,
+    DEFAULT_JOURNAL, DEFAULT_LINK, DEFAULT_REMEMBERED, Databases, Existing, Flush, Initial,
+    JournalConfig, Keys, Link, MAX_CONFLICT_RATE, MAX_PATTERNS, MIN_JOURNAL, MIN_RATE, Peer,
+    Publish, REMEMBERED, Size, Sync,
 };
-use crate::converge::DEFAULT_REMEMBERED;
 use crate::model::{Pattern, ShownKeys, SiteId};
 use crate::redis::{Password, Settings};
 
@@ -239,21 +240,12 @@ fn conflicts(section: &Section, mistakes: &mut Vec<Mistake>) -> Conflicts {
         path => Ok(Some(PathBuf::from(path))),
     });
     let keys = optional(section, "keys", mistakes, |value| word(value, &SHOWN_KEYS));
-    let max_rate = optional(section, "max_rate", mistakes, |value| match value {
-        Value::Integer(rate @ 1..=MAX_CONFLICT_RATE) => u32::try_from(*rate).map_err(reason),
-        _ => Err(format!(
-            "not a number of lines a second from 1 to {MAX_CONFLICT_RATE}"
-        )),
+    let max_rate = optional(section, "max_rate", mistakes, |value| {
+        let rate = number(value, "lines a second", 1..=MAX_CONFLICT_RATE)?;
+        u32::try_from(rate).map_err(reason)
     });
-    let remember = optional(section, "remember", mistakes, |value| match value {
-        Value::Integer(writes) if REMEMBERED.contains(writes) => {
-            usize::try_from(*writes).map_err(reason)
-        }
-        _ => Err(format!(
-            "not a number of writes from {} to {}",
-            REMEMBERED.start(),
-            REMEMBERED.end()
-        )),
+    let remember = optional(section, "remember", mistakes, |value| {
+        usize::try_from(number(value, "writes", REMEMBERED)?).map_err(reason)
     });
     Conflicts {
         remember: remember.unwrap_or(DEFAULT_REMEMBERED),
@@ -378,6 +370,18 @@ fn site_name(value: &Value) -> Result<SiteId, String> {
 }
 
 /// A variable can hold a text only.
+/// A whole number; a variable holds it as text.
+fn number(value: &Value, of_what: &str, range: RangeInclusive<u64>) -> Result<u64, String> {
+    let number = match value {
+        Value::Integer(number) => Some(*number),
+        Value::Text(text) => text.parse().ok(),
+        _ => None,
+    };
+    let (least, most) = (range.start(), range.end());
+    let wrong = || format!("not a number of {of_what} from {least} to {most}");
+    number.filter(|n| range.contains(n)).ok_or_else(wrong)
+}
+
 fn yes_or_no(value: &Value) -> Result<bool, String> {
     match value {
         Value::Boolean(value) => Ok(*value),

@@ -6,7 +6,6 @@ use std::os::unix::ffi::OsStringExt as _;
 use secrecy::ExposeSecret as _;
 
 use super::*;
-use crate::converge::DEFAULT_REMEMBERED;
 use crate::redis::{Address, Password};
 
 const SAMPLE: &str = r#"site = "hangzhou"                      # unique among the sites
@@ -66,6 +65,8 @@ fn conflicts_are_written_down_where_it_says() {
     assert_eq!(config.remember, DEFAULT_REMEMBERED);
     let few = good(&format!("{SMALL}[conflicts]\nremember = 1024\n"), &[]);
     assert_eq!(few.conflicts.remember, 1024);
+    let set = good(SMALL, &[("TANDEM__CONFLICTS__REMEMBER", "2048")]);
+    assert_eq!(set.conflicts.remember, 2048);
     let text = format!("{SMALL}[conflicts]\nlog = \"/c\"\nkeys = \"full\"\nmax_rate = 7\n");
     let config = good(&text, &[]).conflicts;
     assert_eq!(config.log.as_deref(), Some(Path::new("/c")));

@@ -31,4 +31,4 @@ pub use self::clash::Clash;
 pub use self::docket::{Docket, Filed, Wish};
 pub use self::judge::{Judge, Overrun, Verdicts};
 pub use self::reading::Reading;
-pub use self::table::{DEFAULT_REMEMBERED, Table};
+pub use self::table::Table;

@@ -23,10 +23,6 @@ const READING: Cursor = Cursor {
     offset: Offset(u64::MAX),
 };
 
-/// How many writes are remembered if nothing else is said, each at about 160 bytes: 80 MB. At 50,000 a
-/// second and a round trip of 200 ms there are 20,000, one for each key and one for each element.
-pub const DEFAULT_REMEMBERED: usize = 1 << 19;
-
 /// Shared: the intake writes, the appliers ask.
 #[derive(Debug)]
 pub struct Table {
@@ -111,14 +107,8 @@ impl Read {
     }
 }
 
-impl Default for Table {
-    fn default() -> Self {
-        Self::new(DEFAULT_REMEMBERED)
-    }
-}
-
 impl Table {
-    /// One that remembers so many writes at most. What it has forgotten may have been any write of any
+    /// One that remembers so many writes at most, each in about 160 bytes. What it has forgotten may have been any write of any
     /// key: what meets it costs a state more.
     #[must_use]
     pub fn new(most: usize) -> Self {
@@ -325,6 +315,9 @@ mod tests {
     use super::*;
     use crate::model::Hlc;
 
+    /// How many writes are remembered.
+    const MOST: usize = 1 << 19;
+
     fn at(offset: u64) -> Cursor {
         Cursor {
             epoch: Epoch(7),
@@ -350,7 +343,7 @@ mod tests {
 
     #[test]
     fn a_write_is_unseen_until_it_has_been_seen() {
-        let (table, mut recent) = (Table::default(), Recent::default());
+        let (table, mut recent) = (Table::new(MOST), Recent::default());
         recent.note(&table, writes(&[(1, at(10)), (2, at(15)), (1, at(20))]));
         assert_eq!(table.unseen(1, at(19)), Some(at(20)));
         assert_eq!(table.unseen(1, at(20)), None);
@@ -381,7 +374,7 @@ mod tests {
     #[test]
     fn the_last_write_of_a_key_counts_in_whichever_span_it_is() {
         const KEYS: usize = 1500;
-        let (table, mut recent) = (Table::default(), Recent::default());
+        let (table, mut recent) = (Table::new(MOST), Recent::default());
         let mut seen = 1;
         for from in (1_u64..100_000).step_by(MIN_SPAN) {
             let next = from + MIN_SPAN as u64;
@@ -406,7 +399,7 @@ mod tests {
 
     #[test]
     fn what_is_forgotten_or_touches_everything_is_never_missed() {
-        for most in [1 << 10, DEFAULT_REMEMBERED] {
+        for most in [1 << 10, MOST] {
             let (table, mut recent) = (Table::new(most), Recent::default());
             recent.note_everything(&table, at(30));
             assert_eq!(table.unseen(9, at(29)), Some(at(30)));
@@ -424,7 +417,7 @@ mod tests {
 
     #[tokio::test]
     async fn what_is_read_to_be_sent_counts_as_written() {
-        let table = Arc::new(Table::default());
+        let table = Arc::new(Table::new(MOST));
         let reading = Reading::keys(&table, vec![77]).await;
         assert_eq!(table.unseen(77, at(1 << 40)), Some(READING));
         let keys = reading.finish(at(1 << 41));
@@ -448,7 +441,7 @@ mod tests {
 
     #[tokio::test]
     async fn nobody_begins_to_send_what_is_being_taken() {
-        let table = Arc::new(Table::default());
+        let table = Arc::new(Table::new(MOST));
         let taking = table.taking().await;
         let reading = Reading::keys(&table, vec![1]);
         tokio::pin!(reading);

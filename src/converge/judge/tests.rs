@@ -32,7 +32,12 @@ impl Site {
     fn new() -> Self {
         let (docket, catalog) = (Docket::default(), Catalog::default());
         let dockets = [(site("b"), docket.clone())].into();
-        let judge = Judge::new(site("a"), Arc::default(), catalog.clone(), &dockets);
+        let judge = Judge::new(
+            site("a"),
+            Arc::new(Table::new(1 << 19)),
+            catalog.clone(),
+            &dockets,
+        );
         Self {
             judge,
             docket,
