@@ -26,6 +26,8 @@ use crate::redis::{Connection, Info, Reply, Settings, put_command};
 const KEYS_AT_ONCE: usize = 16;
 /// How long our own fence may take to come back.
 const FENCE_TIMEOUT: Duration = Duration::from_secs(10);
+/// Questions that wait for a copy to be complete; more are not read before.
+const MAX_POSTPONED: usize = 256;
 /// Keys remembered as read; beyond, every key counts as read where the oldest one was.
 const READS: usize = 1 << 16;
 
@@ -117,14 +119,24 @@ impl Answerer {
         large::remove_leftover(&self.dir, &self.peer);
         let mut connection = None;
         let debts = self.debts.clone();
+        let mut postponed = VecDeque::new();
         loop {
             let request = tokio::select! {
-                request = requests.recv() => request,
+                request = requests.recv(), if postponed.len() < MAX_POSTPONED => request,
                 due = debts.due() => Some(due),
+                whole = applied.wait_for(|a| a.whole), if !postponed.is_empty() => {
+                    whole.ok().and_then(|_| postponed.pop_front())
+                }
             };
             let Some(request) = request else {
                 return Ok(());
             };
+            // While a copy is on its way to us, what is here says nothing about what is right. But what
+            // the peer lacks it gets: the copy may wait for that.
+            if request.need < Need::Lacks && !applied.borrow().whole {
+                postponed.push_back(request);
+                continue;
+            }
             // What was asked for must have seen what the peer has seen.
             let (peer, after) = (self.peer.clone(), request.after);
             if self
@@ -133,10 +145,6 @@ impl Answerer {
                 .await
                 .is_err()
             {
-                return Ok(());
-            }
-            // While a copy is on its way to us, what is here says nothing about what is right.
-            if request.need < Need::Lacks && applied.wait_for(|a| a.whole).await.is_err() {
                 return Ok(());
             }
             let connection = match &mut connection {
