@@ -63,6 +63,12 @@ impl fmt::Display for Verdict {
 }
 
 impl Verdict {
+    /// Whether the state that was wanted is here now. A value that stays because a copy leaves what is
+    /// here as it is may be the wrong one.
+    const fn pays(&self) -> bool {
+        !matches!(self, Self::Refuse | Self::Leave { kept: true })
+    }
+
     /// Whether it holds whatever is written meanwhile: nothing will be replaced.
     const fn is_final(&self) -> bool {
         matches!(self, Self::Leave { .. } | Self::Refuse)
@@ -274,7 +280,7 @@ impl Applier {
                 if matches!(state.value, Value::Part(..)) {
                     put_removal(&mut sealed, state.db, &part);
                 }
-                if *verdict != Verdict::Refuse && debts.is_paid(&name, is_said(state)) {
+                if verdict.pays() && debts.is_paid(&name, is_said(state)) {
                     paid.extend([Need::Lacks, Need::Unsure].map(|need| member(&name, need)));
                 }
             }
@@ -349,7 +355,8 @@ impl Applier {
                 }
                 continue;
             }
-            if self.debts.is_paid(&name, is_said(state)) && self.debts.remove(&name) {
+            let is_paid = verdict.pays() && self.debts.is_paid(&name, is_said(state));
+            if is_paid && self.debts.remove(&name) {
                 paid.push(name);
             }
         }
