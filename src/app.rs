@@ -14,7 +14,7 @@ use tracing::{error, info, warn};
 use crate::admin;
 use crate::apply::keep_self_mark;
 use crate::command::Catalog;
-use crate::config::Config;
+use crate::config::{Acknowledge, Config};
 use crate::converge::{Docket, Table};
 use crate::intake::{self, ConflictLog, Intake, Shared};
 use crate::journal::{self, Journal, Writer};
@@ -292,6 +292,7 @@ fn reading(config: &Config, instance: InstanceId, peers: Vec<SiteId>) -> intake:
         filter: filter(&config.sync),
         dir: config.journal.dir.clone(),
         conflicts,
+        waits_for_peers: config.sync.acknowledge == Acknowledge::Peers,
     }
 }
 

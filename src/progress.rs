@@ -3,6 +3,8 @@
 use std::collections::{BTreeMap, HashMap};
 use std::sync::{Arc, Mutex, PoisonError};
 
+use tokio::sync::Notify;
+
 use crate::model::{Cursor, Epoch, InstanceId, Mark, Offset, ReplId, Seen, SiteId};
 
 /// How the current epoch began, and what peers must know of it.
@@ -76,33 +78,45 @@ pub struct Delivered {
 
 /// What each peer has of our history.
 #[derive(Debug)]
-pub struct Deliveries(HashMap<SiteId, Mutex<Delivered>>);
+pub struct Deliveries {
+    peers: HashMap<SiteId, Mutex<Delivered>>,
+    /// A peer has applied more.
+    news: Notify,
+}
 
 impl Deliveries {
     /// Nothing delivered yet to any of these.
     #[must_use]
     pub fn new(peers: &[SiteId]) -> Arc<Self> {
-        Arc::new(Self(
-            peers
-                .iter()
-                .map(|p| (p.clone(), Mutex::default()))
-                .collect(),
-        ))
+        let peers = peers.iter().map(|p| (p.clone(), Mutex::default()));
+        Arc::new(Self {
+            peers: peers.collect(),
+            news: Notify::new(),
+        })
     }
 
     /// Takes note of what a peer has.
     pub fn advance(&self, peer: &SiteId, applied: Cursor, seen: Cursor) {
-        if let Some(delivered) = self.0.get(peer) {
+        if let Some(delivered) = self.peers.get(peer) {
             let mut delivered = delivered.lock().unwrap_or_else(PoisonError::into_inner);
-            delivered.applied = delivered.applied.max(applied);
             delivered.seen = delivered.seen.max(seen);
+            if applied > delivered.applied {
+                delivered.applied = applied;
+                self.news.notify_one();
+            }
         }
+    }
+
+    /// Waits until a peer has applied more than when this was last waited for. For one who waits.
+    /// Cancel safe.
+    pub async fn news(&self) {
+        self.news.notified().await;
     }
 
     /// What this peer has.
     #[must_use]
     pub fn of(&self, peer: &SiteId) -> Delivered {
-        let delivered = self.0.get(peer).map(Mutex::lock);
+        let delivered = self.peers.get(peer).map(Mutex::lock);
         delivered.map_or_else(Delivered::default, |delivered| {
             *delivered.unwrap_or_else(PoisonError::into_inner)
         })
@@ -112,7 +126,7 @@ impl Deliveries {
     #[must_use]
     pub fn by_all(&self) -> Delivered {
         let each = self
-            .0
+            .peers
             .values()
             .map(|d| *d.lock().unwrap_or_else(PoisonError::into_inner));
         each.reduce(|a, b| Delivered {

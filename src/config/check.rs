@@ -9,10 +9,10 @@ use std::path::PathBuf;
 use super::mistake::Mistake;
 use super::source::{Section, Source, Value};
 use super::{
-    Admin, BIG_VALUES, Config, Conflicts, DEFAULT_ADMIN, DEFAULT_BIG_VALUE, DEFAULT_CONFLICT_RATE,
-    DEFAULT_JOURNAL, DEFAULT_LINK, DEFAULT_REMEMBERED, Databases, Existing, Flush, Initial,
-    JournalConfig, Keys, Link, MAX_CONFLICT_RATE, MAX_PATTERNS, MIN_JOURNAL, MIN_RATE, Peer,
-    Publish, REMEMBERED, Size, Sync,
+    Acknowledge, Admin, BIG_VALUES, Config, Conflicts, DEFAULT_ADMIN, DEFAULT_BIG_VALUE,
+    DEFAULT_CONFLICT_RATE, DEFAULT_JOURNAL, DEFAULT_LINK, DEFAULT_REMEMBERED, Databases, Existing,
+    Flush, Initial, JournalConfig, Keys, Link, MAX_CONFLICT_RATE, MAX_PATTERNS, MIN_JOURNAL,
+    MIN_RATE, Peer, Publish, REMEMBERED, Size, Sync,
 };
 use crate::model::{Pattern, ShownKeys, SiteId};
 use crate::redis::{Password, Settings};
@@ -154,6 +154,9 @@ fn sync(section: &Section, mistakes: &mut Vec<Mistake>) -> Sync {
     let exclude = optional(section, "exclude_keys", mistakes, patterns);
     let flush = optional(section, "flush", mistakes, |v| word(v, &Flush::WORDS));
     let publish = optional(section, "publish", mistakes, |v| word(v, &Publish::WORDS));
+    let acknowledge = optional(section, "acknowledge", mistakes, |v| {
+        word(v, &Acknowledge::WORDS)
+    });
     let max_rate = optional(section, "max_rate", mistakes, max_rate);
     let big_value = optional(section, "big_value", mistakes, big_value);
     Sync {
@@ -166,6 +169,7 @@ fn sync(section: &Section, mistakes: &mut Vec<Mistake>) -> Sync {
         },
         flush: flush.unwrap_or_default(),
         publish: publish.unwrap_or_default(),
+        acknowledge: acknowledge.unwrap_or_default(),
         max_rate: max_rate.flatten(),
         big_value: big_value.unwrap_or(DEFAULT_BIG_VALUE),
     }
@@ -310,6 +314,11 @@ impl Flush {
 impl Publish {
     pub(super) const WORDS: [(&str, Self); 2] =
         [("forward", Self::Forward), ("ignore", Self::Ignore)];
+}
+
+impl Acknowledge {
+    pub(super) const WORDS: [(&str, Self); 2] =
+        [("journal", Self::Journal), ("peers", Self::Peers)];
 }
 
 impl Value {

@@ -78,6 +78,8 @@ pub struct Sync {
     pub flush: Flush,
     /// What is done here with PUBLISH of a peer.
     pub publish: Publish,
+    /// When Redis is told that a write is safe.
+    pub acknowledge: Acknowledge,
     /// The most bytes a second that a copy from here may send; none: as fast as the peer takes it.
     pub max_rate: Option<u64>,
     /// How large a value may be that a copy from here sends whole, in bytes; larger ones travel in
@@ -114,6 +116,16 @@ pub enum Publish {
     Forward,
     /// Left out.
     Ignore,
+}
+
+/// When Redis is told that a write is safe: what a client's `WAIT` waits for.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum Acknowledge {
+    /// When it is in the journal.
+    #[default]
+    Journal,
+    /// When every peer has applied it.
+    Peers,
 }
 
 /// Who copies its data to whom when two sites meet for the first time.

@@ -52,6 +52,7 @@ impl fmt::Display for Config {
         }
         writeln!(f, "flush = \"{}\"", self.sync.flush)?;
         writeln!(f, "publish = \"{}\"", self.sync.publish)?;
+        writeln!(f, "acknowledge = \"{}\"", self.sync.acknowledge)?;
         if let Some(rate) = self.sync.max_rate {
             writeln!(f, "max_rate = \"{}\"", Size(rate))?;
         }
@@ -93,6 +94,13 @@ impl fmt::Display for super::Flush {
 }
 
 impl fmt::Display for super::Publish {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let word = Self::WORDS.iter().find(|(_, value)| value == self);
+        f.write_str(word.map_or("", |(word, _)| word))
+    }
+}
+
+impl fmt::Display for super::Acknowledge {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let word = Self::WORDS.iter().find(|(_, value)| value == self);
         f.write_str(word.map_or("", |(word, _)| word))

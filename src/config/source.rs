@@ -55,6 +55,7 @@ const SECTIONS: [(&str, &[&str]); 7] = [
             "exclude_keys",
             "flush",
             "publish",
+            "acknowledge",
             "max_rate",
             "big_value",
         ],

@@ -102,6 +102,7 @@ fn the_sample_is_read() {
         keys: Keys::default(),
         flush: Flush::Forward,
         publish: Publish::Forward,
+        acknowledge: Acknowledge::Journal,
         max_rate: None,
         big_value: DEFAULT_BIG_VALUE,
     };
@@ -160,7 +161,7 @@ fn three_mistakes_are_three_lines() {
 a.toml:1: site: \"Hangzhou\" is not a site name: use 1 to 64 of a-z, 0-9, '-', '_' and '.', \
 beginning with a letter or a digit
 a.toml:10: peer.address: not a host and a port; write for example tandem-b:7480 or 192.0.2.1:7480
-a.toml:13: sync.exsting: unknown key; sync takes initial, existing, databases, keys, exclude_keys, flush, publish, max_rate, big_value";
+a.toml:13: sync.exsting: unknown key; sync takes initial, existing, databases, keys, exclude_keys, flush, publish, acknowledge, max_rate, big_value";
     assert_eq!(read(&text, &[]).unwrap_err(), expected);
 }
 

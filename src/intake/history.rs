@@ -34,6 +34,14 @@ pub struct Saved {
     pub marks: BTreeMap<SiteId, Mark>,
 }
 
+impl Saved {
+    /// How a run id is kept. Never empty: an empty word would be lost in the text.
+    pub(super) fn run_id(run_id: &str) -> String {
+        let word = if run_id.is_empty() { "-" } else { run_id };
+        word.to_owned()
+    }
+}
+
 impl fmt::Display for Saved {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let EpochState {

@@ -3,6 +3,7 @@
 //! One task owns the replica connection, the decoder, the clock and the journal's writer. What it
 //! has read is in the journal before anybody hears of it, and is acknowledged to Redis only then.
 
+mod acknowledge;
 mod conflicts;
 pub mod decoder;
 pub mod event;
@@ -64,6 +65,8 @@ pub struct Config {
     pub dir: PathBuf,
     /// What is written to the conflict log.
     pub conflicts: ConflictLog,
+    /// Whether Redis is told that a write is safe only when every peer has applied it.
+    pub waits_for_peers: bool,
 }
 
 /// What the intake shares with the other parts.

@@ -208,7 +208,8 @@ pub(super) async fn attach(
             shared.board.redis().resyncs_partial += 1;
             stream.set_run_id(&facts.info.run_id);
             stream.continues(replid)?;
-            info!(at = %stream.read(), "going on in the replication stream");
+            let at = saved.map_or(Cursor::ZERO, |saved| saved.at);
+            info!(%at, "going on in the replication stream");
         }
         PsyncReply::FullResync(replid, offset) => {
             shared.board.redis().resyncs_full += 1;
@@ -243,7 +244,7 @@ pub(super) async fn attach(
         }
     }
     // Diskless: the server sends nothing until it has got an ACK after the snapshot.
-    replica.acknowledge(stream.read().offset).await?;
+    replica.acknowledge(stream.safe()).await?;
     Ok(replica)
 }
 

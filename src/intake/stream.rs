@@ -9,6 +9,7 @@ use tokio::time::{MissedTickBehavior, interval, sleep};
 use tokio_util::sync::CancellationToken;
 use tracing::{error, info, warn};
 
+use super::acknowledge::Acknowledging;
 use super::conflicts::Conflicts;
 use super::decoder::Decoder;
 use super::event::{Event, Write};
@@ -78,6 +79,7 @@ pub(super) struct Stream {
     publish: watch::Sender<Progress>,
     refused: Refused,
     unknown: Unknown,
+    acks: Acknowledging,
 }
 
 impl Stream {
@@ -120,6 +122,7 @@ impl Stream {
             publish,
             refused: Refused::default(),
             unknown: Unknown::new(config),
+            acks: Acknowledging::new(config, &shared),
             shared,
             writer,
         };
@@ -136,9 +139,9 @@ impl Stream {
         (stream, progress)
     }
 
-    /// Up to where the stream has been read and journaled.
-    pub(super) const fn read(&self) -> Cursor {
-        self.progress.read
+    /// How much of the stream Redis may count on.
+    pub(super) fn safe(&mut self) -> Offset {
+        self.acks.offset(self.progress.read)
     }
 
     /// From where PSYNC may go on.
@@ -177,7 +180,7 @@ impl Stream {
 
     /// The server process that is attached to.
     pub(super) fn set_run_id(&mut self, run_id: &str) {
-        self.run_id = word(run_id);
+        self.run_id = Saved::run_id(run_id);
     }
 
     /// The stream goes on, perhaps under a new id.
@@ -206,7 +209,7 @@ impl Stream {
             state,
             at: Cursor { epoch, offset },
             db: 0,
-            run_id: word(run_id),
+            run_id: Saved::run_id(run_id),
             last_record: self.last_record,
             self_mark: self.self_mark,
             judged: seen.clone(),
@@ -306,7 +309,8 @@ impl Stream {
             self.commit(&mut replica, stop).await?;
             self.unknown.ask(&self.shared.catalog).await;
             if taken.ack {
-                replica.acknowledge(self.read().offset).await?;
+                self.acks.ask(self.progress.read);
+                replica.acknowledge(self.safe()).await?;
             }
             if taken.more && !stop.is_cancelled() {
                 continue;
@@ -316,19 +320,20 @@ impl Stream {
                 () = stop.cancelled() => {
                     // What was settled last is not to be asked for after a restart.
                     self.commit(&mut replica, stop).await?;
-                    replica.acknowledge(self.read().offset).await?;
+                    replica.acknowledge(self.safe()).await?;
                     return Ok(());
                 }
                 _ = tick.tick() => {
-                    replica.acknowledge(self.read().offset).await?;
+                    replica.acknowledge(self.safe()).await?;
                     self.housekeeping();
                 }
                 _ = early.tick(), if early_left > 0 => {
                     early_left -= 1;
-                    replica.acknowledge(self.read().offset).await?;
+                    replica.acknowledge(self.safe()).await?;
                 }
                 more = replica.more() => more?,
                 () = news.notified() => {}
+                () = self.acks.news() => replica.acknowledge(self.safe()).await?,
             }
         }
     }
@@ -422,8 +427,8 @@ impl Stream {
             }
             Event::Trespass(command) => self.refused.on_trespass(&command),
             Event::NotSelected(command) => {
-                let count = self.refused.on_not_selected(&command);
-                self.shared.board.redis().writes_not_selected = count;
+                self.shared.board.redis().writes_not_selected =
+                    self.refused.on_not_selected(&command);
             }
             Event::Unknown(command) => self.unknown.met(&command),
             Event::AckWanted => {}
@@ -528,7 +533,7 @@ impl Stream {
         while let Err(error) = self.append(&header, frame.body()) {
             tokio::select! {
                 () = stop.cancelled() => return Err(error.into()),
-                () = sleep(DISK_RETRY) => replica.acknowledge(self.read().offset).await?,
+                () = sleep(DISK_RETRY) => replica.acknowledge(self.safe()).await?,
             }
             // What the peers have meanwhile got may be all the room that is missing.
             self.trim();
@@ -581,19 +586,11 @@ impl Stream {
         let delivered = self.shared.deliveries.by_all();
         let seen = self.judge.forget(delivered.seen);
         let wish = self.judge.oldest_wish().unwrap_or(seen);
+        let upto = seen.min(delivered.applied).min(wish);
         if seen != Cursor::ZERO
-            && let Err(error) = self
-                .shared
-                .journal
-                .trim(seen.min(delivered.applied).min(wish))
+            && let Err(error) = self.shared.journal.trim(upto)
         {
             warn!(%error, "the journal cannot be trimmed");
         }
     }
-}
-
-/// Never empty: an empty word would be lost in the text.
-fn word(run_id: &str) -> String {
-    let word = if run_id.is_empty() { "-" } else { run_id };
-    word.to_owned()
 }

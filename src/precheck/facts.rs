@@ -334,6 +334,7 @@ mod tests {
             keys: crate::config::Keys::default(),
             flush: crate::config::Flush::Forward,
             publish: crate::config::Publish::Forward,
+            acknowledge: crate::config::Acknowledge::Journal,
             max_rate: None,
             big_value: crate::config::DEFAULT_BIG_VALUE,
         };

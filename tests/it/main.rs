@@ -40,6 +40,8 @@ mod resume;
 #[cfg(test)]
 mod disk;
 #[cfg(test)]
+mod acknowledge;
+#[cfg(test)]
 mod bad_input;
 #[cfg(test)]
 mod bad_peer;
