@@ -179,7 +179,7 @@ pub struct JournalConfig {
 /// that had not seen each other.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Conflicts {
-    /// How many writes are remembered, [`REMEMBERED`], until every peer has seen them.
+    /// How many writes are remembered until every peer has seen them: 1024 to 16 million.
     pub remember: usize,
     /// The file, JSON lines; none: they are only counted.
     pub log: Option<PathBuf>,
