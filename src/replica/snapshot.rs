@@ -8,6 +8,7 @@
 use std::io::{self, Read, Seek, SeekFrom};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 
 use bytes::Buf;
 use tokio::fs::File;
@@ -29,6 +30,8 @@ pub struct Snapshot {
     /// The file, once it is complete.
     path: PathBuf,
     growth: watch::Receiver<Growth>,
+    /// It was removed, perhaps before it was complete.
+    is_removed: Arc<AtomicBool>,
 }
 
 /// How far a snapshot has come.
@@ -72,7 +75,13 @@ impl Snapshot {
     fn complete(at: Cursor, path: PathBuf, bytes: u64) -> Self {
         let end = Some(Ok(()));
         let (_, growth) = watch::channel(Growth { bytes, end });
-        Self { at, path, growth }
+        let is_removed = Arc::default();
+        Self {
+            at,
+            path,
+            growth,
+            is_removed,
+        }
     }
 
     /// The complete snapshots in a directory, oldest first.
@@ -132,8 +141,10 @@ impl Snapshot {
         self.path.with_extension(SEEN)
     }
 
-    /// Removes the files; it is only a copy.
+    /// Removes the files, also while it is being taken; it is only a copy.
     pub fn remove(&self) {
+        // Said first: whoever completes it after this removes it.
+        self.is_removed.store(true, Ordering::SeqCst);
         remove(&self.seen_path());
         remove(&self.path);
     }
@@ -220,6 +231,7 @@ pub async fn spool(
 ) -> Result<Snapshot, SnapshotError> {
     let (part, mut file) = Partial::create(at, dir).await?;
     let bytes = part.receive(replica, &mut file, |_| {}).await?;
+    part.complete().await?;
     Ok(Snapshot::complete(at, part.path.clone(), bytes))
 }
 
@@ -237,6 +249,8 @@ pub(super) async fn spool_behind(
     let (part, mut file) = Partial::create(at, dir).await?;
     let (growing, growth) = watch::channel(Growth::default());
     let path = part.path.clone();
+    let is_removed = Arc::new(AtomicBool::new(false));
+    let removed = Arc::clone(&is_removed);
     let spooling = async move {
         let grow = |bytes| growing.send_modify(|growth| growth.bytes = bytes);
         let received = tokio::select! {
@@ -246,14 +260,29 @@ pub(super) async fn spool_behind(
                 return;
             }
         };
+        let received = match received {
+            Ok(bytes) => part.complete().await.map(|()| grow(bytes)),
+            Err(error) => Err(error),
+        };
+        if removed.load(Ordering::SeqCst) || growing.is_closed() {
+            debug!(%at, "nobody has needed the snapshot");
+            remove(&part.path);
+            return;
+        }
         room.told(&received);
         if let Err(error) = &received {
             warn!(%error, "the snapshot that was being taken is lost");
         }
-        let end = Some(received.map(drop).map_err(Arc::new));
+        let end = Some(received.map_err(Arc::new));
         growing.send_modify(|growth| growth.end = end);
     };
-    Ok((Snapshot { at, path, growth }, spooling))
+    let snapshot = Snapshot {
+        at,
+        path,
+        growth,
+        is_removed,
+    };
+    Ok((snapshot, spooling))
 }
 
 /// A snapshot that is being taken; renamed when it is complete, else removed.
@@ -311,11 +340,14 @@ impl Partial {
             replica.more_snapshot().await?;
         }
         file.flush().await.map_err(|e| self.disk(e))?;
+        Ok(bytes)
+    }
+
+    /// All of it is here.
+    async fn complete(&self) -> Result<(), SnapshotError> {
         let part = self.path.with_extension(PARTIAL);
         let renamed = tokio::fs::rename(&part, &self.path).await;
-        renamed.map_err(|e| self.disk(e))?;
-        tell(bytes);
-        Ok(bytes)
+        renamed.map_err(|e| self.disk(e))
     }
 }
 
@@ -361,6 +393,7 @@ mod tests {
                 at: at(),
                 path,
                 growth,
+                is_removed: Arc::default(),
             };
             let reading = read(&snapshot);
             for piece in ["one", "two"] {
@@ -391,6 +424,7 @@ mod tests {
             at: at(),
             path: part.path.clone(),
             growth,
+            is_removed: Arc::default(),
         };
         let reading = read(&snapshot);
         drop(growing);
