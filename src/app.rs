@@ -263,6 +263,7 @@ fn peer_config(config: &Config, peer: &crate::config::Peer, instance: InstanceId
         peer: peer.site.clone(),
         address: peer.address.clone(),
         redis: config.redis.clone(),
+        read_from: config.reading().clone(),
         sync: config.sync.clone(),
         dir: config.journal.dir.clone(),
     }
@@ -289,6 +290,7 @@ fn reading(config: &Config, instance: InstanceId, peers: Vec<SiteId>) -> intake:
         instance,
         peers,
         redis: config.redis.clone(),
+        replica: config.read_from.replica().cloned(),
         filter: filter(&config.sync),
         dir: config.journal.dir.clone(),
         conflicts,

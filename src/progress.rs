@@ -44,6 +44,8 @@ pub struct FenceSeen {
 pub struct Progress {
     /// The current epoch; none before the first attach.
     pub state: Option<Arc<EpochState>>,
+    /// The life of the server process, of the primary: what is written to another is not read.
+    pub server: Arc<str>,
     /// Which attachment to the stream this is, counted from 1; 0 while there is none. What is
     /// written while there is none need not come back.
     pub attached: u64,
@@ -105,6 +107,17 @@ impl Deliveries {
                 self.news.notify_one();
             }
         }
+    }
+
+    /// A peer's data holds our history only up to here. When we had known of more, its Redis has lost
+    /// that, and up to where it had held it is given: what it writes now may not have seen what it had.
+    pub fn rewind(&self, peer: &SiteId, at: Cursor) -> Option<Cursor> {
+        let delivered = self.peers.get(peer)?;
+        let mut delivered = delivered.lock().unwrap_or_else(PoisonError::into_inner);
+        let known = delivered.applied.max(delivered.seen);
+        delivered.applied = delivered.applied.min(at);
+        delivered.seen = delivered.seen.min(at);
+        (known > at).then_some(known)
     }
 
     /// Waits until a peer has applied more than when this was last waited for. For one who waits.

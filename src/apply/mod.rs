@@ -39,6 +39,7 @@ use crate::command::{Catalog, ScanError};
 use crate::config::{Flush, Publish};
 use crate::converge::{Docket, Filed, Table, Wish};
 use crate::intake::Shared;
+use crate::intake::history::Saved;
 use crate::journal::{self, Journal};
 use crate::link::{self, Flow, MAX_KEYS, Message};
 use crate::model::{
@@ -255,6 +256,16 @@ impl Applier {
         let info = writing.info.clone();
         self.writing = Some(writing);
         Ok((self.mark.clone(), info))
+    }
+
+    /// The life of the server process into which we write, as [`Progress::server`] names it.
+    #[must_use]
+    pub fn server(&self) -> String {
+        let known = self
+            .writing
+            .as_ref()
+            .map(|writing| writing.info.run_id.as_str());
+        Saved::run_id(known.unwrap_or_default())
     }
 
     /// The stream has been read up to the fence, and so the mark should have come back. It has not

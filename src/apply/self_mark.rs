@@ -30,6 +30,7 @@ pub async fn keep_self_mark(
     let mut keeper = Keeper {
         instance,
         connection: None,
+        attached: 0,
         written: Cursor::ZERO,
         removed: 0,
         number: 0,
@@ -56,6 +57,8 @@ pub async fn keep_self_mark(
 struct Keeper {
     instance: InstanceId,
     connection: Option<Connection>,
+    /// The attachment to the stream while which it was opened: the next may be to another server.
+    attached: u64,
     /// What the last one said.
     written: Cursor,
     /// Up to which count of removed marks it has been written again.
@@ -87,6 +90,9 @@ impl Keeper {
             number: self.number,
             at: last,
         };
+        if self.attached != progress.attached {
+            (self.connection, self.attached) = (None, progress.attached);
+        }
         let connection = match &mut self.connection {
             Some(connection) => connection,
             none => {

@@ -7,7 +7,7 @@ use super::ask::{failed, print};
 use super::{Exit, VerifyArgs, complain, load};
 use crate::admin::client;
 use crate::config::Config;
-use crate::redis::{Address, Settings};
+use crate::redis::Settings;
 use crate::verify::compare::{Comparison, Selection};
 use crate::verify::progress::Progress;
 use crate::verify::repair::{Target, repair};
@@ -62,12 +62,8 @@ fn named(args: &VerifyArgs) -> Result<Vec<Named>, Exit> {
         });
     }
     for settings in &args.redis {
-        let name = match &settings.address {
-            tcp @ Address::Tcp { .. } => format!("redis://{tcp}"),
-            unix @ Address::Unix(_) => format!("unix://{unix}"),
-        };
         named.push(Named {
-            name,
+            name: settings.address.url(),
             settings: settings.clone(),
             config: None,
         });

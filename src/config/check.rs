@@ -12,25 +12,32 @@ use super::{
     Acknowledge, Admin, BIG_VALUES, Config, Conflicts, DEFAULT_ADMIN, DEFAULT_BIG_VALUE,
     DEFAULT_CONFLICT_RATE, DEFAULT_JOURNAL, DEFAULT_LINK, DEFAULT_REMEMBERED, Databases, Existing,
     Flush, Initial, JournalConfig, Keys, Link, MAX_CONFLICT_RATE, MAX_PATTERNS, MIN_JOURNAL,
-    MIN_RATE, Peer, Publish, REMEMBERED, Size, Sync,
+    MIN_RATE, Peer, Publish, REMEMBERED, ReadFrom, Size, Sync,
 };
 use crate::model::{Pattern, ShownKeys, SiteId};
-use crate::redis::{Password, Settings};
+use crate::redis::{Address, Login, Password, Role, Settings};
 
 /// Checks everything. None only together with a mistake.
 pub(super) fn config(source: &Source, mistakes: &mut Vec<Mistake>) -> Option<Config> {
     let top = source.section("")?;
     let site = required(top, "site", "write site = \"name\"", mistakes, site_name);
     let redis = redis(source.section("redis")?, mistakes);
+    let read_from = read_from(source.section("redis")?, redis.as_ref(), mistakes);
     let link = link(source.section("link")?, mistakes);
     let peers = peers(source, site.as_ref(), &link, mistakes);
     let sync = sync(source.section("sync")?, mistakes);
+    if read_from.replica().is_some() && sync.acknowledge == Acknowledge::Peers {
+        let message = "peers, but [redis] read_from is a replica, and WAIT counts the replicas of \
+                       the primary alone; set read_from to primary, or acknowledge to journal";
+        mistake(source.section("sync")?, "acknowledge", message, mistakes);
+    }
     let journal = journal(source.section("journal")?, mistakes);
     let conflicts = conflicts(source.section("conflicts")?, mistakes);
     let admin = admin(source.section("admin")?, &link, mistakes);
     Some(Config {
         site: site?,
         redis: redis?,
+        read_from,
         link,
         peers,
         sync,
@@ -80,7 +87,92 @@ fn redis(section: &Section, mistakes: &mut Vec<Mistake>) -> Option<Settings> {
                        redis://:password@host for a password alone";
         mistake(section, key, message, mistakes);
     }
+    settings.sentinel = sentinel_login(section, &settings.address, mistakes);
     Some(settings)
+}
+
+/// How to log in to the Sentinels, which have users of their own.
+fn sentinel_login(section: &Section, address: &Address, mistakes: &mut Vec<Mistake>) -> Login {
+    let username = optional(section, "sentinel_username", mistakes, |v| {
+        v.filled().map(str::to_owned)
+    });
+    let inline = optional(section, "sentinel_password", mistakes, |v| {
+        v.filled().map(|text| Password::Inline(text.into()))
+    });
+    let file = optional(section, "sentinel_password_file", mistakes, |v| {
+        v.filled().map(|text| Password::File(text.into()))
+    });
+    let inline = inline.map(|p| ("sentinel_password", p));
+    let file = file.map(|p| ("sentinel_password_file", p));
+    let remedy = "the password is given twice; keep one of sentinel_password and \
+                  sentinel_password_file";
+    let given = inline.into_iter().chain(file).collect();
+    let password = chosen(section, given, remedy, mistakes);
+    let keys = [
+        "sentinel_username",
+        "sentinel_password",
+        "sentinel_password_file",
+    ];
+    let set = keys.into_iter().find(|key| section.entry(key).is_some());
+    if let Some(key) = set
+        && !matches!(address, Address::Sentinel(_))
+    {
+        let message = "url names no Sentinels; remove this, or write \
+                       redis+sentinel://host:26379/name there";
+        mistake(section, key, message, mistakes);
+    } else if username.is_some() && password.is_none() {
+        let message = "a user without a password; add sentinel_password_file";
+        mistake(section, "sentinel_username", message, mistakes);
+    }
+    Login {
+        username,
+        password: password.unwrap_or(Password::None),
+    }
+}
+
+fn read_from(section: &Section, redis: Option<&Settings>, mistakes: &mut Vec<Mistake>) -> ReadFrom {
+    let read = |value: &Value| {
+        let text = value.text()?;
+        let Some(redis) = redis else {
+            return Ok(ReadFrom::Primary);
+        };
+        Ok(match (text, &redis.address) {
+            ("primary", _) => ReadFrom::Primary,
+            ("replica", Address::Sentinel(sentinels)) => {
+                let sentinels = sentinels.clone().naming(Role::Replica);
+                let address = Address::Sentinel(sentinels);
+                let redis = redis.clone();
+                ReadFrom::Replica(Settings { address, ..redis })
+            }
+            ("replica", _) => {
+                return Err(
+                    "url names no Sentinels that know one; write the replica's own URL, \
+                            redis://host:6379"
+                        .to_owned(),
+                );
+            }
+            (url, _) => ReadFrom::Server(replica(url, redis)?),
+        })
+    };
+    optional(section, "read_from", mistakes, read).unwrap_or(ReadFrom::Primary)
+}
+
+/// A replica by its URL; who logs in at the primary logs in there.
+fn replica(url: &str, redis: &Settings) -> Result<Settings, String> {
+    let settings: Settings = match url.contains("://") {
+        true => url.parse().map_err(reason)?,
+        false => return Err("must be primary, replica or the URL of a replica".to_owned()),
+    };
+    if matches!(settings.address, Address::Sentinel(_)) {
+        return Err("write replica, and the Sentinels in url".to_owned());
+    }
+    Ok(match settings.password.is_none() {
+        true => Settings {
+            address: settings.address,
+            ..redis.clone()
+        },
+        false => settings,
+    })
 }
 
 /// Of several ways to give one thing, the one that counts: a variable's rather than the file's;

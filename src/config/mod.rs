@@ -31,8 +31,10 @@ use crate::redis;
 pub struct Config {
     /// The name of this site.
     pub site: SiteId,
-    /// The local Redis.
+    /// The local Redis: its primary, where it is written to.
     pub redis: redis::Settings,
+    /// Where its replication stream and snapshots come from: the same, or one of its replicas.
+    pub read_from: ReadFrom,
     /// How peers reach us.
     pub link: Link,
     /// The other sites, at least one; no two have the same name.
@@ -45,6 +47,36 @@ pub struct Config {
     pub conflicts: Conflicts,
     /// The HTTP interface for operators.
     pub admin: Admin,
+}
+
+impl Config {
+    /// How to reach the server from which the local Redis is read.
+    #[must_use]
+    pub fn reading(&self) -> &redis::Settings {
+        self.read_from.replica().unwrap_or(&self.redis)
+    }
+}
+
+/// Where the replication stream of the local Redis comes from.
+#[derive(Clone, Debug)]
+pub enum ReadFrom {
+    /// The primary itself.
+    Primary,
+    /// The replica that its Sentinels name, or the primary while there is none.
+    Replica(redis::Settings),
+    /// A replica whose URL is given.
+    Server(redis::Settings),
+}
+
+impl ReadFrom {
+    /// How to reach the replica; none when it is the primary that is read.
+    #[must_use]
+    pub const fn replica(&self) -> Option<&redis::Settings> {
+        match self {
+            Self::Primary => None,
+            Self::Replica(settings) | Self::Server(settings) => Some(settings),
+        }
+    }
 }
 
 /// How peers reach us.

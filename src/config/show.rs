@@ -3,25 +3,14 @@
 use std::fmt;
 
 use super::check::SHOWN_KEYS;
-use super::{Config, Databases, Size};
-use crate::redis::{Address, Password};
+use super::{Config, Databases, ReadFrom, Size};
+use crate::redis::Password;
 
 impl fmt::Display for Config {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         writeln!(f, "site = \"{}\"", self.site)?;
         writeln!(f, "\n[redis]")?;
-        match &self.redis.address {
-            tcp @ Address::Tcp { .. } => writeln!(f, "url = \"redis://{tcp}\"")?,
-            unix @ Address::Unix(_) => writeln!(f, "url = \"unix://{unix}\"")?,
-        }
-        if let Some(name) = &self.redis.username {
-            writeln!(f, "username = {name:?}")?;
-        }
-        match &self.redis.password {
-            Password::None => {}
-            Password::Inline(_) => writeln!(f, "password = \"***\"")?,
-            Password::File(path) => writeln!(f, "password_file = {path:?}")?,
-        }
+        self.show_redis(f)?;
         let listen = self.link.listen.map(|l| l.to_string());
         let listen = listen.as_deref().unwrap_or("off");
         writeln!(f, "\n[link]\nlisten = \"{listen}\"")?;
@@ -69,6 +58,34 @@ impl fmt::Display for Config {
         writeln!(f, "max_rate = {}", self.conflicts.max_rate)?;
         write!(f, "\n[admin]\nlisten = \"{}\"", self.admin.listen)?;
         write!(f, "\nallow_repair = {}", self.admin.allow_repair)
+    }
+}
+
+impl Config {
+    fn show_redis(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        writeln!(f, "url = \"{}\"", self.redis.address.url())?;
+        if let Some(name) = &self.redis.username {
+            writeln!(f, "username = {name:?}")?;
+        }
+        match &self.redis.password {
+            Password::None => {}
+            Password::Inline(_) => writeln!(f, "password = \"***\"")?,
+            Password::File(path) => writeln!(f, "password_file = {path:?}")?,
+        }
+        if let Some(name) = &self.redis.sentinel.username {
+            writeln!(f, "sentinel_username = {name:?}")?;
+        }
+        match &self.redis.sentinel.password {
+            Password::None => {}
+            Password::Inline(_) => writeln!(f, "sentinel_password = \"***\"")?,
+            Password::File(path) => writeln!(f, "sentinel_password_file = {path:?}")?,
+        }
+        match &self.read_from {
+            ReadFrom::Primary => writeln!(f, "read_from = \"primary\"")?,
+            ReadFrom::Replica(_) => writeln!(f, "read_from = \"replica\"")?,
+            ReadFrom::Server(server) => writeln!(f, "read_from = \"{}\"", server.address.url())?,
+        }
+        Ok(())
     }
 }
 

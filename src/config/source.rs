@@ -43,7 +43,19 @@ pub(super) enum Value {
 /// Every section and its keys.
 const SECTIONS: [(&str, &[&str]); 7] = [
     ("", &["site"]),
-    ("redis", &["url", "username", "password", "password_file"]),
+    (
+        "redis",
+        &[
+            "url",
+            "username",
+            "password",
+            "password_file",
+            "sentinel_username",
+            "sentinel_password",
+            "sentinel_password_file",
+            "read_from",
+        ],
+    ),
     ("link", &["listen"]),
     (
         "sync",

@@ -174,7 +174,7 @@ impl Recent {
 
     /// Any key may have been written.
     pub(super) fn note_everything(&mut self, table: &Table, at: Cursor) {
-        table.update(|all| all.written = all.written.max(at));
+        table.note_all_written(at);
         self.forget(table, at);
     }
 

@@ -244,6 +244,12 @@ impl Table {
         read.max(all.written()).max(all.copied.at())
     }
 
+    /// Any key may have been written up to here, as far as is remembered: a peer that had seen more has
+    /// lost it, and what it had seen may be forgotten.
+    pub fn note_all_written(&self, at: Cursor) {
+        self.update(|all| all.written = all.written.max(at));
+    }
+
     /// Any key may have been read here to be sent: what is conservative when single reads are too
     /// many to be remembered.
     pub fn note_all_read(&self, at: Cursor) {

@@ -28,6 +28,8 @@ const PARTS_AHEAD: usize = 2;
 /// How long to wait before trying again to take a snapshot that had no room: each attempt costs
 /// Redis a fork.
 const WAIT_FOR_ROOM: Duration = Duration::from_secs(10);
+/// How long to wait before another one is taken, when the server's was from before.
+const AGAIN: Duration = Duration::from_millis(200);
 /// How long the main stream may take to reach the place of a snapshot.
 const CATCH_UP: Duration = Duration::from_secs(60);
 
@@ -83,7 +85,7 @@ pub struct Copying {
 pub struct Copier {
     /// This site.
     pub site: SiteId,
-    /// How to reach the local Redis.
+    /// How to reach the local Redis, or the replica of it that is read.
     pub redis: Settings,
     /// Where snapshots are.
     pub dir: PathBuf,
@@ -221,6 +223,7 @@ impl Copier {
                 return Ok(snapshot);
             }
             info!(%since, "the snapshot was begun before for another replica; taking a new one");
+            sleep(AGAIN).await;
         }
     }
 

@@ -9,6 +9,11 @@ use crate::command::{Access, Catalog, Command, Key, Touched};
 use crate::model::Pattern;
 use crate::redis::put_command;
 
+/// Where Sentinels tell each other, by PUBLISH into the servers that they watch over, which of them is
+/// the primary. Those of another site would believe it of theirs, if they know it by the same name, and
+/// make it a replica of ours (measured: 7.0.15).
+const SENTINELS: &[u8] = b"__sentinel__:hello";
+
 /// What travels.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Filter {
@@ -85,6 +90,9 @@ impl Filter {
     /// How a command travels that was given with database `db` selected.
     #[must_use]
     pub fn travel(&self, catalog: &Catalog, command: &Command<'_>, db: u32) -> Travel {
+        if command.is(b"PUBLISH") && command.arg(1) == SENTINELS {
+            return Travel::Not;
+        }
         if self.is_open() {
             return Travel::Whole;
         }
@@ -278,5 +286,8 @@ mod tests {
             assert_eq!(travel(&some, line, 0), expected, "{line}");
         }
         assert_eq!(travel(&Filter::default(), "FLUSHALL", 0), "Whole");
+        let hello = "PUBLISH __sentinel__:hello 127.0.0.1,26379";
+        assert_eq!(travel(&Filter::default(), hello, 0), "Not");
+        assert_eq!(travel(&some, hello, 0), "Not");
     }
 }

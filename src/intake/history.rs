@@ -36,7 +36,8 @@ pub struct Saved {
 
 impl Saved {
     /// How a run id is kept. Never empty: an empty word would be lost in the text.
-    pub(super) fn run_id(run_id: &str) -> String {
+    #[must_use]
+    pub fn run_id(run_id: &str) -> String {
         let word = if run_id.is_empty() { "-" } else { run_id };
         word.to_owned()
     }
@@ -151,6 +152,22 @@ pub enum History {
     Kept,
     /// The data lacks writes that the journal holds.
     Older,
+    /// The data is the known history up to some place, and went on from there without the rest.
+    Branch,
+    /// The data may lack writes that the journal holds, and hold others that were never read.
+    Diverged,
+}
+
+/// What is known of a server whose data is judged.
+#[derive(Clone, Copy, Debug)]
+pub struct Server<'a> {
+    /// The life of the process, of the primary.
+    pub run_id: &'a str,
+    /// Whether what survives a restart is all that it has sent: it has an append-only file.
+    pub keeps_all: bool,
+    /// Whether it may be another server than before, a replica that was promoted: what that one keeps
+    /// is what had reached it.
+    pub may_be_another: bool,
 }
 
 /// Judges the data of a Redis that has begun a new history.
@@ -161,23 +178,24 @@ pub enum History {
 /// lacks nothing. In between, an append-only file decides: it is written before the stream is
 /// sent; without one, what survived is an old snapshot.
 #[must_use]
-pub fn judge(
-    saved: Option<&Saved>,
-    found: Option<&SelfMark>,
-    (run_id, aof): (&str, bool),
-) -> History {
+pub fn judge(saved: Option<&Saved>, found: Option<&SelfMark>, server: &Server<'_>) -> History {
     match (saved, found) {
         (None, None) => History::Fresh,
         // The journal was lost, the data was not.
         (None, Some(_)) => History::Kept,
         // The same process: it was only away for longer than its backlog, and has forgotten nothing.
-        (Some(saved), _) if saved.run_id == run_id => History::Kept,
+        (Some(saved), _) if saved.run_id == server.run_id => History::Kept,
         (Some(saved), found) => {
             let number = found.map_or(0, |mark| mark.number);
             let covered = found.is_some_and(|mark| mark.at >= saved.last_record);
             // A history without any write of a client is lost without loss.
             let nothing_journaled = saved.last_record == Cursor::ZERO;
-            if number >= saved.self_mark && (covered || aof || nothing_journaled) {
+            let has_last_mark = number >= saved.self_mark;
+            if has_last_mark && (covered || nothing_journaled) {
+                History::Kept
+            } else if server.may_be_another {
+                History::Diverged
+            } else if has_last_mark && server.keeps_all {
                 History::Kept
             } else {
                 History::Older
@@ -223,6 +241,22 @@ pub fn begin(
             base,
             older: epoch,
             empty: was_empty,
+        },
+        History::Branch => EpochState {
+            epoch,
+            replid,
+            began,
+            base,
+            older,
+            empty: was_empty,
+        },
+        History::Diverged => EpochState {
+            epoch,
+            replid,
+            began,
+            base: epoch,
+            older: epoch,
+            empty: false,
         },
     }
 }
@@ -293,18 +327,36 @@ mod tests {
             (Some(&saved), Some(mark(7, 80)), true, History::Kept),
             (Some(&saved), Some(mark(8, 90)), false, History::Kept),
         ] {
-            assert_eq!(
-                judge(saved, found.as_ref(), ("other", aof)),
-                expected,
-                "{found:?} aof={aof}"
-            );
+            let server = Server {
+                run_id: "other",
+                keeps_all: aof,
+                may_be_another: false,
+            };
+            let judged = judge(saved, found.as_ref(), &server);
+            assert_eq!(judged, expected, "{found:?} aof={aof}");
+            let another = Server {
+                may_be_another: true,
+                ..server
+            };
+            let judged = judge(saved, found.as_ref(), &another);
+            let is_sure = found.as_ref().is_none_or(|mark| mark.at >= at(90));
+            match saved {
+                Some(_) if found.is_none() || !is_sure => assert_eq!(judged, History::Diverged),
+                _ => assert_eq!(judged, expected, "{found:?} aof={aof}"),
+            }
         }
-        assert_eq!(judge(Some(&saved), None, ("this", false)), History::Kept);
+        let server = |run_id| Server {
+            run_id,
+            keeps_all: false,
+            may_be_another: false,
+        };
+        let same = judge(Some(&saved), None, &server("this"));
+        assert_eq!(same, History::Kept);
         let none = Saved {
             self_mark: 0,
             last_record: Cursor::ZERO,
             ..saved
         };
-        assert_eq!(judge(Some(&none), None, ("other", false)), History::Kept);
+        assert_eq!(judge(Some(&none), None, &server("other")), History::Kept);
     }
 }

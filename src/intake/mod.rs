@@ -9,6 +9,7 @@ pub mod decoder;
 pub mod event;
 pub mod filter;
 pub mod history;
+mod lost;
 mod overrun;
 mod refused;
 mod resume;
@@ -59,6 +60,8 @@ pub struct Config {
     pub peers: Vec<SiteId>,
     /// How to reach Redis.
     pub redis: Settings,
+    /// How to reach the replica of it from which the stream comes; none: from Redis itself.
+    pub replica: Option<Settings>,
     /// What travels.
     pub filter: Filter,
     /// Where snapshots are spooled.
@@ -67,6 +70,13 @@ pub struct Config {
     pub conflicts: ConflictLog,
     /// Whether Redis is told that a write is safe only when every peer has applied it.
     pub waits_for_peers: bool,
+}
+
+impl Config {
+    /// How to reach the server from which the stream comes.
+    pub(super) fn reading(&self) -> &Settings {
+        self.replica.as_ref().unwrap_or(&self.redis)
+    }
 }
 
 /// What the intake shares with the other parts.
@@ -125,6 +135,24 @@ pub enum Error {
     /// The server is too old, or a cluster.
     #[error("{0}")]
     Unsupported(String),
+    /// The replica from which the stream comes is behind what has been read elsewhere, or does not follow
+    /// our primary.
+    #[error(
+        "the replica at {address} does not have what has been read already, or follows another \
+         primary; waiting for it, or for another replica"
+    )]
+    Behind {
+        /// Which.
+        address: String,
+    },
+    /// Sentinels name another server.
+    #[error("the Sentinels name the server at {to} now, not the one at {from}; going there")]
+    Moved {
+        /// Which was read.
+        from: String,
+        /// Which is to be read.
+        to: String,
+    },
     /// The sidecar is about to end.
     #[error("looking into the snapshot was broken off; trying again")]
     Interrupted,
@@ -212,12 +240,26 @@ impl Intake {
             attached = resume::attach(&self.config, &self.shared, &mut self.stream) => attached?,
         };
         self.trouble.clear();
+        let from = attached.address().clone();
         {
             let mut redis = self.shared.board.redis();
+            redis.address = from.to_string();
             redis.connected = true;
             redis.error = None;
         }
-        self.stream.follow(attached, stop).await
+        let leaving = stop.child_token();
+        let following = self.stream.follow(attached, &leaving);
+        tokio::pin!(following);
+        let moved = self.config.reading().moved(&from);
+        let to = tokio::select! {
+            ended = &mut following => return ended,
+            to = moved => to.to_string(),
+        };
+        // What has been read is journaled before.
+        leaving.cancel();
+        following.await?;
+        let from = from.to_string();
+        Err(Error::Moved { from, to })
     }
 
     fn report(&mut self, error: &Error) {

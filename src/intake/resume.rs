@@ -5,19 +5,19 @@ use std::path::Path;
 
 use tracing::{debug, info, warn};
 
-use super::history::{self, History, Saved};
+use super::history::{self, History, Saved, Server};
 use super::stream::Stream;
-use super::{Config, Error, Shared, connection_name, wall_ms};
+use super::{Config, Error, Shared, connection_name, lost, wall_ms};
 use crate::command::{Catalog, Effects, Learned, Whole, for_each_in};
 use crate::converge::Judge;
 use crate::journal::{Frame, FrameKind, Journal, Recovered};
 use crate::model::{
-    BatchReader, Cursor, Entry, Epoch, Hlc, Judgement, Key, Mark, Position, Record, SELF_KEY, Seen,
-    SelfMark, SiteId, is_reserved, mark_key,
+    BatchReader, Cursor, Entry, Epoch, Hlc, Judgement, Key, Mark, Offset, Position, Record,
+    SELF_KEY, Seen, SelfMark, SiteId, is_reserved, mark_key,
 };
 use crate::progress::EpochState;
 use crate::rdb;
-use crate::redis::{Connection, Info, OLDEST, Reply};
+use crate::redis::{Address, Connection, Info, OLDEST, Reply};
 use crate::replica::{self, PsyncReply, Replica, Snapshot, SnapshotError};
 
 /// How much of the journal is read again at most to rebuild the table of recent writes; what is
@@ -200,22 +200,33 @@ pub(super) async fn attach(
 ) -> Result<Replica, Error> {
     let facts = facts(config, shared).await?;
     let name = connection_name(&config.site, "replica");
-    let position = stream.position();
-    let (mut replica, reply) = Replica::attach(&config.redis, &name, position.as_ref()).await?;
+    let (fork, position) = (fork(stream, shared, &facts.info)?, stream.position());
+    let from = fork
+        .as_ref()
+        .map(|fork| &fork.position)
+        .or(position.as_ref());
+    let (mut replica, reply) = Replica::attach(config.reading(), &name, from).await?;
     let saved = stream.saved();
-    match reply {
-        PsyncReply::Continue(replid) => {
+    match (reply, fork) {
+        (PsyncReply::Continue(_), Some(fork)) => {
+            shared.board.redis().resyncs_partial += 1;
+            take_branch(fork, facts, stream)?;
+        }
+        (PsyncReply::Continue(replid), None) => {
             shared.board.redis().resyncs_partial += 1;
             stream.set_run_id(&facts.info.run_id);
             stream.continues(replid)?;
             let at = saved.map_or(Cursor::ZERO, |saved| saved.at);
             info!(%at, "going on in the replication stream");
         }
-        PsyncReply::FullResync(replid, offset) => {
+        (PsyncReply::FullResync(replid, offset), _) => {
+            if position.is_some_and(|p| p.replid == replid && p.offset > offset) {
+                let address = replica.address().to_string();
+                return Err(Error::Behind { address });
+            }
             shared.board.redis().resyncs_full += 1;
             let found = facts.self_mark.as_ref();
-            let history =
-                history::judge(saved.as_ref(), found, (&facts.info.run_id, facts.info.aof));
+            let history = history::judge(saved.as_ref(), found, &server(config, &facts.info));
             let previous = saved.as_ref().map(|s| &s.state);
             let epoch = next_epoch(previous, found);
             let at = Cursor { epoch, offset };
@@ -246,6 +257,85 @@ pub(super) async fn attach(
     // Diskless: the server sends nothing until it has got an ACK after the snapshot.
     replica.acknowledge(stream.safe()).await?;
     Ok(replica)
+}
+
+/// What is known of the server whose data is to be judged.
+fn server<'a>(config: &Config, info: &'a Info) -> Server<'a> {
+    Server {
+        run_id: &info.run_id,
+        keeps_all: info.aof,
+        may_be_another: matches!(config.redis.address, Address::Sentinel(_)),
+    }
+}
+
+/// A place where the history of the server leaves the one that we have read.
+struct Fork {
+    /// Where to go on reading.
+    position: Position,
+    /// What we have read of the other branch: these keys.
+    lost: Vec<Key>,
+}
+
+/// Where the server has become a primary before it had got all that we have read: it says so itself.
+/// None when it has not, or when what it lacks cannot be told key by key.
+fn fork(stream: &Stream, shared: &Shared, info: &Info) -> Result<Option<Fork>, Error> {
+    let (Some(known), Some(state)) = (stream.position(), stream.saved().map(|s| s.state)) else {
+        return Ok(None);
+    };
+    let forked = info
+        .forked_at
+        .filter(|_| info.replid2 == known.replid.as_str());
+    let Some(offset) = forked.map(|next| Offset(next.saturating_sub(1))) else {
+        return Ok(None);
+    };
+    let at = Cursor {
+        epoch: state.epoch,
+        offset,
+    };
+    let is_known = offset >= state.began && shared.journal.contains(at);
+    let Ok(replid) = info.replid.parse() else {
+        return Ok(None);
+    };
+    if offset >= known.offset || !is_known {
+        return Ok(None);
+    }
+    let Some(lost) = lost::written_after(shared, at)? else {
+        return Ok(None);
+    };
+    // A new primary selects the database before its first write.
+    let position = Position {
+        replid,
+        offset,
+        db: 0,
+    };
+    Ok(Some(Fork { position, lost }))
+}
+
+/// Goes on where the server has left the history that we had read: with a new epoch, whose data holds
+/// the old one up to that place. What else we had read the peers have, or get from the journal, and we
+/// get it back from them.
+fn take_branch(fork: Fork, facts: Facts, stream: &mut Stream) -> Result<(), Error> {
+    let Fork { position, lost } = fork;
+    let Some(previous) = stream.saved().map(|saved| saved.state) else {
+        return Err(Error::Interrupted);
+    };
+    let Position { replid, offset, .. } = position;
+    let epoch = next_epoch(Some(&previous), facts.self_mark.as_ref());
+    let state = history::begin(
+        History::Branch,
+        Some(&previous),
+        epoch,
+        replid,
+        offset,
+        false,
+    );
+    warn!(
+        %epoch,
+        keys = lost.len(),
+        "another server has become the primary, without the latest writes; they are fetched from the \
+         peers, key by key"
+    );
+    stream.branches((state, facts.seen), lost, &facts.info.run_id)
 }
 
 /// Of peers whose mark is gone from data that is there: a client has removed it with its database, while
@@ -282,6 +372,11 @@ fn say(history: History, state: &EpochState) {
             %epoch,
             "Redis has come back without its latest writes: they are fetched from the peers"
         ),
+        History::Branch | History::Diverged => warn!(
+            %epoch,
+            "another server has become the primary: it may lack writes that were read here, and have \
+             others; the sites are merged"
+        ),
     }
 }
 
@@ -301,7 +396,7 @@ async fn take(
 ) -> Result<(Replica, Snapshot), Error> {
     info!(%at, "taking a snapshot of the local Redis");
     let name = connection_name(&config.site, "replica");
-    let (beside, reply) = Replica::attach(&config.redis, &name, Some(begins)).await?;
+    let (beside, reply) = Replica::attach(config.reading(), &name, Some(begins)).await?;
     if let PsyncReply::Continue(_) = reply {
         let snapshot = shared.shelf.spool(replica, at, &config.dir).await?;
         return Ok((beside, snapshot));
@@ -377,6 +472,14 @@ async fn facts(config: &Config, shared: &Shared) -> Result<Facts, Error> {
         redis.error = None;
     }
     learn(&mut connection, &shared.catalog).await?;
+    if let Some(replica) = &config.replica {
+        // What it holds may be less than what the primary does, and it is what counts.
+        connection = Connection::open(replica, &name).await?;
+        if Info::fetch(&mut connection).await?.replid != info.replid {
+            let address = connection.address().to_string();
+            return Err(Error::Behind { address });
+        }
+    }
     let value = connection.ask(&[b"GET", SELF_KEY.as_bytes()]).await?;
     let self_mark = value.bytes().and_then(|v| SelfMark::parse(v).ok());
     let mut seen = Seen::default();

@@ -56,6 +56,8 @@ pub struct Config {
     pub address: Option<String>,
     /// The local Redis.
     pub redis: Settings,
+    /// Where snapshots of it come from: itself, or one of its replicas.
+    pub read_from: Settings,
     /// What is synced and how it begins.
     pub sync: Sync,
     /// Where snapshots are.

@@ -60,6 +60,7 @@ pub(super) async fn run(
         plan,
         dialled,
     } = agreed;
+    note_what_is_lost(peer, &theirs);
     let session = Session::new(peer, &ours);
     let rate = peer.config.sync.max_rate;
     let start = plan.send.sent_after(&ours, &theirs);
@@ -106,14 +107,14 @@ pub(super) async fn run(
         (theirs.instance, dialled),
         &peer.config.site,
     );
-    let mut progress = peer.progress.clone();
+    let (mut progress, server) = (peer.progress.clone(), peer.applier.server());
     let link = async {
         tokio::select! {
             ended = reading => ended,
             ended = writing => ended,
             ended = copying => ended,
             ended = answering => ended,
-            () = new_history(&mut progress, session.epoch) => Err(Error::NewHistory),
+            () = new_history(&mut progress, session.epoch, &server) => Err(Error::NewHistory),
             error = replacing => Err(error),
             () = over.cancelled() => Err(Error::Stopping),
         }
@@ -161,6 +162,16 @@ async fn then_cancel<T>(over: &CancellationToken, half: impl Future<Output = T>)
     ended
 }
 
+/// The peer's Redis may hold less of our history than it had: it came back older, or a replica took its
+/// place. What it writes without having seen what it lost meets writes that we have forgotten.
+fn note_what_is_lost(peer: &Peer, theirs: &Hello) {
+    let at = theirs.mark().map_or(Cursor::ZERO, |mark| mark.at);
+    if let Some(known) = peer.shared.deliveries.rewind(&peer.config.peer, at) {
+        info!(peer = %peer.config.peer, %at, %known, "the peer's Redis has lost what it had of this site");
+        peer.shared.table.note_all_written(known);
+    }
+}
+
 /// How the session begins for the applier.
 fn begin(flow: Flow, ours: &Hello, theirs: &Hello) -> Begin {
     let rests_on_older = |base: Epoch| base > Epoch::UNDONE && base != ours.base();
@@ -179,7 +190,7 @@ fn begin(flow: Flow, ours: &Hello, theirs: &Hello) -> Begin {
 fn copier(peer: &Peer, session: &Session, plan: &Plan) -> (Copier, Option<Prepared>) {
     let copier = Copier {
         site: peer.config.site.clone(),
-        redis: peer.config.redis.clone(),
+        redis: peer.config.read_from.clone(),
         dir: peer.config.dir.clone(),
         filter: filter(&peer.config.sync),
         part_size: usize::try_from(peer.config.sync.big_value).unwrap_or(usize::MAX),
@@ -194,9 +205,11 @@ fn copier(peer: &Peer, session: &Session, plan: &Plan) -> (Copier, Option<Prepar
     (copier, prepared)
 }
 
-/// Ends when the local Redis has begun another epoch: what was agreed no longer holds.
-async fn new_history(progress: &mut watch::Receiver<Progress>, epoch: Epoch) {
-    let other = |p: &Progress| p.state.as_ref().is_none_or(|s| s.epoch != epoch);
+/// Ends when the local Redis has begun another epoch, or is another server: what was agreed no longer
+/// holds, or what we write is not where we read.
+async fn new_history(progress: &mut watch::Receiver<Progress>, epoch: Epoch, server: &str) {
+    let other =
+        |p: &Progress| p.state.as_ref().is_none_or(|s| s.epoch != epoch) || &*p.server != server;
     // When nobody reads any more, the stop comes from elsewhere.
     if progress.wait_for(other).await.is_err() {
         std::future::pending::<()>().await;

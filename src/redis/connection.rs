@@ -33,6 +33,23 @@ pub enum Error {
         /// Why.
         source: io::Error,
     },
+    /// No Sentinel names the server.
+    #[error("cannot find {sentinels}: {reasons}; check [redis] url, and that the Sentinels run")]
+    NotFound {
+        /// Whom we asked for what.
+        sentinels: String,
+        /// What came of it, of each.
+        reasons: String,
+    },
+    /// The server that Sentinels name is no primary.
+    #[error(
+        "Redis at {address}, which is named by the Sentinels, is a replica; trying again, for a \
+         failover may be under way"
+    )]
+    NotPrimary {
+        /// Where.
+        address: String,
+    },
     /// The connection broke.
     #[error("the connection to Redis at {address} broke: {source}")]
     Broken {
@@ -108,23 +125,51 @@ impl std::fmt::Debug for Connection {
 }
 
 impl Connection {
-    /// Connects, authenticates and takes the name that CLIENT LIST shows.
+    /// Connects, authenticates and takes the name that CLIENT LIST shows. Where Sentinels name the
+    /// server, it is a primary.
     ///
     /// # Errors
-    /// The server cannot be reached, or refuses the credentials.
+    /// The server cannot be found or reached, or refuses the credentials.
     pub async fn open(settings: &Settings, name: &str) -> Result<Self, Error> {
-        let mut connection = Self::connect(settings).await?;
+        let wants_primary = settings.wants_primary();
+        let found = Settings {
+            address: settings.resolve().await?,
+            ..settings.clone()
+        };
+        let mut connection = Self::log_in(&found).await?;
         let setup = async {
-            connection.authenticate(settings).await?;
             // Without permission for CLIENT a connection is only harder to find; nothing else is
             // lost.
             let name = [&b"CLIENT"[..], b"SETNAME", name.as_bytes()];
-            connection.call(&name).await.map(drop)
+            connection.call(&name).await?;
+            match wants_primary && !connection.is_primary().await? {
+                true => Err(Error::NotPrimary {
+                    address: connection.address.to_string(),
+                }),
+                false => Ok(()),
+            }
         };
         match timeout(SETUP_TIMEOUT, setup).await {
             Ok(done) => done.map(|()| connection),
             Err(_) => Err(connection.broken(io::ErrorKind::TimedOut.into())),
         }
+    }
+
+    /// Connects and authenticates, to the server at an address.
+    ///
+    /// # Errors
+    /// The server cannot be reached, or refuses the credentials.
+    pub(super) async fn log_in(settings: &Settings) -> Result<Self, Error> {
+        let mut connection = Self::connect(settings).await?;
+        match timeout(SETUP_TIMEOUT, connection.authenticate(settings)).await {
+            Ok(done) => done.map(|()| connection),
+            Err(_) => Err(connection.broken(io::ErrorKind::TimedOut.into())),
+        }
+    }
+
+    async fn is_primary(&mut self) -> Result<bool, Error> {
+        let info = self.ask(&[b"INFO", b"replication"]).await?.text();
+        Ok(info.lines().any(|line| line.trim_end() == "role:master"))
     }
 
     /// Connects and no more.
@@ -145,6 +190,7 @@ impl Connection {
                     Box::new(stream)
                 }
                 Address::Unix(path) => Box::new(UnixStream::connect(path).await?),
+                Address::Sentinel(_) => return Err(io::ErrorKind::AddrNotAvailable.into()),
             })
         };
         let stream = timeout(CONNECT_TIMEOUT, connecting)

@@ -60,6 +60,11 @@ pub struct Info {
     pub run_id: String,
     /// The replication id.
     pub replid: String,
+    /// The id of the history that it followed as a replica, until it became a primary; all zeros
+    /// when there is none.
+    pub replid2: String,
+    /// Where in that history it left it: the first byte that is its own. None when there is none.
+    pub forked_at: Option<u64>,
     /// The replication offset.
     pub offset: u64,
     /// Whether it is a member of a Redis Cluster.
@@ -119,6 +124,9 @@ impl Info {
                 "run_id" => value.clone_into(&mut info.run_id),
                 "role" => value.clone_into(&mut info.role),
                 "master_replid" => value.clone_into(&mut info.replid),
+                "master_replid2" => value.clone_into(&mut info.replid2),
+                // Minus one when there is none (6.2 to 9.1; 5.0 too).
+                "second_repl_offset" => info.forked_at = value.parse().ok(),
                 "master_repl_offset" => info.offset = value.parse().unwrap_or(0),
                 "cluster_enabled" => info.cluster = value == "1",
                 "aof_enabled" => info.aof = value == "1",

@@ -3,9 +3,11 @@
 mod connection;
 mod info;
 mod reply;
+mod sentinel;
 mod settings;
 
 pub use self::connection::{Connection, Error, READ_SIZE, put_arg, put_command, put_head};
 pub use self::info::{Info, OLDEST, Version};
 pub use self::reply::{MalformedReply, Reply, ReplyScanner};
-pub use self::settings::{Address, Password, PasswordError, Settings, UrlError};
+pub use self::sentinel::{Role, Sentinels};
+pub use self::settings::{Address, Login, Password, PasswordError, Settings, UrlError};

@@ -1,4 +1,4 @@
-//! Where the local Redis is and how to log in, from a URL.
+//! Where the local Redis is, or who knows it, and how to log in, from a URL.
 //!
 //! No error of this file repeats any part of a URL: a password with an unquoted `/` or `:` would
 //! be read as a host or a port, and end in a log.
@@ -11,6 +11,8 @@ use std::str::FromStr;
 
 use secrecy::SecretString;
 
+use super::sentinel::Sentinels;
+
 /// How to reach one Redis.
 #[derive(Clone, Debug)]
 pub struct Settings {
@@ -20,9 +22,20 @@ pub struct Settings {
     pub username: Option<String>,
     /// Where the password comes from.
     pub password: Password,
+    /// How to log in to the Sentinels of the address, if it is theirs.
+    pub sentinel: Login,
 }
 
-/// Where a Redis listens. Shown without any secret.
+/// How to log in.
+#[derive(Clone, Debug)]
+pub struct Login {
+    /// The ACL user; without one, the default user logs in.
+    pub username: Option<String>,
+    /// Where the password comes from.
+    pub password: Password,
+}
+
+/// Where a Redis listens, or who knows where. Shown without any secret.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Address {
     /// A host name or IP address (without brackets), and a port.
@@ -34,6 +47,8 @@ pub enum Address {
     },
     /// The absolute path of a Unix socket.
     Unix(PathBuf),
+    /// The primary that Sentinels name.
+    Sentinel(Sentinels),
 }
 
 /// Where a password comes from. `Debug` does not show it.
@@ -51,7 +66,10 @@ pub enum Password {
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
 pub enum UrlError {
     /// Another scheme, or none.
-    #[error("not a Redis URL; write redis://host:6379 or unix:///path/to/redis.sock")]
+    #[error(
+        "not a Redis URL; write redis://host:6379, unix:///path/to/redis.sock or \
+         redis+sentinel://host:26379,host2:26379/name"
+    )]
     Scheme,
     /// TLS.
     #[error("rediss:// (TLS) is not supported yet; use redis:// on this machine, or unix://")]
@@ -74,6 +92,12 @@ pub enum UrlError {
     /// Percent-decoded text that is not UTF-8.
     #[error("a percent-encoded text that is not UTF-8; use password_file, or another password")]
     Utf8,
+    /// Sentinels, and no name of a primary.
+    #[error(
+        "no name of a primary; write redis+sentinel://host:26379,host2:26379/mymaster, with the \
+         name that the Sentinels' monitor line gives it"
+    )]
+    Primary,
     /// A Unix socket without an absolute path.
     #[error("the path of the socket is not absolute; write unix:///path/to/redis.sock")]
     SocketPath,
@@ -106,6 +130,8 @@ pub enum PasswordError {
 
 /// The port of a Redis whose URL names none.
 const DEFAULT_PORT: u16 = 6379;
+/// The port of a Sentinel whose URL names none.
+const SENTINEL_PORT: u16 = 26379;
 
 /// The longest password file, in bytes: tokens of identity services are a few KiB, and whatever is
 /// larger was named by mistake.
@@ -114,11 +140,13 @@ const MAX_PASSWORD: u64 = 64 << 10;
 impl FromStr for Settings {
     type Err = UrlError;
 
-    /// Reads `redis://[[user]:password@]host[:port]` or `unix:///path[?user=..&pass=..]`.
+    /// Reads `redis://[[user]:password@]host[:port]`, `unix:///path[?user=..&pass=..]` or
+    /// `redis+sentinel://[[user]:password@]host[:port][,host[:port]…]/name`.
     fn from_str(url: &str) -> Result<Self, UrlError> {
         let (scheme, rest) = url.split_once("://").ok_or(UrlError::Scheme)?;
         match scheme {
             "redis" => tcp(rest),
+            "redis+sentinel" => sentinel(rest),
             "unix" | "redis+unix" => unix(rest),
             "rediss" => Err(UrlError::Tls),
             _ => Err(UrlError::Scheme),
@@ -132,8 +160,32 @@ impl fmt::Display for Address {
             Self::Tcp { host, port } if host.contains(':') => write!(f, "[{host}]:{port}"),
             Self::Tcp { host, port } => write!(f, "{host}:{port}"),
             Self::Unix(path) => write!(f, "{}", path.display()),
+            Self::Sentinel(sentinels) => sentinels.fmt(f),
         }
     }
+}
+
+impl Address {
+    /// The URL that leads here, without any secret.
+    #[must_use]
+    pub fn url(&self) -> String {
+        match self {
+            Self::Tcp { .. } => format!("redis://{self}"),
+            Self::Unix(_) => format!("unix://{self}"),
+            Self::Sentinel(sentinels) => {
+                let hosts: Vec<String> = sentinels.addresses.iter().map(Self::to_string).collect();
+                format!("redis+sentinel://{}/{}", hosts.join(","), sentinels.name)
+            }
+        }
+    }
+}
+
+impl Login {
+    /// Nobody logs in.
+    pub const NONE: Self = Self {
+        username: None,
+        password: Password::None,
+    };
 }
 
 impl Password {
@@ -185,6 +237,39 @@ fn tcp(rest: &str) -> Result<Settings, UrlError> {
     if !database.is_empty() {
         return Err(UrlError::Database);
     }
+    let address = host_and_port(place, DEFAULT_PORT)?;
+    let (user, password) = user_info.map_or_else(|| Ok(Default::default()), login)?;
+    Ok(with_login(address, user, password))
+}
+
+/// What stands behind `redis+sentinel://`.
+fn sentinel(rest: &str) -> Result<Settings, UrlError> {
+    let (user_info, place) = match rest.rsplit_once('@') {
+        Some((user_info, place)) => (Some(user_info), place),
+        None => (None, rest),
+    };
+    if place.contains(['?', '#']) {
+        return Err(UrlError::Query);
+    }
+    let (hosts, name) = place.split_once('/').ok_or(UrlError::Primary)?;
+    let name = percent_decoded(name)?;
+    if name.is_empty() || name.contains('/') {
+        return Err(UrlError::Primary);
+    }
+    let hosts = hosts.split(',');
+    let addresses = hosts.map(|host| host_and_port(host, SENTINEL_PORT));
+    let addresses = addresses.collect::<Result<_, _>>()?;
+    let (user, password) = user_info.map_or_else(|| Ok(Default::default()), login)?;
+    let sentinels = Sentinels::new(addresses, name);
+    Ok(with_login(Address::Sentinel(sentinels), user, password))
+}
+
+fn login(user_info: &str) -> Result<(String, String), UrlError> {
+    let (user, password) = user_info.split_once(':').unwrap_or((user_info, ""));
+    Ok((percent_decoded(user)?, percent_decoded(password)?))
+}
+
+fn host_and_port(place: &str, default: u16) -> Result<Address, UrlError> {
     let (host, port) = match place.strip_prefix('[') {
         Some(bracketed) => {
             let (host, port) = bracketed.split_once(']').ok_or(UrlError::Host)?;
@@ -204,21 +289,16 @@ fn tcp(rest: &str) -> Result<Settings, UrlError> {
         return Err(UrlError::Host);
     }
     let port = match port {
-        None => DEFAULT_PORT,
+        None => default,
         Some(port) => port.parse().map_err(|_| UrlError::Port)?,
     };
     if port == 0 {
         return Err(UrlError::Port);
     }
-    let (user, password) = match user_info.map(|u| u.split_once(':').unwrap_or((u, ""))) {
-        Some((user, password)) => (percent_decoded(user)?, percent_decoded(password)?),
-        None => Default::default(),
-    };
-    let address = Address::Tcp {
+    Ok(Address::Tcp {
         host: host.to_owned(),
         port,
-    };
-    Ok(with_login(address, user, password))
+    })
 }
 
 fn unix(rest: &str) -> Result<Settings, UrlError> {
@@ -251,6 +331,7 @@ fn with_login(address: Address, user: String, password: String) -> Settings {
         } else {
             Password::Inline(password.into())
         },
+        sentinel: Login::NONE,
     }
 }
 
@@ -308,6 +389,12 @@ mod tests {
             ("unix:///run/redis.sock", "/run/redis.sock", "", ""),
             ("unix:///a%20b?user=u&pass=p+%26", "/a b", "u", "p+&"),
             ("redis+unix:///s?password=p", "/s", "", "p"),
+            (
+                "redis+sentinel://u:p@s1,[::1]:7,s2:26380/my%20primary",
+                "primary \"my primary\" of the Sentinels at s1:26379, [::1]:7, s2:26380",
+                "u",
+                "p",
+            ),
         ];
         for (url, address, user, password) in cases {
             let some = |t: &str| (!t.is_empty()).then(|| t.to_owned());
@@ -338,6 +425,12 @@ mod tests {
             ("redis://:hunter2%zz@h", UrlError::Percent),
             ("redis://:hunter2%+1@h", UrlError::Percent),
             ("redis://:hunter2%ff@h", UrlError::Utf8),
+            ("redis+sentinel://:hunter2@s1", UrlError::Primary),
+            ("redis+sentinel://s1,s2/", UrlError::Primary),
+            ("redis+sentinel://s1/a/hunter2", UrlError::Primary),
+            ("redis+sentinel://s1,,hunter2/m", UrlError::Host),
+            ("redis+sentinel://s1:hunter2/m", UrlError::Port),
+            ("redis+sentinel://s1/m?hunter2", UrlError::Query),
             ("unix://run/redis.sock", UrlError::SocketPath),
             ("unix:///", UrlError::SocketPath),
         ];

@@ -14,7 +14,7 @@ use bytes::{Buf, BytesMut};
 use tokio::time::timeout;
 
 use crate::model::{Offset, Position};
-use crate::redis::{self, Connection, Reply, Settings, put_command};
+use crate::redis::{self, Address, Connection, Reply, Settings, put_command};
 
 pub use self::handshake::{HandshakeError, PsyncReply, RdbBody, RdbForm};
 pub use self::shelf::{Need, Room, Shelf};
@@ -152,6 +152,12 @@ impl Replica {
                 seconds: silence.as_secs(),
             }),
         }
+    }
+
+    /// The server.
+    #[must_use]
+    pub const fn address(&self) -> &Address {
+        self.connection.address()
     }
 
     /// The bytes that have come and were not yet used.

@@ -42,6 +42,8 @@ mod disk;
 #[cfg(test)]
 mod acknowledge;
 #[cfg(test)]
+mod sentinel;
+#[cfg(test)]
 mod bad_input;
 #[cfg(test)]
 mod bad_peer;

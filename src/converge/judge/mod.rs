@@ -232,6 +232,18 @@ impl Judge {
         self.catch_up(origin, at);
     }
 
+    /// We have written these keys, and the data of our Redis does not hold it any more: the peers have
+    /// it, or get it from the journal.
+    pub fn on_lost(&mut self, keys: &[Key], at: Cursor) {
+        let sites: Vec<SiteId> = self.origins.keys().cloned().collect();
+        for site in sites {
+            let known = self.wishes.len();
+            self.wish(&site, keys.to_vec(), (Cursor::ZERO, None), at);
+            let new = self.wishes.iter_mut().skip(known);
+            new.for_each(|(_, _, wish)| wish.need = Need::Lacks);
+        }
+    }
+
     /// Takes note of keys of which something is not here, because a command failed: what is made of
     /// them is not what the peer makes of them.
     pub fn on_owed(&mut self, at: Cursor) {

@@ -3,7 +3,7 @@
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU16, AtomicUsize, Ordering};
 use std::thread::{self, JoinHandle};
 use std::time::Duration;
 
@@ -11,6 +11,7 @@ use rand::rngs::StdRng;
 use rand::{Rng, SeedableRng};
 
 use super::client::{Client, was_refused};
+use super::wait::{let_pass, patience, wait_for};
 
 /// Counters that all sites increment.
 const COUNTERS: usize = 4;
@@ -19,8 +20,18 @@ const RETRY: Duration = Duration::from_millis(20);
 
 /// One running client per site.
 pub(crate) struct Load {
-    stopping: Arc<AtomicBool>,
+    control: Arc<Control>,
     clients: Vec<JoinHandle<Tally>>,
+}
+
+/// What the clients are told.
+struct Control {
+    stopping: AtomicBool,
+    pausing: AtomicBool,
+    /// How many have heard of the pause.
+    paused: AtomicUsize,
+    /// Where each one's server listens.
+    ports: Vec<AtomicU16>,
 }
 
 /// What a client did.
@@ -36,36 +47,78 @@ pub(crate) struct Tally {
 impl Load {
     /// Starts a client at each of these sites, with this pause between writes.
     pub(crate) fn start(sites: &[(&str, u16)], pause: Duration, seed: u64) -> Self {
-        let stopping = Arc::new(AtomicBool::new(false));
+        let control = Arc::new(Control {
+            stopping: AtomicBool::new(false),
+            pausing: AtomicBool::new(false),
+            paused: AtomicUsize::new(0),
+            ports: sites
+                .iter()
+                .map(|(_, port)| AtomicU16::new(*port))
+                .collect(),
+        });
         let clients = sites
             .iter()
+            .enumerate()
             .zip(seed..)
-            .map(|((site, port), seed)| {
-                let (site, port) = ((*site).to_owned(), *port);
-                let stopping = Arc::clone(&stopping);
+            .map(|((index, (site, _)), seed)| {
+                let (site, control) = ((*site).to_owned(), Arc::clone(&control));
                 thread::spawn(move || {
-                    let mut writer = Writer::new(site, port, seed);
-                    while !stopping.load(Ordering::SeqCst) {
-                        writer.write();
+                    let mut writer = Writer::new(site, seed);
+                    while !control.stopping.load(Ordering::SeqCst) {
+                        control.pause();
+                        writer.write(control.ports[index].load(Ordering::SeqCst));
                         thread::sleep(pause);
                     }
                     writer.tally
                 })
             })
             .collect();
-        Self { stopping, clients }
+        Self { control, clients }
+    }
+
+    /// Waits until no client has anything under way, and lets none begin anything.
+    pub(crate) fn pause(&self) {
+        self.control.pausing.store(true, Ordering::SeqCst);
+        wait_for("the clients to pause", patience(30), || {
+            self.control.paused.load(Ordering::SeqCst) == self.clients.len()
+        });
+    }
+
+    /// Lets them go on.
+    pub(crate) fn resume(&self) {
+        self.control.pausing.store(false, Ordering::SeqCst);
+    }
+
+    /// From its next connection on, the client of this site goes to the server on this port.
+    pub(crate) fn redirect(&self, index: usize, port: u16) {
+        self.control.ports[index].store(port, Ordering::SeqCst);
     }
 
     /// Stops the clients and takes what they remember.
     pub(crate) fn finish(self) -> Vec<Tally> {
-        self.stopping.store(true, Ordering::SeqCst);
+        self.control.stopping.store(true, Ordering::SeqCst);
+        self.resume();
         let clients = self.clients.into_iter();
         clients.map(|c| c.join().expect("a client")).collect()
     }
 }
 
+impl Control {
+    fn pause(&self) {
+        if !self.pausing.load(Ordering::SeqCst) {
+            return;
+        }
+        self.paused.fetch_add(1, Ordering::SeqCst);
+        while self.pausing.load(Ordering::SeqCst) {
+            let_pass(RETRY);
+        }
+        self.paused.fetch_sub(1, Ordering::SeqCst);
+    }
+}
+
 struct Writer {
     tally: Tally,
+    /// Of the server to which it connects.
     port: u16,
     client: Option<Client>,
     rng: StdRng,
@@ -73,20 +126,23 @@ struct Writer {
 }
 
 impl Writer {
-    fn new(site: String, port: u16, seed: u64) -> Self {
+    fn new(site: String, seed: u64) -> Self {
         Self {
             tally: Tally {
                 site,
                 ..Tally::default()
             },
-            port,
+            port: 0,
             client: None,
             rng: StdRng::seed_from_u64(seed),
             next: 0,
         }
     }
 
-    fn write(&mut self) {
+    fn write(&mut self, port: u16) {
+        if self.port != port {
+            (self.port, self.client) = (port, None);
+        }
         let site = self.tally.site.clone();
         match self.rng.random_range(0..10) {
             0..5 => {

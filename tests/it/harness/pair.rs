@@ -53,6 +53,8 @@ pub(crate) struct Site {
     pub(crate) sidecar: Sidecar,
     pub(crate) server: Server,
     pub(crate) redis_proxy: Option<FaultProxy>,
+    /// Whether a Sentinel watches over its Redis.
+    pub(crate) is_watched: bool,
 }
 
 impl Site {
@@ -72,6 +74,7 @@ impl Site {
             sidecar: Sidecar::new(Config::new(name, port)),
             server,
             redis_proxy,
+            is_watched: false,
         }
     }
 
@@ -260,6 +263,8 @@ impl Pair {
                 let bound = match name.as_str() {
                     name if BOOKKEEPING.contains(&name) => QUIET_MARKS,
                     name if READS.contains(&name) => u64::MAX,
+                    // A Sentinel tells others of itself; what it says travels no further.
+                    "publish" | "subscribe" if site.is_watched => u64::MAX,
                     "del" | "unlink" => expired,
                     _ => 0,
                 };

@@ -60,6 +60,16 @@ impl Server {
         panic!("the server did not start:\n{}", server.log_tail(20));
     }
 
+    /// The program.
+    pub(crate) fn binary(&self) -> &Path {
+        &self.binary
+    }
+
+    /// Sends it a signal by name.
+    pub(crate) fn signal(&self, name: &str) {
+        signal(self.child.as_ref().expect("a running server"), name);
+    }
+
     /// Its port.
     pub(crate) fn port(&self) -> u16 {
         self.port

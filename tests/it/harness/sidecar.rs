@@ -27,6 +27,8 @@ const TAIL: usize = 40;
 pub(crate) struct Config {
     pub(crate) site: String,
     pub(crate) redis_port: u16,
+    /// How to find Redis, when not by its port.
+    pub(crate) redis_url: Option<String>,
     /// More lines of `[redis]`.
     pub(crate) redis_extra: String,
     pub(crate) link_port: u16,
@@ -52,6 +54,7 @@ impl Config {
         Self {
             site: site.to_owned(),
             redis_port,
+            redis_url: None,
             redis_extra: String::new(),
             link_port: free_port(),
             peers: Vec::new(),
@@ -69,10 +72,12 @@ impl Config {
     fn toml(&self, dir: &Path) -> String {
         let beside = dir.join("journal");
         let journal = self.journal.as_ref().unwrap_or(&beside).display();
+        let by_port = || format!("redis://127.0.0.1:{}", self.redis_port);
+        let url = self.redis_url.clone().unwrap_or_else(by_port);
         let mut text = format!(
-            "site = \"{}\"\n[redis]\nurl = \"redis://127.0.0.1:{}\"\n{}\n\
+            "site = \"{}\"\n[redis]\nurl = \"{url}\"\n{}\n\
              [link]\nlisten = \"127.0.0.1:{}\"\n",
-            self.site, self.redis_port, self.redis_extra, self.link_port
+            self.site, self.redis_extra, self.link_port
         );
         for (name, port) in &self.peers {
             text.push_str(&format!("[[peer]]\nsite = \"{name}\"\n"));

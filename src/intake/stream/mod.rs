@@ -1,5 +1,7 @@
 //! Following the stream: events to records, records to the journal, the journal to everybody.
 
+mod epochs;
+
 use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::time::Duration;
@@ -23,8 +25,8 @@ use super::{Config, Error, Shared, wall_ms};
 use crate::converge::Judge;
 use crate::journal::{self, FrameHeader, FrameKind, Writer};
 use crate::model::{
-    Clock, Cursor, FrameBuilder, InstanceId, Judgement, Mark, Offset, Position, ReplId, Seen,
-    SiteId, TARGET_FRAME, Tags,
+    Clock, Cursor, FrameBuilder, InstanceId, Judgement, Mark, Offset, Position, Seen, SiteId,
+    TARGET_FRAME, Tags,
 };
 use crate::progress::{EpochState, FenceSeen, Progress};
 use crate::replica::Replica;
@@ -66,7 +68,7 @@ pub(super) struct Stream {
     state: Option<Arc<EpochState>>,
     seen: Arc<Seen>,
     /// The life of the server process.
-    run_id: String,
+    run_id: Arc<str>,
     last_record: Cursor,
     self_mark: u64,
     /// The database that is selected where the journal ends.
@@ -110,9 +112,7 @@ impl Stream {
             judgements: Vec::new(),
             state: saved.as_ref().map(|s| Arc::new(s.state.clone())),
             seen: Arc::new(saved.as_ref().map(|s| s.seen.clone()).unwrap_or_default()),
-            run_id: saved
-                .as_ref()
-                .map_or_else(|| "-".to_owned(), |s| s.run_id.clone()),
+            run_id: saved.as_ref().map_or("-", |s| &s.run_id).into(),
             last_record: saved.as_ref().map_or(Cursor::ZERO, |s| s.last_record),
             self_mark: saved.as_ref().map_or(0, |s| s.self_mark),
             read_db: saved.as_ref().map_or(0, |s| s.db),
@@ -165,7 +165,7 @@ impl Stream {
                 offset,
             },
             db,
-            run_id: self.run_id.clone(),
+            run_id: self.run_id.to_string(),
             last_record: self.last_record,
             self_mark: self.self_mark,
             seen: Seen::clone(&self.seen),
@@ -176,77 +176,6 @@ impl Stream {
 
     fn decoder_at(&self, offset: Offset, db: u32) -> Decoder {
         Decoder::new(offset, db, self.shared.catalog.clone(), self.filter.clone())
-    }
-
-    /// The server process that is attached to.
-    pub(super) fn set_run_id(&mut self, run_id: &str) {
-        self.run_id = Saved::run_id(run_id);
-    }
-
-    /// The stream goes on, perhaps under a new id.
-    pub(super) fn continues(&mut self, replid: Option<ReplId>) -> Result<(), Error> {
-        if let (Some(replid), Some(mut saved)) = (replid, self.saved())
-            && saved.state.replid != replid
-        {
-            saved.state.replid = replid;
-            self.save(FrameKind::Continue, &saved)?;
-            self.state = Some(Arc::new(saved.state));
-        }
-        self.publish();
-        Ok(())
-    }
-
-    /// A new epoch begins with the data of a snapshot, which the server process `run_id` has sent.
-    /// When the journal refuses, everything is as it was: the next attempt judges the data anew.
-    pub(super) fn begins(
-        &mut self,
-        (state, seen): (EpochState, Seen),
-        lost: BTreeMap<SiteId, Mark>,
-        run_id: &str,
-    ) -> Result<(), Error> {
-        let (epoch, offset) = (state.epoch, state.began);
-        let saved = Saved {
-            state,
-            at: Cursor { epoch, offset },
-            db: 0,
-            run_id: Saved::run_id(run_id),
-            last_record: self.last_record,
-            self_mark: self.self_mark,
-            judged: seen.clone(),
-            // What the data does not say it does not hold, unless it was removed.
-            marks: lost,
-            seen,
-        };
-        self.save(FrameKind::Epoch, &saved)?;
-        self.judge.begin(&saved.seen);
-        self.progress.marks = Arc::new(saved.marks);
-        self.decoder = self.decoder_at(offset, 0);
-        self.frame = FrameBuilder::new(offset);
-        self.progress.read = saved.at;
-        self.read_db = 0;
-        self.state = Some(Arc::new(saved.state));
-        self.seen = Arc::new(saved.seen);
-        self.run_id = saved.run_id;
-        self.own_since.clear();
-        self.publish();
-        Ok(())
-    }
-
-    /// Writes the state of the epoch into the journal.
-    fn save(&mut self, kind: FrameKind, saved: &Saved) -> Result<(), Error> {
-        let body = saved.to_string().into_bytes();
-        let header = FrameHeader {
-            kind,
-            epoch: saved.at.epoch,
-            start: saved.at.offset,
-            end: saved.at.offset,
-            db: saved.db,
-            last_record: Offset(0),
-            stamp_ms: wall_ms(),
-        };
-        self.append(&header, &body)?;
-        self.writer.set_preamble(body);
-        Ok(())
     }
 
     /// Appends to the journal, and shows when it refuses and when it takes writes again.
@@ -560,6 +489,7 @@ impl Stream {
         self.progress.seen = Arc::clone(&self.seen);
         self.progress.judged = Arc::clone(self.judge.judged());
         self.progress.self_mark = self.self_mark;
+        self.progress.server = Arc::clone(&self.run_id);
         let mut redis = self.shared.board.redis();
         redis.offset = self.progress.read.offset.0;
         if let Some(state) = &self.state {
