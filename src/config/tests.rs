@@ -6,7 +6,7 @@ use std::os::unix::ffi::OsStringExt as _;
 use secrecy::ExposeSecret as _;
 
 use super::*;
-use crate::redis::{Address, Password};
+use crate::redis::{Address, Password, Role};
 
 const SAMPLE: &str = r#"site = "hangzhou"                      # unique among the sites
 [redis]
@@ -226,6 +226,36 @@ const MISTAKES: &[(&str, &str, &str)] = &[
         "redis://r",
         "redis://u@r",
         "a.toml:2: redis.url: a user without a password",
+    ),
+    (
+        "redis://r\"",
+        "redis://r\"\nredis.sentinel_password = \"x\"",
+        "a.toml:3: redis.sentinel_password: url names no Sentinels",
+    ),
+    (
+        "redis://r\"",
+        "redis+sentinel://s/m\"\nredis.sentinel_username = \"x\"",
+        "a.toml:3: redis.sentinel_username: a user without a password",
+    ),
+    (
+        "redis://r\"",
+        "redis://r\"\nredis.read_from = \"replica\"",
+        "a.toml:3: redis.read_from: url names no Sentinels that know one",
+    ),
+    (
+        "redis://r\"",
+        "redis://r\"\nredis.read_from = \"r2\"",
+        "a.toml:3: redis.read_from: must be primary, replica or the URL",
+    ),
+    (
+        "redis://r\"",
+        "redis://r\"\nredis.read_from = \"redis+sentinel://s/m\"",
+        "a.toml:3: redis.read_from: write replica, and the Sentinels in url",
+    ),
+    (
+        "redis://r\"",
+        "redis://r\"\nredis.read_from = \"redis://r2\"\nsync.acknowledge = \"peers\"",
+        "a.toml:4: sync.acknowledge: peers, but [redis] read_from is a replica",
     ),
     (
         "journal.dir = \"j\"",
@@ -470,8 +500,39 @@ fn a_password_is_given_once() {
 }
 
 #[test]
+fn what_is_read_is_the_primary_or_a_replica() {
+    let sentinels = SMALL.replace("redis://r", "redis+sentinel://:p1@s/m");
+    let read_from = |text: &str, word: &str| {
+        let env = [("TANDEM__REDIS__READ_FROM", word)];
+        good(text, &env).read_from
+    };
+    assert!(matches!(good(SMALL, &[]).read_from, ReadFrom::Primary));
+    assert!(matches!(read_from(SMALL, "primary"), ReadFrom::Primary));
+    let ReadFrom::Replica(replica) = read_from(&sentinels, "replica") else {
+        panic!("not a replica that Sentinels name");
+    };
+    let Address::Sentinel(named) = &replica.address else {
+        panic!("not Sentinels");
+    };
+    assert_eq!(named.role, Role::Replica);
+
+    // Who logs in at the primary logs in at the replica, unless its URL says otherwise.
+    for (url, password) in [("redis://r2", "p1"), ("redis://:p2@r2", "p2")] {
+        let ReadFrom::Server(server) = read_from(&sentinels, url) else {
+            panic!("not a server by its address");
+        };
+        assert_eq!(server.address.to_string(), "r2:6379");
+        let read = server.password.read().expect("an inline password");
+        assert_eq!(read.expect("a password").expose_secret(), password);
+    }
+}
+
+#[test]
 fn secrets_are_never_shown() {
     let lines = [
+        "redis.url = \"redis+sentinel://u:hunter2@s/m\"",
+        "redis.url = \"redis+sentinel://s/m\"\nredis.password = \"hunter2\"\nredis.sentinel_password = \"hunter2\"",
+        "redis.url = \"redis://:hunter2@r\"\nredis.read_from = \"redis://:hunter2@r2\"",
         "redis.url = \"redis://u:hunter2@r\"",
         "redis.url = \"redis://r\"\nredis.password = \"hunter2\"",
     ];
@@ -507,7 +568,15 @@ fn what_is_shown_can_be_read_again() {
     let other = "link.listen = \"off\"\nsync.databases = [1, 2]\nredis.username = \"u\"\n\
                  redis.password_file = \"/f\"\njournal.max_size = \"17MB\"";
     let other = format!("{other}\n{SMALL}address = \"b:1\"");
-    for text in [SAMPLE, SMALL, &other] {
+    let sentinels = SMALL.replace("redis://r", "redis+sentinel://s1,[::1]:7/m%20y");
+    let replica = "redis.read_from = \"replica\"\nredis.sentinel_username = \"u\"\n\
+                   redis.sentinel_password_file = \"/f\"";
+    let replica = format!("{replica}\n{sentinels}");
+    let server = SMALL.replace(
+        "redis://r\"",
+        "redis://r\"\nredis.read_from = \"redis://r2\"",
+    );
+    for text in [SAMPLE, SMALL, &other, &sentinels, &replica, &server] {
         let shown = good(text, &[]).to_string();
         assert_eq!(good(&shown, &[]).to_string(), shown);
     }

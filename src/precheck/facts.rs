@@ -101,6 +101,27 @@ impl Facts {
         }
     }
 
+    /// Whether a server that is read instead of this primary has its stream; `address` is its own.
+    pub(super) fn follows(&self, primary: &Self, address: &str) -> Line {
+        const NAME: &str = "read_from";
+        if self.info.replid != primary.info.replid {
+            let found = format!("the server at {address} does not follow the primary");
+            let remedy = "name a replica of it in [redis] read_from, or have it follow the primary";
+            return Line::fail(NAME, found, remedy);
+        }
+        if self.is_primary() {
+            let found = format!("no replica is in sync: the primary, at {address}, would be read");
+            let remedy = "see why no replica follows; once one does, it is read";
+            return Line::warn(NAME, found, remedy);
+        }
+        if self.field("master_link_status").map(str::trim) != Some("up") {
+            let found = format!("the replica at {address} has lost its primary");
+            let remedy = "see why it does not follow: nothing new is read from it meanwhile";
+            return Line::warn(NAME, found, remedy);
+        }
+        Line::pass(NAME, format!("the replica at {address}"))
+    }
+
     pub(super) fn eviction(&self) -> Line {
         match self.info.eviction.as_str() {
             "noeviction" => Line::pass("eviction", "noeviction"),
@@ -273,6 +294,30 @@ mod tests {
         let good = facts("redis_version:7.0.15\r\nrole:master\r\ncluster_enabled:0\r\n");
         for line in [good.version(), good.cluster(), good.role()] {
             assert_eq!(line.level(), Level::Pass, "{line}");
+        }
+    }
+
+    #[test]
+    fn a_replica_that_is_read_must_follow_the_primary() {
+        let primary = facts("role:master\r\nmaster_replid:aa\r\n");
+        let line = |text: &str| facts(text).follows(&primary, "h:1");
+        fails(
+            &line("role:slave\r\nmaster_replid:bb\r\nmaster_link_status:up\r\n"),
+            "does not follow",
+        );
+        let slave = "role:slave\r\nmaster_replid:aa\r\nmaster_link_status:";
+        for (text, level, word) in [
+            (
+                "role:master\r\nmaster_replid:aa\r\n",
+                Level::Warn,
+                "no replica",
+            ),
+            (&format!("{slave}down\r\n"), Level::Warn, "has lost"),
+            (&format!("{slave}up\r\n"), Level::Pass, "replica at h:1"),
+        ] {
+            let line = line(text);
+            assert_eq!(line.level(), level, "{line}");
+            assert!(line.to_string().contains(word), "{line}");
         }
     }
 

@@ -55,9 +55,6 @@ const NOBODY: &str = "9223372036854775807";
 /// there is a backlog; the connection is closed at once in any case.
 pub(super) async fn replicate(settings: &Settings, facts: &Facts) -> Line {
     const NAME: &str = "replicate";
-    if !facts.is_primary() {
-        return Line::skip(NAME, "the server is no primary");
-    }
     match try_psync(settings, facts).await {
         Ok(()) => Line::pass(NAME, "tandem may attach as a replica"),
         Err(error) => refused(NAME, &error),

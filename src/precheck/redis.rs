@@ -10,7 +10,7 @@ use super::permissions::{clients, replicate, transactions, writes};
 use super::report::{Line, Report};
 use crate::config::Config;
 use crate::model::{Mark, MarkError, SELF_KEY, SiteId, fence_key, mark_key, owed_key};
-use crate::redis::{Connection, Error, Reply, Settings};
+use crate::redis::{Address, Connection, Error, Reply, Settings};
 
 /// How long the server may take for one answer. It is not asked for anything that takes time.
 const ANSWER_TIMEOUT: Duration = Duration::from_secs(10);
@@ -36,18 +36,52 @@ pub(super) async fn check(config: &Config, report: &mut Report) {
     if facts.is_unfit() {
         return report.add(Line::skip("the server", "Tandem cannot use it as it is"));
     }
-    report.add(replicate(&config.redis, &facts).await);
     report.add(transactions(&config.redis).await);
     report.add(writes(&config.redis, &facts).await);
     report.add(clients(&mut connection).await);
-    for line in [facts.eviction(), facts.memory(), facts.backlog()] {
+    for line in [facts.eviction(), facts.memory()] {
         report.add(line);
     }
-    let limits = setting(&mut connection, "client-output-buffer-limit").await;
-    report.add(output_buffer(limits.as_deref()));
     let save = setting(&mut connection, "save").await;
     report.add(facts.persistence(save.as_deref()));
+    match config.read_from.replica() {
+        None => stream(&config.redis, &mut connection, &facts, report).await,
+        Some(settings) => replica(settings, &facts, report).await,
+    }
     report.add(held(&mut connection, &facts, config).await);
+}
+
+/// Adds what is needed of the server whose replication stream is read.
+async fn stream(
+    settings: &Settings,
+    connection: &mut Connection,
+    facts: &Facts,
+    report: &mut Report,
+) {
+    report.add(replicate(settings, facts).await);
+    report.add(facts.backlog());
+    let limits = setting(connection, "client-output-buffer-limit").await;
+    report.add(output_buffer(limits.as_deref()));
+}
+
+/// Adds the same, where a replica is read instead of the primary.
+async fn replica(settings: &Settings, primary: &Facts, report: &mut Report) {
+    let asked = async {
+        let mut connection = open(settings).await?;
+        let info = ask(&mut connection, &["INFO"]).await?;
+        Ok((connection, Facts::new(info.text())))
+    };
+    match asked.await {
+        Err(error) => {
+            report.add(refused("read_from", &error));
+            report.add(Line::skip("replicate", "the replica cannot be asked"));
+        }
+        Ok((mut connection, facts)) => {
+            let address = connection.address().to_string();
+            report.add(facts.follows(primary, &address));
+            stream(settings, &mut connection, &facts, report).await;
+        }
+    }
 }
 
 /// Connects. A server that hangs still lets the system accept connections for it.
@@ -76,7 +110,11 @@ async fn login(settings: &Settings, report: &mut Report) -> Option<Connection> {
         report.add(refused("redis", error));
         return None;
     }
-    report.add(Line::pass("redis", format!("reachable at {address}")));
+    let found = match address {
+        Address::Sentinel(_) => format!("reachable at {}, {address}", connection.address()),
+        address => format!("reachable at {address}"),
+    };
+    report.add(Line::pass("redis", found));
     let user = settings.username.as_deref().unwrap_or("default");
     report.add(match &pinged {
         Ok(_) => Line::pass("login", format!("as user {user}")),

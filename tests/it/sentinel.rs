@@ -65,6 +65,19 @@ impl Sites {
         });
     }
 
+    /// Waits until the first site reads its replica, which the Sentinels say is in sync.
+    fn wait_reading_the_replica(&self) {
+        let replica = self.groups[0].other.port().to_string();
+        wait_until("the replica to be read", patience(60), || {
+            let address = self.pair.a.sidecar.status()?.redis.address;
+            if address.ends_with(&replica) {
+                Ok(())
+            } else {
+                Err(address)
+            }
+        });
+    }
+
     /// The primary of a site dies; its replica takes its place, and the client of the site goes there.
     fn kill_primary(&mut self, index: usize, load: &Load) {
         let (primary, group) = self.site(index);
@@ -229,11 +242,7 @@ fn the_stream_of_a_replica_does_as_well() {
     let mut sites = Sites::start(1, |pair, _| {
         pair.a.sidecar.config.redis_extra = "read_from = \"replica\"".to_owned();
     });
-    let replica = sites.groups[0].other.port().to_string();
-    assert!(
-        sites.status(0).redis.address.ends_with(&replica),
-        "{replica}"
-    );
+    sites.wait_reading_the_replica();
     let load = sites.start_load(6);
     write_more(&sites, 50);
     // Slow, and gone: what is not in the replica yet is read from the primary.
@@ -246,15 +255,7 @@ fn the_stream_of_a_replica_does_as_well() {
     write_more(&sites, 50);
     sites.groups[0].other.restart();
     sites.groups[0].follow();
-    wait_until("the replica to be read again", patience(60), || {
-        let status = sites.pair.a.sidecar.status()?;
-        let address = status.redis.address;
-        if address.ends_with(&replica) {
-            Ok(())
-        } else {
-            Err(address)
-        }
-    });
+    sites.wait_reading_the_replica();
     write_more(&sites, 50);
     sites.check(load);
 }

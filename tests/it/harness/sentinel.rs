@@ -1,4 +1,4 @@
-//! A primary with a replica, and a Sentinel that promotes it when the primary is gone.
+//! A primary with a replica, and a Sentinel that promotes it when it is told to.
 
 use std::fs;
 use std::mem;
@@ -13,8 +13,10 @@ use super::ports::free_port;
 use super::server::{Server, signal, tail};
 use super::wait::{patience, wait_for};
 
-/// How long a primary may be silent before the Sentinel takes it for dead.
-const DOWN_AFTER: Duration = Duration::from_millis(500);
+/// How long a primary may be silent before the Sentinel takes it for dead, and how long a replica may
+/// follow a primary by another address than the Sentinel's before it is mended: longer than any test.
+/// On a busy machine a live primary was taken for dead, and the clients went on writing to it.
+const NEVER: Duration = Duration::from_secs(300);
 
 /// What surrounds a primary, which belongs to somebody else.
 pub(crate) struct Group {
@@ -38,10 +40,11 @@ impl Group {
         let text = format!(
             "port {port}\nbind 127.0.0.1\ndir {}\nlogfile sentinel.log\n\
              sentinel monitor main 127.0.0.1 {} 1\n\
-             sentinel down-after-milliseconds main {}\nsentinel failover-timeout main 3000\n",
+             sentinel down-after-milliseconds main {}\nsentinel failover-timeout main {}\n",
             dir.path().display(),
             primary.port(),
-            DOWN_AFTER.as_millis()
+            NEVER.as_millis(),
+            NEVER.as_millis()
         );
         fs::write(&config, text).expect("write the configuration");
         let sentinel = Command::new(primary.binary())
@@ -95,10 +98,14 @@ impl Group {
         )
     }
 
-    /// Waits until the replica has been promoted, and makes it the primary: `primary` is the one that
-    /// was until now, and is `other` from now on.
+    /// Has the replica promoted, and makes it the primary: `primary` is the one that was until now, and
+    /// is `other` from now on.
     pub(crate) fn fail_over(&mut self, primary: &mut Server) {
         let port = self.other.port().to_string();
+        wait_for("the Sentinel to find a replica", patience(60), || {
+            let mut client = Client::try_connect(self.port).expect("the Sentinel");
+            client.try_run("SENTINEL FAILOVER main").is_ok()
+        });
         wait_for("the replica to be promoted", patience(60), || {
             let mut client = Client::try_connect(self.port).expect("the Sentinel");
             let named: Vec<String> = client.ask("SENTINEL get-master-addr-by-name main");
