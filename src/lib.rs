@@ -83,6 +83,7 @@
 //! | peer, one each | the session, the applier and its connection | its transaction, or none of it |
 //! | self mark's keeper | a connection | nothing to finish |
 //! | journal's syncing | nothing; forces and shows once a second | nothing to finish |
+//! | the lease's keeper | a connection that says PING | the last but admin: who stands by takes over then |
 //! | listener | the link's port; a short task per greeting | nothing to finish |
 //! | admin | a thread and a runtime of its own | the last of all |
 //!
@@ -91,6 +92,9 @@
 //! Between reading and applying is the one queue bounded in bytes; everything else that parts tell
 //! each other is a position, of which only the newest value counts ([`progress`]). A task that ends
 //! unasked ends the process.
+//!
+//! Of several sidecars of a site one works: it has the lease ([`redis::Lease`]), without which nobody opens
+//! a connection to write on. The others stand by: [`app`] opens the journal only with the lease.
 //!
 //! # From outside
 //!

@@ -92,7 +92,7 @@ async fn serve(config: Config) -> Result<(), Exit> {
         error!("cannot listen for signals");
         return Err(Exit::Failed);
     };
-    let app = Box::pin(App::build(config)).await.map_err(|error| {
+    let app = App::build(config).map_err(|error| {
         error!("{error}");
         Exit::Failed
     })?;

@@ -5,7 +5,8 @@
 //! | `/`        | one line that names the others                                                 |
 //! | `/metrics` | the metrics, in the text format of Prometheus                                  |
 //! | `/livez`   | 200 as long as this process can answer at all                                  |
-//! | `/readyz`  | 200 if the local Redis can be used, else 503 and why; never a matter of peers  |
+//! | `/readyz`  | 200 if the local Redis can be used, else 503 and why; never a matter of peers.  |
+//! |            | 503 too while another sidecar of this site works and this one stands by        |
 //! | `/status`  | the whole [`Status`](crate::status::Status) as JSON                            |
 //! | `/repair`  | POST only: has the applier of `?peer=NAME` fetch the states of keys, see [`Repairs`] |
 //!

@@ -21,6 +21,12 @@ pub fn render(status: &Status) -> String {
         ),
         String::new(),
     ];
+    if let Some(holder) = &status.standby_for {
+        lines.push(format!(
+            "standing by: {holder} works for this site; takes over when it is gone"
+        ));
+        lines.push(String::new());
+    }
     lines.extend(redis_and_journal(status));
     lines.push(String::new());
     lines.extend(table(&status.peers));
@@ -267,6 +273,7 @@ mod tests {
             instance: "0".to_owned(),
             version: "0.1.0".to_owned(),
             uptime_seconds: 7_391.0,
+            standby_for: None,
             settled: false,
             redis,
             journal,

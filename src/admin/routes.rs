@@ -52,6 +52,10 @@ fn metrics_text(shared: &Shared) -> Response {
 }
 
 fn readiness(shared: &Shared) -> (StatusCode, String) {
+    if let Some(holder) = shared.board.standby() {
+        let message = format!("standing by: {holder} works for this site\n");
+        return (StatusCode::SERVICE_UNAVAILABLE, message);
+    }
     let redis = shared.board.redis().clone();
     if redis.usable {
         return (StatusCode::OK, "ready\n".to_owned());

@@ -46,7 +46,7 @@ use crate::model::{
     Cursor, Epoch, InstanceId, Mark, MarkError, Need, Owes, RecordError, SiteId, mark_key, part_key,
 };
 use crate::progress::{Deliveries, EpochState, Progress};
-use crate::redis::{self, Info, Settings};
+use crate::redis::{self, Info, Lease, Settings};
 use crate::status::{PeerBoard, Stop};
 
 /// What the applier of one peer needs.
@@ -165,6 +165,7 @@ pub struct Applier {
     deliveries: Arc<Deliveries>,
     board: PeerBoard,
     debts: Debts,
+    lease: Lease,
     writing: Option<Writing>,
     mark: Option<Mark>,
     /// A large value that is being put together.
@@ -214,6 +215,7 @@ impl Applier {
             deliveries: Arc::clone(&shared.deliveries),
             board,
             debts,
+            lease: shared.lease.clone(),
             writing: None,
             mark: None,
             parts: None,
@@ -236,7 +238,7 @@ impl Applier {
     /// The local Redis cannot be reached or used.
     pub async fn open(&mut self) -> Result<(Option<Mark>, Info), Error> {
         self.writing = None;
-        let mut writing = Writing::open(&self.config).await?;
+        let mut writing = Writing::open(&self.config, &self.lease).await?;
         self.fence += 1;
         let fence_of = (self.fence, self.progress.borrow().attached);
         let mut fence = Vec::new();

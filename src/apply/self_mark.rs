@@ -7,10 +7,10 @@ use tokio::time::{MissedTickBehavior, interval};
 use tokio_util::sync::CancellationToken;
 use tracing::debug;
 
-use crate::intake::{Shared, connection_name};
+use crate::intake::Shared;
 use crate::model::{Cursor, InstanceId, SELF_KEY, SelfMark, SiteId};
 use crate::progress::Progress;
-use crate::redis::{Connection, Error, Info, Settings};
+use crate::redis::{Connection, Error, Info, Settings, connection_name};
 
 /// How often it is written while clients write: each costs the Redis one SET, and the shorter the
 /// span, the less is in doubt when a Redis without an append-only file comes back.
@@ -96,7 +96,7 @@ impl Keeper {
         let connection = match &mut self.connection {
             Some(connection) => connection,
             none => {
-                let mut connection = Connection::open(redis, name).await?;
+                let mut connection = shared.lease.open(redis, name).await?;
                 // A Redis that was restarted has a new id. Its data must be judged by the mark
                 // that it came back with, so that one stays until the intake has done so.
                 if Info::fetch(&mut connection).await?.replid != state.replid.as_str() {

@@ -10,10 +10,9 @@ use super::reply::{Outcome, outcome};
 use super::sealed::Sealed;
 use super::{Config, Error};
 use crate::command::Dialect;
-use crate::intake::connection_name;
 use crate::model::{Mark, Need, SiteId, fence_key, mark_key, owed_key};
 use crate::progress::{FenceSeen, Progress};
-use crate::redis::{Connection, Info, Reply, put_command};
+use crate::redis::{Connection, Info, Lease, Reply, connection_name, put_command};
 
 /// How long our own write may take to come back in our own stream. It takes a millisecond when all
 /// is well; when the stream is away the intake says why, and we try again.
@@ -42,9 +41,9 @@ impl Writing {
     ///
     /// # Errors
     /// Redis cannot be reached or does not let us.
-    pub(super) async fn open(config: &Config) -> Result<Self, Error> {
+    pub(super) async fn open(config: &Config, lease: &Lease) -> Result<Self, Error> {
         let name = connection_name(&config.site, &format!("apply:{}", config.peer));
-        let mut connection = Connection::open(&config.redis, &name).await?;
+        let mut connection = lease.open(&config.redis, &name).await?;
         kill_predecessor(&mut connection, &name).await?;
         let info = Info::fetch(&mut connection).await?;
         // Were MULTI refused, what follows it would run unmarked: find out before.

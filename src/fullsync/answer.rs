@@ -15,12 +15,12 @@ use super::{Gate, Insert};
 use crate::apply::{Applied, Debts, Key};
 use crate::command::key_hash;
 use crate::converge::Reading;
-use crate::intake::{Shared, connection_name, wall_ms};
+use crate::intake::{Shared, wall_ms};
 use crate::link::{OwedStates, Question, State, Value};
 use crate::model::{Cursor, FENCE_PREFIX, InstanceId, Need, Seen, SiteId, is_reserved};
 use crate::progress::Progress;
 use crate::rdb::Flavour;
-use crate::redis::{Connection, Info, Reply, Settings, put_command};
+use crate::redis::{Connection, Info, Reply, Settings, connection_name, put_command};
 
 /// Keys read in one transaction: their values are in memory together.
 const KEYS_AT_ONCE: usize = 16;
@@ -151,7 +151,9 @@ impl Answerer {
                 Some(connection) => connection,
                 none => {
                     let name = connection_name(&self.site, &format!("read:{}", self.peer));
-                    let connection = none.insert(Connection::open(&self.redis, &name).await?);
+                    // The place of a state is shown by a mark, which is a write.
+                    let opened = self.shared.lease.open(&self.redis, &name).await?;
+                    let connection = none.insert(opened);
                     let info = Info::fetch(connection).await?;
                     self.flavour = Flavour::of(info.rdb_version());
                     self.expiries = Expiries::of(&info);

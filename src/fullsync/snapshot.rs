@@ -11,13 +11,13 @@ use tracing::{info, warn};
 use super::{Gate, Hold, Part, Parts};
 use crate::apply::Debts;
 use crate::converge::Reading;
+use crate::intake::Shared;
 use crate::intake::filter::Filter;
-use crate::intake::{Shared, connection_name};
 use crate::link::{Bundle, Copy, CopyBegin, State, Value};
 use crate::model::{Cursor, Seen, SiteId, is_reserved};
 use crate::progress::Progress;
 use crate::rdb::{self, Place};
-use crate::redis::{self, Connection, Info, Settings};
+use crate::redis::{self, Connection, Info, Settings, connection_name};
 use crate::replica::{self, Need, PsyncReply, Replica, Snapshot, SnapshotError, SnapshotReader};
 
 /// How much goes from the reading thread to the link at once: enough that handing it over costs

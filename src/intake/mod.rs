@@ -35,7 +35,7 @@ use crate::converge::{Docket, Judge, Table};
 use crate::journal::{Journal, Recovered, Writer};
 use crate::model::{InstanceId, SiteId};
 use crate::progress::{Deliveries, Progress};
-use crate::redis::{self, Settings};
+use crate::redis::{self, Lease, Settings};
 use crate::replica::{self, Shelf, SnapshotError};
 use crate::status::Board;
 
@@ -96,6 +96,8 @@ pub struct Shared {
     pub dockets: Arc<BTreeMap<SiteId, Docket>>,
     /// Where everybody says how it is.
     pub board: Arc<Board>,
+    /// Who writes into the local Redis needs it.
+    pub lease: Lease,
 }
 
 /// Why reading had to stop for a moment, or for good.
@@ -274,12 +276,6 @@ impl Intake {
         // Known to be usable again as soon as it answers.
         redis.usable = false;
     }
-}
-
-/// The name of a connection in CLIENT LIST.
-#[must_use]
-pub fn connection_name(site: &SiteId, role: &str) -> String {
-    format!("tandem:{site}:{role}")
 }
 
 /// The wall clock in milliseconds since 1970.

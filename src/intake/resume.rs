@@ -7,7 +7,7 @@ use tracing::{debug, info, warn};
 
 use super::history::{self, History, Saved, Server};
 use super::stream::Stream;
-use super::{Config, Error, Shared, connection_name, lost, wall_ms};
+use super::{Config, Error, Shared, lost, wall_ms};
 use crate::command::{Catalog, Effects, Learned, Whole, for_each_in};
 use crate::converge::Judge;
 use crate::journal::{Frame, FrameKind, Journal, Recovered};
@@ -17,7 +17,7 @@ use crate::model::{
 };
 use crate::progress::EpochState;
 use crate::rdb;
-use crate::redis::{Address, Connection, Info, OLDEST, Reply};
+use crate::redis::{Address, Connection, Info, OLDEST, Reply, connection_name};
 use crate::replica::{self, PsyncReply, Replica, Snapshot, SnapshotError};
 
 /// How much of the journal is read again at most to rebuild the table of recent writes; what is

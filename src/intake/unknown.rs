@@ -8,10 +8,10 @@ use std::time::Duration;
 use tokio::time::timeout;
 use tracing::{debug, warn};
 
+use super::Config;
 use super::resume::learned;
-use super::{Config, connection_name};
 use crate::command::Catalog;
-use crate::redis::{Connection, Error, Settings};
+use crate::redis::{Connection, Error, Settings, connection_name};
 
 /// How long the server may take to say what a command is: nothing is read meanwhile.
 const ASK_TIMEOUT: Duration = Duration::from_secs(2);

@@ -23,6 +23,11 @@ pub(super) const ROWS: &[Row] = &[
         Site(|s| flag(s.settled)),
     ),
     gauge(
+        "tandem_standby",
+        "1 while another sidecar of this site works and this one stands by to take over.",
+        Site(|s| flag(s.standby_for.is_some())),
+    ),
+    gauge(
         "tandem_redis_up",
         "1 when the local Redis can be used: reachable, logged in, loaded. When 0, /readyz says \
          why.",

@@ -50,6 +50,15 @@ pub enum Error {
         /// Where.
         address: String,
     },
+    /// Another sidecar of this site may be writing there.
+    #[error(
+        "not writing into Redis at {address} without the lease that only one sidecar of a site has; \
+         waiting for it"
+    )]
+    NoLease {
+        /// Where.
+        address: String,
+    },
     /// The connection broke.
     #[error("the connection to Redis at {address} broke: {source}")]
     Broken {
@@ -386,6 +395,12 @@ impl Connection {
     #[must_use]
     pub const fn address(&self) -> &Address {
         &self.address
+    }
+
+    /// The error of an answer that does not come.
+    #[must_use]
+    pub fn timed_out(&self) -> Error {
+        self.broken(io::ErrorKind::TimedOut.into())
     }
 
     fn malformed(&self, how: &'static str) -> Error {

@@ -27,6 +27,10 @@ pub struct Status {
     pub uptime_seconds: f64,
     /// True when all that was read is journaled, and every peer is settled.
     pub settled: bool,
+    /// The sidecar of this site that works while this one stands by: its instance, and where it comes
+    /// from. None when this one works.
+    #[serde(default)]
+    pub standby_for: Option<String>,
     /// The local Redis.
     pub redis: RedisStatus,
     /// The journal.
@@ -318,6 +322,7 @@ pub struct Board {
     site: SiteId,
     instance: InstanceId,
     started: Instant,
+    standby_for: Mutex<Option<String>>,
     redis: Mutex<RedisStatus>,
     journal: Mutex<JournalStatus>,
     /// The last record of this site: what every peer must reach.
@@ -347,6 +352,7 @@ impl Board {
             site,
             instance,
             started: Instant::now(),
+            standby_for: Mutex::default(),
             redis: Mutex::default(),
             journal: Mutex::default(),
             last_record: Mutex::default(),
@@ -357,6 +363,19 @@ impl Board {
     /// The section of the local Redis. Hold it for a few assignments only.
     pub fn redis(&self) -> MutexGuard<'_, RedisStatus> {
         self.redis.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Says for whom this sidecar stands by, if it does.
+    pub fn set_standby(&self, holder: Option<String>) {
+        let standby = self.standby_for.lock();
+        *standby.unwrap_or_else(PoisonError::into_inner) = holder;
+    }
+
+    /// For whom it stands by.
+    #[must_use]
+    pub fn standby(&self) -> Option<String> {
+        let standby = self.standby_for.lock();
+        standby.unwrap_or_else(PoisonError::into_inner).clone()
     }
 
     /// The section of the journal. Hold it for a few assignments only.
@@ -419,6 +438,7 @@ impl Board {
             instance: self.instance.to_string(),
             version: env!("CARGO_PKG_VERSION").to_owned(),
             uptime_seconds: self.started.elapsed().as_secs_f64(),
+            standby_for: self.standby(),
             settled: reads && peers.iter().all(|p| p.settled),
             redis,
             journal,

@@ -43,6 +43,7 @@ mod disk;
 mod acknowledge;
 #[cfg(test)]
 mod sentinel;
+mod standby;
 #[cfg(test)]
 mod bad_input;
 #[cfg(test)]
