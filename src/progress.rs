@@ -1,9 +1,10 @@
 //! Positions that the parts tell each other. A position needs no queue, only its newest value.
 
 use std::collections::{BTreeMap, HashMap};
+use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 
-use tokio::sync::Notify;
+use tokio::sync::{Notify, watch};
 
 use crate::model::{Cursor, Epoch, InstanceId, Mark, Offset, ReplId, Seen, SiteId};
 
@@ -147,5 +148,51 @@ impl Deliveries {
             seen: a.seen.min(b.seen),
         })
         .unwrap_or_default()
+    }
+}
+
+/// The part of a full journal that is kept for what cannot wait. A session begins with reading our own
+/// stream up to a fence, and only a session makes room: without a reserve, each would wait for the other.
+#[derive(Debug, Default)]
+pub struct Reserve {
+    claims: AtomicUsize,
+    is_full: watch::Sender<bool>,
+}
+
+/// While this lives, reading may use the reserve.
+#[derive(Debug)]
+pub struct Claim(Arc<Reserve>);
+
+impl Reserve {
+    /// Lets reading go on into the reserve.
+    #[must_use]
+    pub fn claim(self: &Arc<Self>) -> Claim {
+        self.claims.fetch_add(1, Ordering::AcqRel);
+        Claim(Arc::clone(self))
+    }
+
+    /// Whether somebody has a claim.
+    #[must_use]
+    pub fn is_claimed(&self) -> bool {
+        self.claims.load(Ordering::Acquire) > 0
+    }
+
+    /// Says whether reading waits for room in the journal.
+    pub fn set_full(&self, is_full: bool) {
+        let is_new = |known: &mut bool| std::mem::replace(known, is_full) != is_full;
+        self.is_full.send_if_modified(is_new);
+    }
+
+    /// Waits until reading waits for room. Cancel safe.
+    pub async fn full(&self) {
+        let mut is_full = self.is_full.subscribe();
+        // It ends with its sender, which is here.
+        is_full.wait_for(|is_full| *is_full).await.ok();
+    }
+}
+
+impl Drop for Claim {
+    fn drop(&mut self) {
+        self.0.claims.fetch_sub(1, Ordering::AcqRel);
     }
 }

@@ -72,7 +72,10 @@ fn redis_and_journal(status: &Status) -> Vec<String> {
         known(&journal.first),
         known(&journal.end)
     ));
-    lines.extend(journal.error.iter().map(|e| format!("         error: {e}")));
+    let errors = journal.error.iter().chain(&journal.sync_error);
+    lines.extend(errors.map(|e| format!("         error: {e}")));
+    let warning = journal.warning.iter();
+    lines.extend(warning.map(|w| format!("         warning: {w}")));
     lines
 }
 
@@ -228,7 +231,7 @@ mod tests {
             end: "3/1234567".to_owned(),
             bytes: 1_258_291,
             max_bytes: 10 << 30,
-            error: None,
+            ..Default::default()
         };
         let singapore = PeerStatus {
             site: "singapore".to_owned(),
@@ -314,6 +317,7 @@ oslo: last error: closed[31m by peer
         status.redis.error = Some("NOAUTH; set a password".to_owned());
         status.journal = JournalStatus {
             error: Some("No space left on device".to_owned()),
+            warning: Some("nearly full".to_owned()),
             ..Default::default()
         };
         let text = render(&status);
@@ -322,6 +326,7 @@ oslo: last error: closed[31m by peer
             "         error: NOAUTH; set a password",
             "journal  0 B of 0 B, from - to -",
             "         error: No space left on device",
+            "         warning: nearly full",
         ] {
             assert!(text.lines().any(|l| l == line), "{line}\n{text}");
         }

@@ -13,7 +13,7 @@ use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 use tracing::{info, warn};
 
-use self::disk::keep_synced;
+use self::disk::{Policy, keep_synced};
 use self::door::accept;
 use self::parts::{Dockets, Parts, dockets};
 use crate::admin;
@@ -208,11 +208,12 @@ async fn work(
         spawn("a peer's task", Box::pin(peer.run(working.clone())));
     }
     let shelf = Arc::clone(&parts.shared.shelf);
-    let syncing = keep_synced(
-        parts.shared.journal.clone(),
-        Arc::clone(board),
-        working.clone(),
-    );
+    let policy = Policy {
+        fsync: parts.config.journal.fsync,
+        when_full: parts.config.journal.when_full,
+    };
+    let journal = parts.shared.journal.clone();
+    let syncing = keep_synced(journal, Arc::clone(board), policy, working.clone());
     spawn("the journal's syncing", Box::pin(syncing));
     let keeping = keep_self_mark(
         parts.config.site,

@@ -10,7 +10,7 @@ use tracing::warn;
 use super::Error;
 use super::door::listen;
 use crate::command::Catalog;
-use crate::config::{Acknowledge, Config};
+use crate::config::{Acknowledge, Config, Fsync, WhenFull};
 use crate::converge::{Docket, Table};
 use crate::intake::{self, ConflictLog, Intake, Shared};
 use crate::journal::{self, Writer};
@@ -59,6 +59,7 @@ impl Parts {
         let settings = journal::Config {
             dir: dir.clone(),
             max_size: config.journal.max_size,
+            drops_oldest: config.journal.when_full == WhenFull::FullSync,
         };
         let (writer, journal, recovered) = Writer::open(settings)?;
         say_torn(recovered.truncated_bytes);
@@ -75,6 +76,7 @@ impl Parts {
             dockets,
             board: Arc::clone(&board),
             lease,
+            reserve: Arc::default(),
         };
         let reading = reading(&config, instance, names.clone());
         let (intake, progress) = Intake::open(reading, shared.clone(), writer, &recovered)?;
@@ -144,6 +146,7 @@ fn reading(config: &Config, instance: InstanceId, peers: Vec<SiteId>) -> intake:
         filter: filter(&config.sync),
         dir: config.journal.dir.clone(),
         conflicts,
+        forces: config.journal.fsync == Fsync::Always,
         waits_for_peers: config.sync.acknowledge == Acknowledge::Peers,
     }
 }

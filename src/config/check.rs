@@ -11,8 +11,8 @@ use super::source::{Section, Source, Value};
 use super::{
     Acknowledge, Admin, BIG_VALUES, Config, Conflicts, DEFAULT_ADMIN, DEFAULT_BIG_VALUE,
     DEFAULT_CONFLICT_RATE, DEFAULT_JOURNAL, DEFAULT_LINK, DEFAULT_REMEMBERED, Databases, Existing,
-    Flush, Initial, JournalConfig, Keys, Link, MAX_CONFLICT_RATE, MAX_PATTERNS, MIN_JOURNAL,
-    MIN_RATE, Peer, Publish, REMEMBERED, ReadFrom, Size, Sync,
+    Flush, Fsync, Initial, JournalConfig, Keys, Link, MAX_CONFLICT_RATE, MAX_PATTERNS, MIN_JOURNAL,
+    MIN_RATE, Peer, Publish, REMEMBERED, ReadFrom, Size, Sync, WhenFull,
 };
 use crate::model::{Pattern, ShownKeys, SiteId};
 use crate::redis::{Address, Login, Password, Role, Settings};
@@ -239,15 +239,15 @@ fn peers(
 }
 
 fn sync(section: &Section, mistakes: &mut Vec<Mistake>) -> Sync {
-    let initial = optional(section, "initial", mistakes, |v| word(v, &Initial::WORDS));
-    let existing = optional(section, "existing", mistakes, |v| word(v, &Existing::WORDS));
+    let initial = optional(section, "initial", mistakes, |v| word(v, Initial::WORDS));
+    let existing = optional(section, "existing", mistakes, |v| word(v, Existing::WORDS));
     let databases = optional(section, "databases", mistakes, databases);
     let include = optional(section, "keys", mistakes, patterns);
     let exclude = optional(section, "exclude_keys", mistakes, patterns);
-    let flush = optional(section, "flush", mistakes, |v| word(v, &Flush::WORDS));
-    let publish = optional(section, "publish", mistakes, |v| word(v, &Publish::WORDS));
+    let flush = optional(section, "flush", mistakes, |v| word(v, Flush::WORDS));
+    let publish = optional(section, "publish", mistakes, |v| word(v, Publish::WORDS));
     let acknowledge = optional(section, "acknowledge", mistakes, |v| {
-        word(v, &Acknowledge::WORDS)
+        word(v, Acknowledge::WORDS)
     });
     let max_rate = optional(section, "max_rate", mistakes, max_rate);
     let big_value = optional(section, "big_value", mistakes, big_value);
@@ -324,9 +324,13 @@ fn journal(section: &Section, mistakes: &mut Vec<Mistake>) -> Option<JournalConf
         }
         Ok(size.0)
     });
+    let fsync = optional(section, "fsync", mistakes, |v| word(v, Fsync::WORDS));
+    let when_full = optional(section, "when_full", mistakes, |v| word(v, WhenFull::WORDS));
     Some(JournalConfig {
         dir: dir?,
         max_size: max_size.unwrap_or(DEFAULT_JOURNAL),
+        fsync: fsync.unwrap_or_default(),
+        when_full: when_full.unwrap_or_default(),
     })
 }
 
@@ -376,41 +380,6 @@ fn admin(section: &Section, link: &Link, mistakes: &mut Vec<Mistake>) -> Admin {
         listen,
         allow_repair: allow_repair.unwrap_or(false),
     }
-}
-
-impl Initial {
-    pub(super) const WORDS: [(&str, Self); 4] = [
-        ("auto", Self::Auto),
-        ("send", Self::Send),
-        ("receive", Self::Receive),
-        ("none", Self::None),
-    ];
-}
-
-impl Existing {
-    pub(super) const WORDS: [(&str, Self); 3] = [
-        ("refuse", Self::Refuse),
-        ("overwrite", Self::Overwrite),
-        ("keep", Self::Keep),
-    ];
-}
-
-impl Flush {
-    pub(super) const WORDS: [(&str, Self); 3] = [
-        ("forward", Self::Forward),
-        ("ignore", Self::Ignore),
-        ("stop", Self::Stop),
-    ];
-}
-
-impl Publish {
-    pub(super) const WORDS: [(&str, Self); 2] =
-        [("forward", Self::Forward), ("ignore", Self::Ignore)];
-}
-
-impl Acknowledge {
-    pub(super) const WORDS: [(&str, Self); 2] =
-        [("journal", Self::Journal), ("peers", Self::Peers)];
 }
 
 impl Value {

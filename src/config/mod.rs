@@ -6,6 +6,7 @@
 //! are set in the file only. Unknown keys are refused, and all mistakes are reported at once.
 
 mod check;
+mod choice;
 mod mistake;
 mod show;
 mod size;
@@ -205,6 +206,34 @@ pub struct JournalConfig {
     pub dir: PathBuf,
     /// Bytes on disk, [`MIN_JOURNAL`] or more.
     pub max_size: u64,
+    /// When it is forced to the disk.
+    pub fsync: Fsync,
+    /// What is done at that size.
+    pub when_full: WhenFull,
+}
+
+/// When the journal is forced to the disk. Whenever a process dies alone, nothing is lost; this is about
+/// the machine.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum Fsync {
+    /// Before anybody hears of a write: Redis, and so a client's `WAIT`, or a peer.
+    Always,
+    /// Once a second.
+    #[default]
+    Everysec,
+    /// When the system thinks fit.
+    No,
+}
+
+/// What is done when the journal is full of what a peer has not got.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum WhenFull {
+    /// The oldest is dropped; the peer gets a copy when it is back.
+    #[default]
+    FullSync,
+    /// Reading waits until the peer is back. What Redis cannot keep in its backlog so long makes a copy
+    /// necessary, but the peer gets first what is in the journal.
+    StopReading,
 }
 
 /// How conflicts are found and what is written down about them: two writes of one key, at two sites,

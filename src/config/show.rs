@@ -48,6 +48,8 @@ impl fmt::Display for Config {
         writeln!(f, "big_value = \"{}\"", Size(self.sync.big_value))?;
         writeln!(f, "\n[journal]\ndir = {:?}", self.journal.dir)?;
         writeln!(f, "max_size = \"{}\"", Size(self.journal.max_size))?;
+        writeln!(f, "fsync = \"{}\"", self.journal.fsync)?;
+        writeln!(f, "when_full = \"{}\"", self.journal.when_full)?;
         writeln!(f, "\n[conflicts]\nremember = {}", self.conflicts.remember)?;
         if let Some(path) = &self.conflicts.log {
             writeln!(f, "log = {path:?}")?;
@@ -86,40 +88,5 @@ impl Config {
             ReadFrom::Server(server) => writeln!(f, "read_from = \"{}\"", server.address.url())?,
         }
         Ok(())
-    }
-}
-
-impl fmt::Display for super::Initial {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let word = Self::WORDS.iter().find(|(_, value)| value == self);
-        f.write_str(word.map_or("", |(word, _)| word))
-    }
-}
-
-impl fmt::Display for super::Existing {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let word = Self::WORDS.iter().find(|(_, value)| value == self);
-        f.write_str(word.map_or("", |(word, _)| word))
-    }
-}
-
-impl fmt::Display for super::Flush {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let word = Self::WORDS.iter().find(|(_, value)| value == self);
-        f.write_str(word.map_or("", |(word, _)| word))
-    }
-}
-
-impl fmt::Display for super::Publish {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let word = Self::WORDS.iter().find(|(_, value)| value == self);
-        f.write_str(word.map_or("", |(word, _)| word))
-    }
-}
-
-impl fmt::Display for super::Acknowledge {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let word = Self::WORDS.iter().find(|(_, value)| value == self);
-        f.write_str(word.map_or("", |(word, _)| word))
     }
 }

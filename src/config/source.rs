@@ -72,7 +72,7 @@ const SECTIONS: [(&str, &[&str]); 7] = [
             "big_value",
         ],
     ),
-    ("journal", &["dir", "max_size"]),
+    ("journal", &["dir", "max_size", "fsync", "when_full"]),
     ("conflicts", &["remember", "log", "keys", "max_rate"]),
     ("admin", &["listen", "allow_repair"]),
 ];

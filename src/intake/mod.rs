@@ -34,7 +34,7 @@ use crate::command::Catalog;
 use crate::converge::{Docket, Judge, Table};
 use crate::journal::{Journal, Recovered, Writer};
 use crate::model::{InstanceId, SiteId};
-use crate::progress::{Deliveries, Progress};
+use crate::progress::{Deliveries, Progress, Reserve};
 use crate::redis::{self, Lease, Settings};
 use crate::replica::{self, Shelf, SnapshotError};
 use crate::status::Board;
@@ -44,6 +44,9 @@ const FIRST_WAIT: Duration = Duration::from_millis(50);
 /// The longest wait before connecting again: a Redis that is back must not wait for us long, and
 /// one that is away must not be bothered.
 const LONGEST_WAIT: Duration = Duration::from_secs(2);
+/// The longest wait when the journal is full: to look again costs nothing, and a peer that makes room may
+/// be waiting.
+const WAIT_FOR_PEERS: Duration = Duration::from_millis(250);
 /// The longest wait when there is no room for a snapshot: each attempt costs Redis a fork.
 const LONGEST_WAIT_FOR_ROOM: Duration = Duration::from_secs(10);
 /// A connection that lived this long counts as a success: the waits begin anew.
@@ -68,6 +71,8 @@ pub struct Config {
     pub dir: PathBuf,
     /// What is written to the conflict log.
     pub conflicts: ConflictLog,
+    /// Whether the journal is forced to the disk before anybody hears of a write.
+    pub forces: bool,
     /// Whether Redis is told that a write is safe only when every peer has applied it.
     pub waits_for_peers: bool,
 }
@@ -98,6 +103,8 @@ pub struct Shared {
     pub board: Arc<Board>,
     /// Who writes into the local Redis needs it.
     pub lease: Lease,
+    /// What of a full journal is kept for the beginning of sessions.
+    pub reserve: Arc<Reserve>,
 }
 
 /// Why reading had to stop for a moment, or for good.
@@ -164,6 +171,7 @@ impl Error {
     /// The longest wait before the next attempt.
     const fn longest_wait(&self) -> Duration {
         match self {
+            Self::Journal(crate::journal::Error::Full { .. }) => WAIT_FOR_PEERS,
             Self::Snapshot(SnapshotError::Disk { .. }) | Self::Journal(_) => LONGEST_WAIT_FOR_ROOM,
             _ => LONGEST_WAIT,
         }
@@ -237,6 +245,7 @@ impl Intake {
 
     /// One connection, from attaching to its end; Ok when told to stop.
     async fn follow(&mut self, stop: &CancellationToken) -> Result<(), Error> {
+        self.stream.room()?;
         let attached = tokio::select! {
             () = stop.cancelled() => return Ok(()),
             attached = resume::attach(&self.config, &self.shared, &mut self.stream) => attached?,
@@ -273,8 +282,8 @@ impl Intake {
             self.trouble.clone_from(&message);
         }
         redis.error = Some(message);
-        // Known to be usable again as soon as it answers.
-        redis.usable = false;
+        // Known to be usable again as soon as it answers; of our own disk it knows nothing.
+        redis.usable &= matches!(error, Error::Journal(_));
     }
 }
 

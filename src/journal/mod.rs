@@ -45,9 +45,12 @@ pub use self::writer::Writer;
 pub struct Config {
     /// Its directory; made if it is not there.
     pub dir: PathBuf,
-    /// The most bytes that its files may take: [`MIN_MAX_SIZE`] or more. When it is reached the
-    /// oldest segment is dropped, needed or not.
+    /// The most bytes that its files may take: [`MIN_MAX_SIZE`] or more.
     pub max_size: u64,
+    /// Whether the oldest segment is dropped when that is reached, needed or not. Else nothing more is
+    /// appended from three quarters of it on, until it has been trimmed: the last quarter is a reserve
+    /// ([`Writer::use_reserve`]).
+    pub drops_oldest: bool,
 }
 
 /// The smallest [`Config::max_size`]: one segment to write and one to read.
@@ -62,17 +65,33 @@ const SEGMENTS: u64 = 8;
 /// than a link has in flight.
 const TAIL_BYTES: usize = 8 << 20;
 
+/// Of a journal that drops nothing, one part of so many is kept in reserve.
+const RESERVE: u64 = 4;
+
 /// What limits the parts; tests make them small.
 #[derive(Clone, Copy, Debug)]
 struct Limits {
     segment: u64,
     tail: usize,
     total: u64,
+    drops_oldest: bool,
 }
 
 impl Limits {
+    /// How much the files may take without the reserve.
+    const fn usual(&self) -> u64 {
+        match self.drops_oldest {
+            true => self.total,
+            false => self.total - self.total / RESERVE,
+        }
+    }
+
     fn of(config: &Config) -> Result<Self, Error> {
-        let Config { dir, max_size } = config;
+        let Config {
+            dir,
+            max_size,
+            drops_oldest,
+        } = config;
         if *max_size < MIN_MAX_SIZE {
             return Err(Error::TooSmall {
                 path: dir.clone(),
@@ -83,6 +102,7 @@ impl Limits {
             segment: (max_size / SEGMENTS).clamp(MIN_SEGMENT, MAX_SEGMENT),
             tail: TAIL_BYTES,
             total: *max_size,
+            drops_oldest: *drops_oldest,
         })
     }
 }
@@ -98,6 +118,18 @@ pub enum Error {
     InUse {
         /// The directory.
         path: PathBuf,
+    },
+    /// It holds as much as is configured, and a peer still needs all of it.
+    #[error(
+        "the journal {} is full (max_size is {max_size} bytes, of which a quarter is a reserve), and a \
+         peer has not got it yet; bring that peer back, or raise [journal] max_size and restart",
+        path.display()
+    )]
+    Full {
+        /// The directory.
+        path: PathBuf,
+        /// What is configured.
+        max_size: u64,
     },
     /// No space, or no quota, left. What failed can be tried again.
     #[error(

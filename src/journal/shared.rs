@@ -58,6 +58,12 @@ impl Journal {
         self.shared.limits.total
     }
 
+    /// The most bytes that they may take before the oldest is dropped, or nothing more is appended.
+    #[must_use]
+    pub fn usual_bytes(&self) -> u64 {
+        self.shared.limits.usual()
+    }
+
     /// How many segments were dropped since the start because the journal was full, whether they
     /// were needed or not. When it grows, a peer may have to be synced in full.
     #[must_use]

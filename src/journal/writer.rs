@@ -16,7 +16,7 @@ use super::recovery::{Found, Recovered, recover};
 use super::segment::Segment;
 use super::shared::{Journal, Shared, Syncer};
 use super::{Config, Error, Limits};
-use crate::model::{Cursor, MAX_FRAME};
+use crate::model::{Cursor, MAX_FRAME, TARGET_FRAME};
 
 /// The file whose lock says that the journal is in use.
 const LOCK: &str = "LOCK";
@@ -43,6 +43,8 @@ pub struct Writer {
     torn: bool,
     /// How much of the last segment was on the disk when last looked.
     synced: u64,
+    limits: Limits,
+    uses_reserve: bool,
     _lock: File,
     #[cfg(test)]
     pub(super) quota: Option<u64>,
@@ -90,6 +92,8 @@ impl Writer {
             preamble_stale: !recovered.frames.is_empty(),
             torn: false,
             synced,
+            limits,
+            uses_reserve: false,
             _lock: lock,
             #[cfg(test)]
             quota: None,
@@ -218,15 +222,53 @@ impl Writer {
         Ok(())
     }
 
-    /// Drops the oldest segments until `length` more bytes are within the configured size.
+    /// Whether a frame of the usual size can be appended, as far as the configured size goes.
+    ///
+    /// # Errors
+    /// It cannot, and nothing may be dropped ([`Config::drops_oldest`]): [`Error::Full`].
+    pub fn room(&self) -> Result<(), Error> {
+        match self.drops_oldest() {
+            true => Ok(()),
+            false => self.refuse_beyond(TARGET_FRAME as u64),
+        }
+    }
+
+    /// Whether the last part of the configured size may be used, which is kept for what must be read
+    /// all the same ([`Config::drops_oldest`]).
+    pub const fn use_reserve(&mut self, is_used: bool) {
+        self.uses_reserve = is_used;
+    }
+
+    const fn drops_oldest(&self) -> bool {
+        self.uses_reserve || self.limits.drops_oldest
+    }
+
+    /// Drops the oldest segments until `length` more bytes are within the configured size, or refuses.
     fn make_room(&self, length: u64) -> Result<(), Error> {
         let shared = &self.journal.shared;
+        if !self.drops_oldest() {
+            return self.refuse_beyond(length);
+        }
         while shared.state().index.bytes() + length > shared.limits.total
             && shared.drop_oldest(None)?
         {
             shared.overflowed.fetch_add(1, Ordering::Relaxed);
         }
         Ok(())
+    }
+
+    /// The last segment always takes what comes: there is nothing to wait for.
+    fn refuse_beyond(&self, length: u64) -> Result<(), Error> {
+        let shared = &self.journal.shared;
+        let state = shared.state();
+        let is_beyond = state.index.bytes() + length > shared.limits.usual();
+        match is_beyond && state.index.droppable(None).is_some() {
+            true => Err(Error::Full {
+                path: shared.dir.clone(),
+                max_size: shared.limits.total,
+            }),
+            false => Ok(()),
+        }
     }
 
     #[cfg(not(test))]

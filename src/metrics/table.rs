@@ -83,7 +83,19 @@ pub(super) const ROWS: &[Row] = &[
         "tandem_journal_failed",
         "1 while the journal cannot be written (a full disk, for example): nothing new is sent \
          until it can. /status says why.",
-        Site(|s| flag(s.journal.error.is_some())),
+        Site(|s| flag(s.journal.error.is_some() || s.journal.sync_error.is_some())),
+    ),
+    gauge(
+        "tandem_journal_nearly_full",
+        "1 while 80 % of the journal is taken by what a peer has not got: /status says what follows \
+         and when.",
+        Site(|s| flag(s.journal.warning.is_some())),
+    ),
+    counter(
+        "tandem_journal_overflows_total",
+        "How often the oldest part of a full journal was dropped although a peer had not got it: that \
+         peer needs a copy.",
+        Site(|s| number(s.journal.overflows)),
     ),
     gauge(
         "tandem_peer_state",

@@ -9,7 +9,7 @@ use std::path::PathBuf;
 use std::time::Duration;
 
 use tokio::sync::{mpsc, watch};
-use tokio::time::sleep;
+use tokio::time::{sleep, timeout};
 use tokio_util::sync::CancellationToken;
 use tracing::{info, warn};
 
@@ -29,6 +29,8 @@ use crate::status::{PeerBoard, PeerState, Stop};
 const FIRST_WAIT: Duration = Duration::from_millis(50);
 /// The longest wait before dialling again: how long a peer that is back waits at most.
 const LONGEST_WAIT: Duration = Duration::from_secs(2);
+/// How long a peer that is there waits for us to read our own Redis, where that had to wait for room.
+const ATTACH_TIMEOUT: Duration = Duration::from_secs(10);
 /// The wait after a named stop: something must change first, but nobody should have to restart us.
 const STOP_WAIT: Duration = Duration::from_secs(3);
 /// A session that lived this long counts as a success: the waits begin anew.
@@ -287,10 +289,12 @@ impl Peer {
 
     /// Connects or waits to be connected to; exchanges hellos; plans.
     async fn agree(&mut self) -> Result<Agreed, Error> {
-        self.progress
-            .wait_for(|p| p.attached > 0)
-            .await
-            .map_err(|_| Error::Stopping)?;
+        tokio::select! {
+            attached = self.progress.wait_for(|p| p.attached > 0) => {
+                attached.map(drop).map_err(|_| Error::Stopping)?;
+            }
+            () = self.shared.reserve.full() => {}
+        }
         if let Some((_, instance)) = self.progress.borrow().foreign.clone() {
             return Err(Error::Stop(apply::second_sidecar(instance)));
         }
@@ -301,6 +305,13 @@ impl Peer {
             Some(Incoming { wire, hello }) => (wire, Some(hello)),
             None => self.connect().await?,
         };
+        // The peer is there, and will make room in a journal that is full.
+        let _claim = self.shared.reserve.claim();
+        let attached = self.progress.wait_for(|p| p.attached > 0);
+        match timeout(ATTACH_TIMEOUT, attached).await {
+            Ok(attached) => attached.map(drop).map_err(|_| Error::Stopping)?,
+            Err(_) => return Err(Error::Apply(apply::Error::NoStream)),
+        }
         let (mark, info) = self.applier.open().await?;
         let ours = self.hello(mark.as_ref(), &info);
         wire.greet(ours.clone()).await?;

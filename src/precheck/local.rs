@@ -128,9 +128,12 @@ pub(super) fn listener(name: &str, address: SocketAddr, in_use: InUse) -> Line {
 mod tests {
     use super::super::report::Level;
     use super::*;
+    use crate::config::{Fsync, WhenFull};
 
     fn config(dir: &Path) -> JournalConfig {
         JournalConfig {
+            fsync: Fsync::default(),
+            when_full: WhenFull::default(),
             dir: dir.to_owned(),
             max_size: 1,
         }

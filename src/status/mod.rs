@@ -82,6 +82,18 @@ pub struct JournalStatus {
     pub max_bytes: u64,
     /// What is wrong and what to do, when something is (a full disk, for example).
     pub error: Option<String>,
+    /// Why it cannot be forced to the disk, when it cannot.
+    #[serde(default)]
+    pub sync_error: Option<String>,
+    /// That it is nearly full, for whom, and what follows.
+    #[serde(default)]
+    pub warning: Option<String>,
+    /// When it will be full, if it grows on as in the last minute.
+    #[serde(default)]
+    pub seconds_left: Option<f64>,
+    /// How often its oldest part was dropped although a peer had not got it.
+    #[serde(default)]
+    pub overflows: u64,
 }
 
 /// In which state the link with a peer is.

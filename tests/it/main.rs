@@ -29,6 +29,7 @@ mod loops;
 mod modules;
 #[cfg(test)]
 mod initial;
+mod journal;
 #[cfg(test)]
 mod fresh;
 #[cfg(test)]

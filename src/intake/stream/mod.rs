@@ -1,15 +1,16 @@
 //! Following the stream: events to records, records to the journal, the journal to everybody.
 
 mod epochs;
+mod journaling;
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::time::Duration;
 
 use tokio::sync::watch;
-use tokio::time::{MissedTickBehavior, interval, sleep};
+use tokio::time::{MissedTickBehavior, interval};
 use tokio_util::sync::CancellationToken;
-use tracing::{error, info, warn};
+use tracing::{error, warn};
 
 use super::acknowledge::Acknowledging;
 use super::conflicts::Conflicts;
@@ -23,7 +24,7 @@ use super::resume::Resume;
 use super::unknown::Unknown;
 use super::{Config, Error, Shared, wall_ms};
 use crate::converge::Judge;
-use crate::journal::{self, FrameHeader, FrameKind, Writer};
+use crate::journal::Writer;
 use crate::model::{
     Clock, Cursor, FrameBuilder, InstanceId, Judgement, Mark, Offset, Position, Seen, SiteId,
     TARGET_FRAME, Tags,
@@ -38,8 +39,6 @@ const ACK_PERIOD: Duration = Duration::from_secs(1);
 const EARLY_ACK_PERIOD: Duration = Duration::from_millis(50);
 /// How many of those.
 const EARLY_ACKS: u32 = 20;
-/// How long to wait before trying again to write to a journal that refused.
-const DISK_RETRY: Duration = Duration::from_secs(1);
 
 /// What [`Stream::take`] found.
 #[derive(Clone, Copy, Debug, Default)]
@@ -82,6 +81,8 @@ pub(super) struct Stream {
     refused: Refused,
     unknown: Unknown,
     acks: Acknowledging,
+    /// Whether the journal is forced to the disk before anybody hears of a write.
+    forces: bool,
 }
 
 impl Stream {
@@ -123,6 +124,7 @@ impl Stream {
             refused: Refused::default(),
             unknown: Unknown::new(config),
             acks: Acknowledging::new(config, &shared),
+            forces: config.forces,
             shared,
             writer,
         };
@@ -176,33 +178,6 @@ impl Stream {
 
     fn decoder_at(&self, offset: Offset, db: u32) -> Decoder {
         Decoder::new(offset, db, self.shared.catalog.clone(), self.filter.clone())
-    }
-
-    /// Appends to the journal, and shows when it refuses and when it takes writes again.
-    fn append(&mut self, header: &FrameHeader, body: &[u8]) -> Result<(), journal::Error> {
-        let appended = self.writer.append(header, body);
-        let mut journal = self.shared.board.journal();
-        match &appended {
-            Ok(()) => {
-                if journal.error.take().is_some() {
-                    info!("the journal takes writes again");
-                }
-            }
-            Err(error) => {
-                let message = error.to_string();
-                if journal.error.as_ref() != Some(&message) {
-                    error!(%error, "the journal refuses writes; reading waits, nothing is lost");
-                }
-                journal.error = Some(message);
-            }
-        }
-        drop(journal);
-        appended
-    }
-
-    /// Forces everything to the disk.
-    pub(super) fn sync(&self) -> Result<(), journal::Error> {
-        self.writer.sync_handle().sync().map(drop)
     }
 
     /// Follows the stream until it breaks, or until `stop`.
@@ -422,68 +397,6 @@ impl Stream {
         }
     }
 
-    /// Appends the frame to the journal and tells everybody. Retries while the disk refuses:
-    /// nothing is read meanwhile, so nothing is lost.
-    async fn commit(
-        &mut self,
-        replica: &mut Replica,
-        stop: &CancellationToken,
-    ) -> Result<(), Error> {
-        let (end, db) = self.decoder.boundary();
-        let Some(epoch) = self.state.as_ref().map(|state| state.epoch) else {
-            return Ok(());
-        };
-        self.judge()?;
-        if self.frame.is_empty() {
-            self.judge.release();
-            if self.progress.read.offset != end {
-                self.frame.begin(end);
-                self.progress.read.offset = end;
-                self.read_db = db;
-                self.publish();
-            }
-            return Ok(());
-        }
-        let mut frame = std::mem::replace(&mut self.frame, FrameBuilder::new(end));
-        let records = frame.records() > 0;
-        let header = FrameHeader {
-            kind: if records {
-                FrameKind::Records
-            } else {
-                FrameKind::Notes
-            },
-            epoch,
-            start: frame.start(),
-            end,
-            db,
-            last_record: frame.last_record().unwrap_or_default(),
-            stamp_ms: wall_ms(),
-        };
-        while let Err(error) = self.append(&header, frame.body()) {
-            tokio::select! {
-                () = stop.cancelled() => return Err(error.into()),
-                () = sleep(DISK_RETRY) => replica.acknowledge(self.safe()).await?,
-            }
-            // What the peers have meanwhile got may be all the room that is missing.
-            self.trim();
-        }
-        frame.begin(end);
-        self.frame = frame;
-        self.judgements.clear();
-        self.judge.release();
-        if records {
-            self.last_record = Cursor {
-                epoch,
-                offset: header.last_record,
-            };
-            self.shared.board.set_last_record(self.last_record);
-        }
-        self.progress.read = Cursor { epoch, offset: end };
-        self.read_db = db;
-        self.publish();
-        Ok(())
-    }
-
     fn publish(&mut self) {
         self.progress.state.clone_from(&self.state);
         self.progress.seen = Arc::clone(&self.seen);
@@ -500,27 +413,5 @@ impl Stream {
         }
         drop(redis);
         self.publish.send_replace(self.progress.clone());
-    }
-
-    /// Once a second: forget and trim what every peer has, keep the preamble fresh.
-    fn housekeeping(&mut self) {
-        self.trim();
-        self.shared.shelf.tidy();
-        if let Some(saved) = self.saved() {
-            self.writer.set_preamble(saved.to_string().into_bytes());
-        }
-    }
-
-    /// Forgets, and removes from the journal, what every peer has.
-    fn trim(&mut self) {
-        let delivered = self.shared.deliveries.by_all();
-        let seen = self.judge.forget(delivered.seen);
-        let wish = self.judge.oldest_wish().unwrap_or(seen);
-        let upto = seen.min(delivered.applied).min(wish);
-        if seen != Cursor::ZERO
-            && let Err(error) = self.shared.journal.trim(upto)
-        {
-            warn!(%error, "the journal cannot be trimmed");
-        }
     }
 }

@@ -24,6 +24,7 @@ const SMALL: Limits = Limits {
     segment: 2_000,
     tail: 1_500,
     total: 1 << 40,
+    drops_oldest: true,
 };
 
 fn at(epoch: u64, offset: u64) -> Cursor {
@@ -249,12 +250,51 @@ fn a_full_journal_drops_its_oldest_segments() {
 }
 
 #[test]
+fn a_full_journal_that_may_drop_nothing_refuses_until_it_is_trimmed() {
+    let dir = tempfile::tempdir().unwrap();
+    let limits = Limits {
+        total: 8_000,
+        drops_oldest: false,
+        ..SMALL
+    };
+    let (mut writer, journal, _) = open(dir.path(), limits);
+    let mut frame = 0;
+    let mut next = |writer: &mut Writer| {
+        let header = records(1, frame * 10, frame * 10 + 10);
+        let appended = writer.append(&header, &body(&header, 300));
+        frame += u64::from(appended.is_ok());
+        appended
+    };
+    append(&mut writer, other(FrameKind::Epoch, 1, 0), 10);
+    while next(&mut writer).is_ok() {}
+    let refused = next(&mut writer).unwrap_err();
+    assert!(matches!(refused, Error::Full { .. }), "{refused}");
+    assert!(
+        (5_000..=6_000).contains(&journal.bytes()),
+        "{}",
+        journal.bytes()
+    );
+    // What is in reserve is for what cannot wait; beyond it the oldest goes.
+    writer.use_reserve(true);
+    while journal.overflowed() == 0 {
+        next(&mut writer).unwrap();
+        assert!(journal.bytes() <= 8_000, "{}", journal.bytes());
+    }
+    writer.use_reserve(false);
+    assert!(next(&mut writer).is_err());
+    journal.trim(journal.end()).unwrap();
+    next(&mut writer).unwrap();
+    assert_eq!(journal.overflowed(), 1);
+}
+
+#[test]
 fn one_process_at_a_time_and_a_size_that_makes_sense() {
     let dir = tempfile::tempdir().unwrap();
     let inner = dir.path().join("a/b");
     let config = Config {
         dir: inner.clone(),
         max_size: MIN_MAX_SIZE,
+        drops_oldest: true,
     };
     let (writer, _, _) = Writer::open(config.clone()).unwrap();
     let second = Writer::open(config.clone()).map(|_| ()).unwrap_err();
@@ -264,6 +304,7 @@ fn one_process_at_a_time_and_a_size_that_makes_sense() {
     let config = Config {
         dir: inner,
         max_size: MIN_MAX_SIZE - 1,
+        drops_oldest: true,
     };
     let small = Writer::open(config).map(|_| ()).unwrap_err();
     assert!(matches!(small, Error::TooSmall { .. }), "{small}");

@@ -3,6 +3,7 @@
 
 pub(crate) mod client;
 pub(crate) mod compare;
+pub(crate) mod disk_fault;
 pub(crate) mod fault;
 pub(crate) mod interpose;
 pub(crate) mod load;
@@ -16,6 +17,7 @@ pub(crate) mod wait;
 
 pub(crate) use client::Client;
 pub(crate) use compare::compare;
+pub(crate) use disk_fault::{DiskFault, Fault};
 pub(crate) use fault::FaultProxy;
 pub(crate) use interpose::{Interposer, Verdict};
 pub(crate) use pair::{Dial, Options, Pair, Site};

@@ -40,12 +40,16 @@ pub(crate) struct Config {
     /// More lines of `[sync]`.
     pub(crate) sync_extra: String,
     pub(crate) journal_size: String,
+    /// More lines of `[journal]`.
+    pub(crate) journal_extra: String,
     /// Where the journal is, when not beside the configuration.
     pub(crate) journal: Option<PathBuf>,
     pub(crate) admin_port: u16,
     /// How large each of its files may grow. Beyond, writes fail as on a full disk, until
     /// [`Sidecar::limit_files`] lifts the limit.
     pub(crate) file_limit: Option<u64>,
+    /// Variables of its environment.
+    pub(crate) variables: Vec<(&'static str, PathBuf)>,
 }
 
 impl Config {
@@ -63,9 +67,11 @@ impl Config {
             databases: "\"all\"".to_owned(),
             sync_extra: String::new(),
             journal_size: "10GiB".to_owned(),
+            journal_extra: String::new(),
             journal: None,
             admin_port: free_port(),
             file_limit: None,
+            variables: Vec::new(),
         }
     }
 
@@ -87,13 +93,14 @@ impl Config {
         }
         text + &format!(
             "[sync]\ninitial = \"{}\"\nexisting = \"{}\"\ndatabases = {}\n{}\n\
-             [journal]\ndir = \"{journal}\"\nmax_size = \"{}\"\n\
+             [journal]\ndir = \"{journal}\"\nmax_size = \"{}\"\n{}\n\
              [admin]\nlisten = \"127.0.0.1:{}\"\n",
             self.initial,
             self.existing,
             self.databases,
             self.sync_extra,
             self.journal_size,
+            self.journal_extra,
             self.admin_port
         )
     }
@@ -137,6 +144,7 @@ impl Sidecar {
         let child = command
             .args(["run", "--log-format", "text", "--config"])
             .arg(self.write_config())
+            .envs(self.config.variables.iter().cloned())
             .stdin(Stdio::null())
             .stdout(log.try_clone().expect("a second handle"))
             .stderr(log)

@@ -1,0 +1,184 @@
+//! What was read goes into the journal, before anybody hears of it.
+
+use std::mem;
+use std::time::Duration;
+
+use tokio::time::sleep;
+use tokio_util::sync::CancellationToken;
+use tracing::{error, info, warn};
+
+use super::Stream;
+use crate::intake::{Error, wall_ms};
+use crate::journal::{self, FrameHeader, FrameKind};
+use crate::model::{Cursor, FrameBuilder};
+use crate::replica::Replica;
+
+/// How long to wait before trying again to write to a journal that refused.
+const DISK_RETRY: Duration = Duration::from_secs(1);
+
+impl Stream {
+    /// Whether what is read now could be journaled; before Redis is asked for it, which may cost it a
+    /// snapshot.
+    ///
+    /// # Errors
+    /// The journal is full, and what is in it is still needed.
+    pub(in crate::intake) fn room(&mut self) -> Result<(), Error> {
+        self.trim();
+        self.writer.use_reserve(self.shared.reserve.is_claimed());
+        let room = self.writer.room();
+        if room.is_err() {
+            self.show(&room);
+        }
+        Ok(room?)
+    }
+
+    /// Appends to the journal, and shows when it refuses and when it takes writes again.
+    pub(super) fn append(
+        &mut self,
+        header: &FrameHeader,
+        body: &[u8],
+    ) -> Result<(), journal::Error> {
+        self.writer.use_reserve(self.shared.reserve.is_claimed());
+        let appended = self.writer.append(header, body);
+        self.show(&appended);
+        appended
+    }
+
+    fn show(&self, appended: &Result<(), journal::Error>) {
+        let is_full = matches!(appended, Err(journal::Error::Full { .. }));
+        self.shared.reserve.set_full(is_full);
+        let mut journal = self.shared.board.journal();
+        match appended {
+            Ok(()) => {
+                if journal.error.take().is_some() {
+                    info!("the journal takes writes again");
+                }
+            }
+            Err(error) => {
+                let message = error.to_string();
+                if journal.error.as_ref() != Some(&message) {
+                    error!(%error, "the journal refuses writes; reading waits, nothing is lost");
+                }
+                journal.error = Some(message);
+            }
+        }
+    }
+
+    /// Forces everything to the disk.
+    pub(in crate::intake) fn sync(&self) -> Result<(), journal::Error> {
+        self.writer.sync_handle().sync().map(drop)
+    }
+
+    /// Forces everything to the disk, if nobody may hear of it before.
+    async fn force(&self) -> Result<(), journal::Error> {
+        if !self.forces {
+            return Ok(());
+        }
+        let syncer = self.writer.sync_handle();
+        let synced = tokio::task::spawn_blocking(move || syncer.sync());
+        let synced = synced
+            .await
+            .unwrap_or(Err(journal::Error::Closed))
+            .map(drop);
+        self.show(&synced);
+        synced
+    }
+
+    /// Appends the frame to the journal and tells everybody. Retries while the disk refuses:
+    /// nothing is read meanwhile, so nothing is lost.
+    pub(super) async fn commit(
+        &mut self,
+        replica: &mut Replica,
+        stop: &CancellationToken,
+    ) -> Result<(), Error> {
+        let (end, db) = self.decoder.boundary();
+        let Some(epoch) = self.state.as_ref().map(|state| state.epoch) else {
+            return Ok(());
+        };
+        self.judge()?;
+        if self.frame.is_empty() {
+            self.judge.release();
+            if self.progress.read.offset != end {
+                self.frame.begin(end);
+                self.progress.read.offset = end;
+                self.read_db = db;
+                self.publish();
+            }
+            return Ok(());
+        }
+        let mut frame = mem::replace(&mut self.frame, FrameBuilder::new(end));
+        let records = frame.records() > 0;
+        let header = FrameHeader {
+            kind: if records {
+                FrameKind::Records
+            } else {
+                FrameKind::Notes
+            },
+            epoch,
+            start: frame.start(),
+            end,
+            db,
+            last_record: frame.last_record().unwrap_or_default(),
+            stamp_ms: wall_ms(),
+        };
+        while let Err(error) = self.append(&header, frame.body()) {
+            self.wait_for_disk(error, replica, stop).await?;
+        }
+        while let Err(error) = self.force().await {
+            self.wait_for_disk(error, replica, stop).await?;
+        }
+        frame.begin(end);
+        self.frame = frame;
+        self.judgements.clear();
+        self.judge.release();
+        if records {
+            self.last_record = Cursor {
+                epoch,
+                offset: header.last_record,
+            };
+            self.shared.board.set_last_record(self.last_record);
+        }
+        self.progress.read = Cursor { epoch, offset: end };
+        self.read_db = db;
+        self.publish();
+        Ok(())
+    }
+
+    /// Waits a moment; Redis hears that we are still there.
+    async fn wait_for_disk(
+        &mut self,
+        error: journal::Error,
+        replica: &mut Replica,
+        stop: &CancellationToken,
+    ) -> Result<(), Error> {
+        tokio::select! {
+            () = stop.cancelled() => return Err(error.into()),
+            () = sleep(DISK_RETRY) => replica.acknowledge(self.safe()).await?,
+        }
+        // What the peers have meanwhile got may be all the room that is missing.
+        self.trim();
+        Ok(())
+    }
+
+    /// Once a second: forget and trim what every peer has, keep the preamble fresh.
+    pub(super) fn housekeeping(&mut self) {
+        self.trim();
+        self.shared.shelf.tidy();
+        if let Some(saved) = self.saved() {
+            self.writer.set_preamble(saved.to_string().into_bytes());
+        }
+    }
+
+    /// Forgets, and removes from the journal, what every peer has.
+    fn trim(&mut self) {
+        let delivered = self.shared.deliveries.by_all();
+        let seen = self.judge.forget(delivered.seen);
+        let wish = self.judge.oldest_wish().unwrap_or(seen);
+        let upto = seen.min(delivered.applied).min(wish);
+        if seen != Cursor::ZERO
+            && let Err(error) = self.shared.journal.trim(upto)
+        {
+            warn!(%error, "the journal cannot be trimmed");
+        }
+    }
+}

@@ -1,0 +1,125 @@
+//! A disk that fails on demand, for one process: a library that is loaded before the C library.
+
+use std::fs;
+use std::path::{Path, PathBuf};
+use std::process::Command;
+
+use tempfile::TempDir;
+
+/// What the library does: it looks into its control file at each call, which is few bytes in the page
+/// cache. Only files of a journal are meant.
+const SOURCE: &str = r#"
+#define _GNU_SOURCE
+#include <dlfcn.h>
+#include <errno.h>
+#include <fcntl.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <sys/types.h>
+#include <unistd.h>
+
+static int is(const char *word) {
+  const char *path = getenv("TANDEM_DISK_FAULT");
+  char text[32] = {0};
+  int fd = path ? open(path, O_RDONLY) : -1;
+  if (fd < 0) return 0;
+  ssize_t n = read(fd, text, sizeof text - 1);
+  close(fd);
+  return n > 0 && strncmp(text, word, strlen(word)) == 0;
+}
+
+static int is_journal(int fd) {
+  char link[64], path[512];
+  snprintf(link, sizeof link, "/proc/self/fd/%d", fd);
+  ssize_t n = readlink(link, path, sizeof path - 1);
+  if (n < 4) return 0;
+  path[n] = 0;
+  return strcmp(path + n - 4, ".seg") == 0;
+}
+
+int fdatasync(int fd) {
+  static int (*real)(int);
+  if (!real) real = (int (*)(int))dlsym(RTLD_NEXT, "fdatasync");
+  if (is_journal(fd)) {
+    if (is("sync")) { errno = EIO; return -1; }
+    if (is("slow")) usleep(500000);
+  }
+  return real(fd);
+}
+
+ssize_t pwrite64(int fd, const void *bytes, size_t length, off64_t offset) {
+  static ssize_t (*real)(int, const void *, size_t, off64_t);
+  if (!real) real = (ssize_t (*)(int, const void *, size_t, off64_t))dlsym(RTLD_NEXT, "pwrite64");
+  if (is_journal(fd) && is("readonly")) { errno = EROFS; return -1; }
+  return real(fd, bytes, length, offset);
+}
+"#;
+
+/// The library, built, and its control file.
+pub(crate) struct DiskFault {
+    dir: TempDir,
+}
+
+/// How the disk fails.
+#[derive(Clone, Copy, Debug)]
+pub(crate) enum Fault {
+    /// What was written cannot be forced to it.
+    Sync,
+    /// That takes half a second.
+    Slow,
+    /// Nothing can be written any more.
+    ReadOnly,
+}
+
+impl DiskFault {
+    /// Builds it with the C compiler that the linker of Rust needs anyway.
+    pub(crate) fn build() -> Self {
+        let dir = tempfile::tempdir().expect("a temporary directory");
+        let source = dir.path().join("fault.c");
+        fs::write(&source, SOURCE).expect("write the source");
+        let built = Command::new("cc")
+            .args(["-shared", "-fPIC", "-o"])
+            .arg(dir.path().join("fault.so"))
+            .arg(&source)
+            .arg("-ldl")
+            .status()
+            .expect("cc runs");
+        assert!(built.success(), "{built}");
+        Self { dir }
+    }
+
+    /// Variables of the process that is to have such a disk.
+    pub(crate) fn variables(&self) -> Vec<(&'static str, PathBuf)> {
+        vec![
+            ("LD_PRELOAD", self.dir.path().join("fault.so")),
+            ("TANDEM_DISK_FAULT", self.control()),
+        ]
+    }
+
+    /// From now on the disk fails like this.
+    pub(crate) fn set(&self, fault: Fault) {
+        let word = match fault {
+            Fault::Sync => "sync",
+            Fault::Slow => "slow",
+            Fault::ReadOnly => "readonly",
+        };
+        replace(&self.control(), word);
+    }
+
+    /// From now on it does not.
+    pub(crate) fn mend(&self) {
+        replace(&self.control(), "fine");
+    }
+
+    fn control(&self) -> PathBuf {
+        self.dir.path().join("control")
+    }
+}
+
+/// At once, so that nobody reads half of it.
+fn replace(path: &Path, text: &str) {
+    let new = path.with_extension("new");
+    fs::write(&new, text).expect("write the control file");
+    fs::rename(&new, path).expect("replace the control file");
+}
