@@ -8,7 +8,8 @@
 #   make test-matrix   the integration tests against ten versions of Redis and Valkey, and every
 #                      command between every two of them: writes docs/compatibility.md
 #   make soak          for hours what make test does for seconds: SOAK_SEEDS random loads of both
-#                      sites with faults, and SOAK_KILLS kills under load; seeds are printed
+#                      sites with faults, SOAK_KILLS kills under load, and SOAK_MINUTES of faults of
+#                      all kinds; seeds are printed. Writes docs/reliability.md
 #   make bench         speed, cost and memory beside a native replica, with the installed server:
 #                      writes docs/performance.md; BENCH_ARGS="--quick" is a smoke run
 #
@@ -20,6 +21,7 @@ DEMO_ARGS ?=
 BENCH_ARGS ?=
 SOAK_SEEDS ?= 100
 SOAK_KILLS ?= 500
+SOAK_MINUTES ?= 120
 SERVERS ?= $(CURDIR)/target/servers
 # What make deny checks. Advisories are read from GitHub: leave them out where that is out of reach.
 DENY ?= advisories bans licenses sources
@@ -54,6 +56,8 @@ test-matrix: ensure
 soak: ensure
 	TANDEM_SEEDS=$(SOAK_SEEDS) cargo test --locked --test it -- --nocapture conflicts::random
 	TANDEM_KILLS=$(SOAK_KILLS) cargo test --locked --test it -- --nocapture resume::kills
+	TANDEM_SOAK_MINUTES=$(SOAK_MINUTES) TANDEM_RELIABILITY=$(CURDIR)/docs/reliability.md \
+	  cargo test --locked --test it -- --nocapture soak::
 
 bench: ensure
 	cargo bench --locked --bench whole -- $(BENCH_ARGS)

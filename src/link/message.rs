@@ -1,7 +1,8 @@
 //! What two sidecars say to each other: pure encoding and decoding.
 //!
 //! A connection begins with a greeting ([`GREETING`]) from each side, then frames: `length: u32`,
-//! `crc32c: u32` over the payload, payload; little endian. The payload's first byte is its kind.
+//! `crc: u32`, payload; little endian. The crc is the crc32c of the payload, combined with the number of
+//! the frame ([`Sequence`]). The payload's first byte is its kind.
 
 #![deny(clippy::indexing_slicing, clippy::arithmetic_side_effects)]
 
@@ -36,7 +37,7 @@ pub enum MessageError {
     #[error("a frame of {0} bytes, beyond the limit")]
     TooLong(usize),
     /// The checksum does not match.
-    #[error("a frame with a wrong checksum")]
+    #[error("a frame with a wrong checksum, or out of its place")]
     Checksum,
     /// A kind that this version does not know.
     #[error("a message of unknown kind {0}")]
@@ -242,7 +243,11 @@ impl Message {
     ///
     /// # Errors
     /// The bytes are no message; the connection cannot be used further.
-    pub fn take(buffer: &mut BytesMut, limit: usize) -> Result<Option<Self>, MessageError> {
+    pub(super) fn take(
+        buffer: &mut BytesMut,
+        limit: usize,
+        sequence: &mut Sequence,
+    ) -> Result<Option<Self>, MessageError> {
         let Some((mut header, _)) = buffer.split_at_checked(HEADER) else {
             return Ok(None);
         };
@@ -256,7 +261,7 @@ impl Message {
         }
         buffer.advance(HEADER);
         let payload = buffer.split_to(length).freeze();
-        if crc32c(&payload) != crc {
+        if crc32c(&payload) ^ sequence.next() != crc {
             return Err(MessageError::Checksum);
         }
         Self::parse(payload).map(Some)
@@ -306,6 +311,32 @@ impl Message {
             kind => return Err(MessageError::Kind(kind)),
         };
         Ok(message)
+    }
+}
+
+/// Counts the frames of one direction of a connection. The number is part of the checksum: a frame that is
+/// missing, or comes twice, is found as one with a flipped bit is. TCP does not lose what is in the middle
+/// of a stream, but what stands between two sites may; and so might we.
+#[derive(Debug, Default)]
+pub(super) struct Sequence(u32);
+
+impl Sequence {
+    const fn next(&mut self) -> u32 {
+        let number = self.0;
+        self.0 = number.wrapping_add(1);
+        number
+    }
+
+    /// Numbers frames that are sent, in their order.
+    pub(super) fn number(&mut self, mut frames: &mut [u8]) {
+        while let Some((header, rest)) = frames.split_at_mut_checked(HEADER) {
+            let (length, crc) = header.split_at_mut(4);
+            let field = |bytes: &[u8]| bytes.try_into().map_or(0, u32::from_le_bytes);
+            let numbered = field(crc) ^ self.next();
+            crc.copy_from_slice(&numbered.to_le_bytes());
+            let length = usize::try_from(field(length)).unwrap_or(usize::MAX);
+            frames = rest.get_mut(length..).unwrap_or_default();
+        }
     }
 }
 
@@ -428,16 +459,43 @@ mod tests {
     #[test]
     fn messages_survive_the_bytes() {
         let mut bytes = Vec::new();
-        for message in samples() {
-            message.encode(&mut bytes);
+        let (mut sent, mut received) = (Sequence::default(), Sequence::default());
+        for two in samples().chunks(2) {
+            let begin = bytes.len();
+            two.iter().for_each(|message| message.encode(&mut bytes));
+            sent.number(&mut bytes[begin..]);
         }
         let mut buffer = BytesMut::new();
         let mut taken = Vec::new();
         for byte in bytes {
             buffer.extend_from_slice(&[byte]);
-            taken.extend(Message::take(&mut buffer, MAX_PAYLOAD).unwrap());
+            taken.extend(Message::take(&mut buffer, MAX_PAYLOAD, &mut received).unwrap());
         }
         assert_eq!(taken, samples());
+    }
+
+    #[test]
+    fn a_frame_that_is_missing_or_comes_twice_is_noticed() {
+        let frames: Vec<Vec<u8>> = {
+            let mut sequence = Sequence::default();
+            let numbered = |message: Message| {
+                let mut frame = Vec::new();
+                message.encode(&mut frame);
+                sequence.number(&mut frame);
+                frame
+            };
+            samples().into_iter().map(numbered).collect()
+        };
+        let read = |order: &[usize]| {
+            let bytes: Vec<u8> = order.iter().flat_map(|i| frames[*i].clone()).collect();
+            let (mut buffer, mut sequence) = (BytesMut::from(&bytes[..]), Sequence::default());
+            let take = |_: &usize| Message::take(&mut buffer, MAX_PAYLOAD, &mut sequence);
+            order.iter().map(take).collect::<Result<Vec<_>, _>>()
+        };
+        assert!(read(&[0, 1, 2, 3]).is_ok());
+        for order in [&[0, 1, 3][..], &[0, 1, 1], &[0, 2, 1], &[1, 0]] {
+            assert_eq!(read(order), Err(MessageError::Checksum), "{order:?}");
+        }
     }
 
     #[test]
@@ -448,7 +506,8 @@ mod tests {
             for bit in 0..good.len() * 8 {
                 let mut bad = good.clone();
                 bad[bit / 8] ^= 1 << (bit % 8);
-                let taken = Message::take(&mut BytesMut::from(&bad[..]), MAX_HELLO);
+                let mut bad = BytesMut::from(&bad[..]);
+                let taken = Message::take(&mut bad, MAX_HELLO, &mut Sequence::default());
                 assert!(!matches!(taken, Ok(Some(_))), "bit {bit} of {message:?}");
             }
         }

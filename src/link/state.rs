@@ -205,6 +205,7 @@ mod tests {
     use bytes::BytesMut;
 
     use super::*;
+    use crate::link::message::Sequence;
     use crate::link::{CopyStates, Message};
 
     #[test]
@@ -228,7 +229,10 @@ mod tests {
         bundle.push(307, &state(307));
         bundle.complete();
         assert_eq!(bundle.end, 308);
-        let mut bytes = BytesMut::from(bundle.messages());
+        let mut bytes = bundle.messages().to_vec();
+        Sequence::default().number(&mut bytes);
+        let mut bytes = BytesMut::from(&bytes[..]);
+        let mut sequence = Sequence::default();
         for numbers in [7..263, 263..307, 307..308] {
             let expected = Message::CopyStates(CopyStates {
                 first: numbers.start,
@@ -236,7 +240,8 @@ mod tests {
                 bytes_total: 9,
                 states: numbers.map(state).collect(),
             });
-            assert_eq!(Message::take(&mut bytes, 1 << 20), Ok(Some(expected)));
+            let taken = Message::take(&mut bytes, 1 << 20, &mut sequence);
+            assert_eq!(taken, Ok(Some(expected)));
         }
         assert!(bytes.is_empty());
     }

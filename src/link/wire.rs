@@ -10,7 +10,7 @@ use tokio::net::tcp::{OwnedReadHalf, OwnedWriteHalf};
 use tokio::time::timeout;
 
 use super::hello::Hello;
-use super::message::{GREETING, MAX_HELLO, MAX_PAYLOAD, Message, MessageError, VERSION};
+use super::message::{GREETING, MAX_HELLO, MAX_PAYLOAD, Message, MessageError, Sequence, VERSION};
 use super::state::Bundle;
 
 /// How long a peer may take to greet: one round trip and a look into its Redis.
@@ -113,6 +113,7 @@ pub struct Reader {
     buffer: BytesMut,
     peer: String,
     limit: usize,
+    sequence: Sequence,
 }
 
 /// What the peer gets.
@@ -121,6 +122,7 @@ pub struct Writer {
     half: OwnedWriteHalf,
     out: Vec<u8>,
     peer: String,
+    sequence: Sequence,
 }
 
 impl Wire {
@@ -154,11 +156,13 @@ impl Wire {
                 buffer,
                 peer: peer.clone(),
                 limit: MAX_HELLO,
+                sequence: Sequence::default(),
             },
             writer: Writer {
                 half: write,
                 out: Vec::new(),
                 peer,
+                sequence: Sequence::default(),
             },
         })
     }
@@ -254,7 +258,7 @@ impl Reader {
     /// The connection broke, was silent for too long, or carries nonsense.
     pub async fn next(&mut self) -> Result<Message, Error> {
         loop {
-            let message = Message::take(&mut self.buffer, self.limit);
+            let message = Message::take(&mut self.buffer, self.limit, &mut self.sequence);
             if let Some(message) = message.map_err(|source| Error::Message {
                 peer: self.peer.clone(),
                 source,
@@ -304,12 +308,19 @@ impl Reader {
 impl Writer {
     /// Appends a message to what will be sent.
     pub fn push(&mut self, message: &Message) {
-        message.encode(&mut self.out);
+        self.append(|out| message.encode(out));
     }
 
     /// Appends a part of a copy.
     pub fn push_bundle(&mut self, bundle: &Bundle) {
-        self.out.extend_from_slice(bundle.messages());
+        self.append(|out| out.extend_from_slice(bundle.messages()));
+    }
+
+    fn append(&mut self, append: impl FnOnce(&mut Vec<u8>)) {
+        let begin = self.out.len();
+        append(&mut self.out);
+        self.sequence
+            .number(self.out.get_mut(begin..).unwrap_or_default());
     }
 
     /// Sends what was pushed. Not cancel safe: half a message may have been sent.

@@ -44,6 +44,7 @@ mod disk;
 mod acknowledge;
 #[cfg(test)]
 mod sentinel;
+mod soak;
 mod standby;
 #[cfg(test)]
 mod bad_input;

@@ -248,6 +248,24 @@ fn a_half_open_link_is_noticed() {
     assert_eq!(pair.a.client().ask::<u64>("GET n"), 3);
 }
 
+/// TCP does not do that, but what stands between two sites may: whole portions are missing, and what
+/// follows is as good as ever.
+#[test]
+fn what_is_missing_in_the_middle_of_a_link_is_noticed() {
+    let pair = Pair::start(&Options::default());
+    let load = load_on(&pair, 1);
+    for lane in [pair.wire_a.up(), pair.wire_a.down()] {
+        for _ in 0..5 {
+            lane.swallow();
+            let_pass(Duration::from_millis(100));
+            lane.pass();
+            pair.wait_synchronizing();
+        }
+    }
+    judged(&pair, load, true);
+    assert!(pair.a.sidecar.peer("b").unwrap().sessions > 1);
+}
+
 #[test]
 fn a_slow_link_only_delays() {
     let pair = Pair::start(&Options::default());

@@ -14,19 +14,27 @@ use crate::harness::{
 const PAUSE: Duration = Duration::from_micros(200);
 
 /// Two sites, of which these have a replica and a Sentinel.
-struct Sites {
-    pair: Pair,
-    groups: Vec<Group>,
+pub(crate) struct Sites {
+    pub(crate) pair: Pair,
+    pub(crate) groups: Vec<Group>,
 }
 
 impl Sites {
     fn start(groups: usize, configure: impl Fn(&mut Pair, &[Group])) -> Self {
-        let mut pair = Pair::prepare(&Options::default());
+        Self::start_with(groups, &Options::default(), configure)
+    }
+
+    pub(crate) fn start_with(
+        groups: usize,
+        options: &Options,
+        configure: impl Fn(&mut Pair, &[Group]),
+    ) -> Self {
+        let mut pair = Pair::prepare(options);
         let groups: Vec<Group> = pair
             .sites()
             .into_iter()
             .take(groups)
-            .map(|site| Group::around(&site.server, &[]))
+            .map(|site| Group::around(&site.server, options.servers))
             .collect();
         for (site, group) in [&mut pair.a, &mut pair.b].into_iter().zip(&groups) {
             site.sidecar.config.redis_url = Some(group.url());
@@ -52,7 +60,7 @@ impl Sites {
     }
 
     /// Waits until the sidecar has read all that its server has sent: nothing is written there.
-    fn wait_read(&self, index: usize) {
+    pub(crate) fn wait_read(&self, index: usize) {
         let site = self.pair.sites()[index];
         let end = site.client().offset();
         wait_until("everything to be read", patience(30), || {
@@ -79,11 +87,20 @@ impl Sites {
     }
 
     /// The primary of a site dies; its replica takes its place, and the client of the site goes there.
-    fn kill_primary(&mut self, index: usize, load: &Load) {
+    pub(crate) fn kill_primary(&mut self, index: usize, load: &Load) {
         let (primary, group) = self.site(index);
         primary.kill();
         group.fail_over(primary);
         load.redirect(index, primary.port());
+    }
+
+    /// The old primary comes back as a replica, and takes over the next time.
+    pub(crate) fn come_back(&mut self, index: usize) {
+        let (primary, group) = self.site(index);
+        group.wire = FaultProxy::to(primary.port());
+        group.other.restart();
+        group.follow();
+        group.wait_following(primary);
     }
 
     fn start_load(&self, seed: u64) -> Load {
@@ -175,12 +192,7 @@ fn both_sites_fail_over_under_load_and_nothing_is_lost() {
         sites.kill_primary(index, &load);
         load.resume();
         write_more(&sites, 20);
-        // The old primary comes back as a replica, and takes over the next time.
-        let (primary, group) = sites.site(index);
-        group.wire = FaultProxy::to(primary.port());
-        group.other.restart();
-        group.follow();
-        group.wait_following(primary);
+        sites.come_back(index);
         // What it had lost is there before anything else is.
         load.pause();
         sites.pair.wait_synchronizing();

@@ -200,11 +200,28 @@ impl Sidecar {
 
     /// The highest resident memory of the process so far, in KiB.
     pub(crate) fn peak_memory_kib(&self) -> u64 {
+        self.memory("VmHWM:")
+    }
+
+    /// Its resident memory now, in KiB.
+    pub(crate) fn memory_kib(&self) -> u64 {
+        self.memory("VmRSS:")
+    }
+
+    fn memory(&self, field: &str) -> u64 {
         let pid = self.child.as_ref().expect("a running sidecar").id();
         let text = fs::read_to_string(format!("/proc/{pid}/status")).expect("/proc");
-        let line = text.lines().find_map(|l| l.strip_prefix("VmHWM:"));
+        let line = text.lines().find_map(|l| l.strip_prefix(field));
         let number = line.and_then(|l| l.split_whitespace().next()?.parse().ok());
-        number.expect("VmHWM in /proc/PID/status")
+        number.expect("a field of /proc/PID/status")
+    }
+
+    /// How many files, connections among them, it has open.
+    pub(crate) fn open_files(&self) -> u64 {
+        let pid = self.child.as_ref().expect("a running sidecar").id();
+        fs::read_dir(format!("/proc/{pid}/fd"))
+            .expect("/proc")
+            .count() as u64
     }
 
     /// What `GET /status` says.

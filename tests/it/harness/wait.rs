@@ -54,10 +54,15 @@ pub(crate) fn let_pass(span: Duration) {
 
 /// A generator whose seed is printed, and taken from `SEED` to repeat a failure.
 pub(crate) fn rng_from_seed(test: &str) -> StdRng {
+    StdRng::seed_from_u64(seed(test))
+}
+
+/// A seed that is printed, and taken from `SEED` to repeat a failure.
+pub(crate) fn seed(test: &str) -> u64 {
     let seed = env::var("SEED").map_or_else(
         |_| rand::random::<u32>().into(),
         |text| text.parse::<u64>().expect("SEED is a number"),
     );
     println!("{test}: SEED={seed}");
-    StdRng::seed_from_u64(seed)
+    seed
 }
