@@ -142,6 +142,12 @@ fn notes(peer: &PeerStatus) -> Vec<String> {
             "{site}: copied from it: {} created, {} overwritten, {} kept, {} refused and asked again",
             copied.created, copied.overwritten, copied.kept, copied.refused
         ));
+        if copied.returned > 0 {
+            notes.push(format!(
+                "{site}: {} of them may have been deleted here while nobody read",
+                copied.returned
+            ));
+        }
     }
     let conflicts = &peer.conflicts;
     if conflicts.total() > 0 || conflicts.asked > 0 {

@@ -3,13 +3,13 @@
 use std::time::Instant;
 
 use tokio_util::sync::CancellationToken;
-use tracing::info;
+use tracing::{info, warn};
 
 use super::fresh::Flying;
 use super::guard::Rules;
 use super::{Applier, Error, Outlet};
 use crate::link::{self, CopyBegin, CopyStates, Message, OwedStates, State, Value};
-use crate::model::{CopyProgress, Mark, Owes};
+use crate::model::{CopyProgress, Epoch, Mark, Owes};
 use crate::status::CopyStatus;
 
 impl Applier {
@@ -66,7 +66,11 @@ impl Applier {
                     next: 0,
                     keep: begin.keep,
                 };
-                (copy, self.state().ok_or(Error::NoStream)?.epoch)
+                let state = self.state().ok_or(Error::NoStream)?;
+                // Both had all; then clients wrote here while nobody read.
+                let was_whole = mark.base > Epoch::UNDONE && mark.home < state.base;
+                self.may_undelete = was_whole && state.older < state.base;
+                (copy, state.epoch)
             }
             (None, _) => return Err(Error::Unexpected("the middle of a copy")),
         };
@@ -210,8 +214,18 @@ impl Applier {
         let counts = {
             let mut board = self.board.lock();
             board.receiving = None;
+            if self.may_undelete {
+                board.copied.returned = board.copied.created;
+            }
             board.copied.clone()
         };
+        if counts.returned > 0 {
+            warn!(
+                peer = %self.config.peer, keys = counts.returned,
+                "keys that were not here have come back from the peer: what clients had deleted here \
+                 while nobody read is among them, and must be deleted once more"
+            );
+        }
         info!(
             peer = %self.config.peer, entries, created = counts.created,
             overwritten = counts.overwritten, kept = counts.kept, refused = counts.refused,

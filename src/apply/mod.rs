@@ -184,6 +184,8 @@ pub struct Applier {
     disputes: bool,
     /// Whether the copy that the plan foresees is answered by one from here.
     owes_back: bool,
+    /// Whether keys that the copy creates may have been deleted here while nobody read.
+    may_undelete: bool,
     /// What the snapshot being copied had seen of us.
     copy_seen: Cursor,
     /// How much of our history the peer must have seen before the two sites are merged.
@@ -226,6 +228,7 @@ impl Applier {
             gap: false,
             disputes: false,
             owes_back: false,
+            may_undelete: false,
             copy_seen: Cursor::ZERO,
             torn_after: None,
             unsettled: Some(Cursor::ZERO),

@@ -274,13 +274,15 @@ pub(super) const ROWS: &[Row] = &[
     gauge(
         "tandem_peer_copied_keys",
         "What the last copies received from the peer did with keys: created, overwritten, kept \
-         (the value here stayed), refused (written here meanwhile, asked for again).",
+         (the value here stayed), refused (written here meanwhile, asked for again); returned: those \
+         created among which are keys that clients had deleted while nobody read.",
         PeerBy("outcome", |p| {
             vec![
                 ("created".to_owned(), number(p.copied.created)),
                 ("overwritten".to_owned(), number(p.copied.overwritten)),
                 ("kept".to_owned(), number(p.copied.kept)),
                 ("refused".to_owned(), number(p.copied.refused)),
+                ("returned".to_owned(), number(p.copied.returned)),
             ]
         }),
     ),

@@ -258,6 +258,10 @@ pub struct CopyCounts {
     /// States that came too late, because the key was written here meanwhile, and were asked for
     /// again.
     pub refused: u64,
+    /// Those created by a copy after a time in which clients wrote here and nobody read: keys that they
+    /// have deleted then are among them.
+    #[serde(default)]
+    pub returned: u64,
 }
 
 /// One peer.

@@ -376,7 +376,44 @@ fn a_sidecar_away_for_longer_than_the_backlog_loses_nothing() {
     assert_eq!(b.ask::<u64>("EXISTS filler:0 filler:1999 old:0"), 3);
     let redis = pair.a.sidecar.status().unwrap().redis;
     assert!(redis.resyncs_full >= 1, "it is counted: {redis:#?}");
+    let copied = pair.a.sidecar.peer("b").unwrap().copied;
+    assert_eq!(copied.returned, 0, "{copied:?}");
     pair.no_echo();
+}
+
+#[test]
+fn what_was_deleted_while_nobody_read_comes_back_and_is_counted() {
+    let mut pair = Pair::start(&Options {
+        servers: &["repl-backlog-size 64kb"],
+        ..Options::default()
+    });
+    let (mut a, mut b) = pair.clients();
+    for n in 0..50 {
+        a.run(&format!("SET old:{n} v"));
+    }
+    pair.settle();
+    pair.a.sidecar.kill();
+    for n in 0..20 {
+        a.run(&format!("DEL old:{n}"));
+        b.run(&format!("SET new:{n} v"));
+    }
+    for n in 0..1000 {
+        a.run(&format!("SET filler:{n} {}", "x".repeat(200)));
+    }
+    pair.a.sidecar.start();
+    pair.wait_synchronizing();
+    pair.settle();
+    compare(&pair);
+    // What b has written meanwhile comes as it was written.
+    assert_eq!(a.ask::<u64>("EXISTS old:0 old:19 new:0 new:19"), 4);
+    let copied = pair.a.sidecar.peer("b").unwrap().copied;
+    assert_eq!(copied.returned, 20, "{copied:?}");
+    assert!(
+        pair.a
+            .sidecar
+            .log()
+            .contains("have come back from the peer")
+    );
 }
 
 #[test]
