@@ -110,3 +110,51 @@ fn the_memory_of_a_sidecar_does_not_follow_what_is_pending() {
         assert!(peak < MEMORY_KIB / 2, "{}: {peak} KiB", site.name);
     }
 }
+
+#[test]
+fn what_is_written_through_a_long_cut_comes_from_the_journal() {
+    let is_full = env::var("TANDEM_FULL").is_ok_and(|v| v == "1");
+    // Of 10 KB each: 10 GB, which a busy server writes in an hour.
+    let writes: u64 = if is_full { 1_000_000 } else { 10_000 };
+    const AT_ONCE: u64 = 100;
+    let mut pair = Pair::prepare(&Options {
+        servers: &["client-output-buffer-limit replica 1gb 1gb 0"],
+        ..Options::default()
+    });
+    pair.a.sidecar.config.journal_size = "20GiB".to_owned();
+    pair.start_sidecars();
+    pair.wait_synchronizing();
+    pair.cut_link();
+    let mut a = pair.a.client();
+    let value = "x".repeat(10_000);
+    for batch in 0..writes / AT_ONCE {
+        let mut pipe = redis::pipe();
+        for n in 0..AT_ONCE {
+            pipe.cmd("SET")
+                .arg(format!("k:{}", (batch + n * 7) % 1000))
+                .arg(&value);
+            pipe.cmd("INCR").arg("n");
+        }
+        pipe.exec(a.connection()).expect("a batch");
+        if batch % 10 == 0 {
+            pair.b.client().run("INCR n");
+        }
+    }
+    pair.mend_link();
+    pair.wait_synchronizing();
+    let deadline = patience(1800);
+    if let Err(reason) = pair.try_settle(deadline) {
+        panic!("waited {deadline:?}: {reason}");
+    }
+    compare(&pair);
+    assert_eq!(a.ask::<u64>("GET n"), writes + writes / AT_ONCE / 10);
+    for site in pair.sites() {
+        let status = site.sidecar.status().expect("a status");
+        assert_eq!(status.redis.resyncs_full, 1, "{status:#?}");
+        assert_eq!(status.peers[0].copied.created, 0, "{status:#?}");
+        assert_eq!(status.journal.overflows, 0, "{status:#?}");
+        let peak = site.sidecar.peak_memory_kib();
+        println!("{}: {} MiB at the peak", site.name, peak / 1024);
+        assert!(peak < MEMORY_KIB, "{}: {peak} KiB", site.name);
+    }
+}
