@@ -89,18 +89,31 @@ fn the_files_of_the_rdb_crate_are_read_as_it_reads_them() {
     );
 }
 
+/// The platform this is built on and for, as `rustc` names it.
+fn host() -> String {
+    let rustc = env::var_os("RUSTC").unwrap_or_else(|| "rustc".into());
+    let output = Command::new(rustc).arg("-vV").output().expect("rustc runs");
+    let said = String::from_utf8(output.stdout).expect("text");
+    let host = said.lines().find_map(|line| line.strip_prefix("host: "));
+    host.expect("the host").to_owned()
+}
+
 /// The snapshots that the package of the crate has for its own tests: they are not in this
 /// repository.
 fn files() -> Vec<PathBuf> {
     let cargo = env::var_os("CARGO").unwrap_or_else(|| "cargo".into());
+    // Of all platforms the packages need not be on this machine.
     let output = Command::new(cargo)
         .args(["metadata", "--format-version", "1", "--locked", "--offline"])
+        .args(["--filter-platform", &host()])
         .args([
             "--manifest-path",
             concat!(env!("CARGO_MANIFEST_DIR"), "/Cargo.toml"),
         ])
         .output()
         .expect("cargo runs");
+    let said = String::from_utf8_lossy(&output.stderr);
+    assert!(output.status.success(), "cargo metadata: {said}");
     let metadata: serde_json::Value = serde_json::from_slice(&output.stdout).expect("metadata");
     let packages = metadata["packages"].as_array().expect("packages");
     let package = packages.iter().find(|p| p["name"] == "rdb");
