@@ -197,7 +197,10 @@ impl Applier {
         let copy = mark.copy.filter(|c| c.next == entries);
         let copy = copy.ok_or(Error::Unexpected("the end of a copy"))?;
         let state = self.state().ok_or(Error::NoStream)?;
-        let owes = match (self.owes_back, mark.home < state.base) {
+        // What was written here and the snapshot had not seen was applied there to what the snapshot
+        // holds, or does not: a key deleted there while nobody read has only the rest of it.
+        let may_differ = mark.home < state.base || self.journal.last_record() > self.copy_seen;
+        let owes = match (self.owes_back, may_differ) {
             (false, _) => Owes::Nothing,
             (true, false) => Owes::Missing,
             (true, true) => Owes::All,

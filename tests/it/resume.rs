@@ -684,3 +684,37 @@ fn a_lag_is_told_and_ends() {
         pair.b.client().ask::<u64>("EXISTS k:0 k:99") == 2
     });
 }
+
+/// What is deleted at one site while nobody reads, and written at the other meanwhile.
+#[test]
+fn what_is_deleted_while_nobody_reads_and_written_elsewhere_ends_equal() {
+    let mut pair = Pair::start(&Options {
+        servers: &["repl-backlog-size 64kb"],
+        ..Options::default()
+    });
+    let (mut a, mut b) = pair.clients();
+    for n in 0..20 {
+        a.run(&format!("HSET hash:{n} f 1"));
+        a.run(&format!("RPUSH list:{n} 1"));
+        a.run(&format!("SADD set:{n} 1"));
+        a.run(&format!("INCRBY n:{n} 10"));
+        a.run(&format!("ZADD zset:{n} 1 a"));
+    }
+    pair.settle();
+    pair.a.sidecar.kill();
+    for n in 0..20 {
+        a.run(&format!("DEL hash:{n} list:{n} set:{n} n:{n} zset:{n}"));
+        b.run(&format!("HSET hash:{n} g 2"));
+        b.run(&format!("RPUSH list:{n} 2"));
+        b.run(&format!("SADD set:{n} 2"));
+        b.run(&format!("INCR n:{n}"));
+        b.run(&format!("ZADD zset:{n} 2 b"));
+    }
+    for n in 0..1000 {
+        a.run(&format!("SET filler:{n} {}", "x".repeat(200)));
+    }
+    pair.a.sidecar.start();
+    pair.wait_synchronizing();
+    pair.settle();
+    compare(&pair);
+}
