@@ -47,6 +47,8 @@ mod sentinel;
 mod soak;
 mod standby;
 #[cfg(test)]
+mod faults;
+#[cfg(test)]
 mod bad_input;
 #[cfg(test)]
 mod bad_peer;

@@ -13,6 +13,7 @@ const SOURCE: &str = r#"
 #include <dlfcn.h>
 #include <errno.h>
 #include <fcntl.h>
+#include <signal.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
@@ -38,21 +39,50 @@ static int is_journal(int fd) {
   return strcmp(path + n - 4, ".seg") == 0;
 }
 
+/* Counts the calls at a point of death, "before-write 7"; dies at the last of them. */
+static int dies(const char *point, int *calls) {
+  const char *path = getenv("TANDEM_DISK_FAULT");
+  char text[32] = {0};
+  int fd = path ? open(path, O_RDONLY) : -1;
+  if (fd < 0) return 0;
+  ssize_t n = read(fd, text, sizeof text - 1);
+  close(fd);
+  size_t length = strlen(point);
+  if (n <= 0 || strncmp(text, point, length) != 0 || text[length] != ' ') return 0;
+  return __sync_add_and_fetch(calls, 1) == atoi(text + length);
+}
+
+static void die(const char *point, int *calls) {
+  if (dies(point, calls)) kill(getpid(), SIGKILL);
+}
+
 int fdatasync(int fd) {
   static int (*real)(int);
+  static int before, after;
   if (!real) real = (int (*)(int))dlsym(RTLD_NEXT, "fdatasync");
-  if (is_journal(fd)) {
-    if (is("sync")) { errno = EIO; return -1; }
-    if (is("slow")) usleep(500000);
-  }
-  return real(fd);
+  if (!is_journal(fd)) return real(fd);
+  if (is("sync")) { errno = EIO; return -1; }
+  if (is("slow")) usleep(500000);
+  die("before-sync", &before);
+  int result = real(fd);
+  die("after-sync", &after);
+  return result;
 }
 
 ssize_t pwrite64(int fd, const void *bytes, size_t length, off64_t offset) {
   static ssize_t (*real)(int, const void *, size_t, off64_t);
   if (!real) real = (ssize_t (*)(int, const void *, size_t, off64_t))dlsym(RTLD_NEXT, "pwrite64");
-  if (is_journal(fd) && is("readonly")) { errno = EROFS; return -1; }
-  return real(fd, bytes, length, offset);
+  static int before, within, after;
+  if (!is_journal(fd)) return real(fd, bytes, length, offset);
+  if (is("readonly")) { errno = EROFS; return -1; }
+  die("before-write", &before);
+  if (dies("within-write", &within)) {
+    real(fd, bytes, length / 2, offset);
+    kill(getpid(), SIGKILL);
+  }
+  ssize_t result = real(fd, bytes, length, offset);
+  die("after-write", &after);
+  return result;
 }
 "#;
 
@@ -70,6 +100,17 @@ pub(crate) enum Fault {
     Slow,
     /// Nothing can be written any more.
     ReadOnly,
+}
+
+/// Where a process dies, as by a SIGKILL, that has such a disk.
+#[derive(Clone, Copy, Debug)]
+pub(crate) enum Point {
+    BeforeWrite,
+    /// Half of what it writes is in the file.
+    WithinWrite,
+    AfterWrite,
+    BeforeSync,
+    AfterSync,
 }
 
 impl DiskFault {
@@ -105,6 +146,19 @@ impl DiskFault {
             Fault::ReadOnly => "readonly",
         };
         replace(&self.control(), word);
+    }
+
+    /// The process dies at this point, when it has come there so often from now on. It has not been
+    /// told so before: it counts once in its life.
+    pub(crate) fn kill_at(&self, point: Point, calls: u32) {
+        let word = match point {
+            Point::BeforeWrite => "before-write",
+            Point::WithinWrite => "within-write",
+            Point::AfterWrite => "after-write",
+            Point::BeforeSync => "before-sync",
+            Point::AfterSync => "after-sync",
+        };
+        replace(&self.control(), &format!("{word} {calls}"));
     }
 
     /// From now on it does not.

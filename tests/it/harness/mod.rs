@@ -17,7 +17,7 @@ pub(crate) mod wait;
 
 pub(crate) use client::Client;
 pub(crate) use compare::compare;
-pub(crate) use disk_fault::{DiskFault, Fault};
+pub(crate) use disk_fault::{DiskFault, Fault, Point};
 pub(crate) use fault::FaultProxy;
 pub(crate) use interpose::{Interposer, Verdict};
 pub(crate) use pair::{Dial, Options, Pair, Site};

@@ -169,6 +169,11 @@ impl Sidecar {
         (status, start.elapsed())
     }
 
+    /// Its number as a process, for who kills it from another thread.
+    pub(crate) fn pid(&self) -> u32 {
+        self.child.as_ref().expect("a running sidecar").id()
+    }
+
     /// Sends it a signal by name.
     pub(crate) fn signal(&self, name: &str) {
         signal(self.child.as_ref().expect("a running sidecar"), name);
@@ -176,7 +181,7 @@ impl Sidecar {
 
     /// Changes the limit of a running sidecar that was started with one; none lifts it.
     pub(crate) fn limit_files(&self, bytes: Option<u64>) {
-        let pid = self.child.as_ref().expect("a running sidecar").id();
+        let pid = self.pid();
         let status = Command::new("prlimit")
             .args(["--pid", &pid.to_string(), &file_size(bytes)])
             .status()
@@ -209,7 +214,7 @@ impl Sidecar {
     }
 
     fn memory(&self, field: &str) -> u64 {
-        let pid = self.child.as_ref().expect("a running sidecar").id();
+        let pid = self.pid();
         let text = fs::read_to_string(format!("/proc/{pid}/status")).expect("/proc");
         let line = text.lines().find_map(|l| l.strip_prefix(field));
         let number = line.and_then(|l| l.split_whitespace().next()?.parse().ok());
@@ -218,7 +223,7 @@ impl Sidecar {
 
     /// How many files, connections among them, it has open.
     pub(crate) fn open_files(&self) -> u64 {
-        let pid = self.child.as_ref().expect("a running sidecar").id();
+        let pid = self.pid();
         fs::read_dir(format!("/proc/{pid}/fd"))
             .expect("/proc")
             .count() as u64
