@@ -394,6 +394,7 @@ impl Answerer {
             key,
             expire_at_ms: self.expiries.at(said.unwrap_or(-1), now_ms),
             value,
+            was_there: false,
         }
     }
 
@@ -429,6 +430,7 @@ const fn unneeded(db: u32, key: Bytes) -> State {
         key,
         expire_at_ms: 0,
         value: Value::Unsaid,
+        was_there: false,
     }
 }
 

@@ -187,6 +187,7 @@ impl OwedState {
             key,
             expire_at_ms: self.expire_at_ms,
             value,
+            was_there: false,
         };
         let states = OwedStates {
             states: vec![state],

@@ -19,6 +19,9 @@ pub struct State {
     pub expire_at_ms: u64,
     /// What it is.
     pub value: Value,
+    /// Whether it is certain that the receiver has had this key, and that the sender has not written it
+    /// since: if it is not there any more, it was deleted there.
+    pub was_there: bool,
 }
 
 impl State {
@@ -26,25 +29,19 @@ impl State {
         put_varint(out, u64::from(self.db));
         put_bytes(out, &self.key);
         put_varint(out, self.expire_at_ms);
-        match &self.value {
-            Value::Absent => out.push(ABSENT),
-            Value::Unsaid => out.push(UNSAID),
-            Value::Dump(payload) => {
-                out.push(DUMP);
-                put_bytes(out, payload);
-            }
-            Value::Part(place, payload) => {
-                out.push(match place {
-                    Place::First => FIRST_PART,
-                    Place::Middle => MIDDLE_PART,
-                    Place::Last => LAST_PART,
-                });
-                put_bytes(out, payload);
-            }
-            Value::Function(source) => {
-                out.push(FUNCTION);
-                put_bytes(out, source);
-            }
+        let was_there = if self.was_there { WAS_THERE } else { 0 };
+        let (kind, bytes) = match &self.value {
+            Value::Absent => (ABSENT, None),
+            Value::Unsaid => (UNSAID, None),
+            Value::Dump(payload) => (DUMP, Some(payload)),
+            Value::Part(Place::First, payload) => (FIRST_PART, Some(payload)),
+            Value::Part(Place::Middle, payload) => (MIDDLE_PART, Some(payload)),
+            Value::Part(Place::Last, payload) => (LAST_PART, Some(payload)),
+            Value::Function(source) => (FUNCTION, Some(source)),
+        };
+        out.push(kind | was_there);
+        if let Some(bytes) = bytes {
+            put_bytes(out, bytes);
         }
     }
 
@@ -156,6 +153,8 @@ const UNSAID: u8 = 3;
 const FIRST_PART: u8 = 4;
 const MIDDLE_PART: u8 = 5;
 const LAST_PART: u8 = 6;
+/// Stands beside any of them.
+const WAS_THERE: u8 = 0x80;
 
 pub(super) fn take_db(input: &mut Bytes) -> Result<u32, RecordError> {
     u32::try_from(take_varint(input)?).map_err(|_| RecordError::Malformed("database number"))
@@ -180,7 +179,8 @@ pub(super) fn take_states(input: &mut Bytes) -> Result<Vec<State>, RecordError> 
     for _ in 0..take_count(input)? {
         let (db, key) = (take_db(input)?, take_bytes(input)?);
         let expire_at_ms = take_varint(input)?;
-        let value = match take_u8(input)? {
+        let kind = take_u8(input)?;
+        let value = match kind & !WAS_THERE {
             ABSENT => Value::Absent,
             UNSAID => Value::Unsaid,
             DUMP => Value::Dump(take_bytes(input)?),
@@ -195,6 +195,7 @@ pub(super) fn take_states(input: &mut Bytes) -> Result<Vec<State>, RecordError> 
             key,
             expire_at_ms,
             value,
+            was_there: kind & WAS_THERE != 0,
         });
     }
     Ok(states)
@@ -215,6 +216,7 @@ mod tests {
             key: Bytes::from(number.to_string()),
             expire_at_ms: number,
             value: Value::Dump(Bytes::from_static(b"dump")),
+            was_there: number.is_multiple_of(2),
         };
         let mut bundle = Bundle {
             bytes_done: 8,

@@ -275,7 +275,8 @@ pub(super) const ROWS: &[Row] = &[
         "tandem_peer_copied_keys",
         "What the last copies received from the peer did with keys: created, overwritten, kept \
          (the value here stayed), refused (written here meanwhile, asked for again); returned: those \
-         created among which are keys that clients had deleted while nobody read.",
+         created among which may be keys that clients had deleted here while nobody read; deleted: \
+         those that they certainly had, and that are deleted at the peer too.",
         PeerBy("outcome", |p| {
             vec![
                 ("created".to_owned(), number(p.copied.created)),
@@ -283,6 +284,7 @@ pub(super) const ROWS: &[Row] = &[
                 ("kept".to_owned(), number(p.copied.kept)),
                 ("refused".to_owned(), number(p.copied.refused)),
                 ("returned".to_owned(), number(p.copied.returned)),
+                ("deleted".to_owned(), number(p.copied.deleted)),
             ]
         }),
     ),

@@ -416,6 +416,7 @@ impl Peer {
             older: state.map_or(0, |s| s.older.0),
             first: first.to_string(),
             end: self.shared.journal.end().to_string(),
+            last_record: self.shared.journal.last_record().to_string(),
             from_scratch: scratch.filter(|at| first <= *at).map(|at| at.to_string()),
             snapshot: snapshot.map(|at| at.to_string()),
             mark: mark.map(ToString::to_string),

@@ -13,6 +13,7 @@ use super::inbound::{Heard, read};
 use super::outgoing::{Next, Outgoing};
 use super::{Agreed, Error, Incoming, Peer, filter};
 use crate::apply::{self, Applied, Begin, Debts, Outlet};
+use crate::config::{Flush, Initial};
 use crate::converge::Docket;
 use crate::fullsync::{Answerer, Copier, Gate, Insert, Prepared};
 use crate::intake::Shared;
@@ -76,9 +77,9 @@ pub(super) async fn run(
         messages: to_peer.clone(),
         pending: Arc::clone(&session.pending),
     };
-    let (copier, prepared) = copier(peer, &session, &plan);
+    let (copier, prepared) = copier(peer, &session, &plan, had_all(peer, &ours, &theirs));
     let over = stop.child_token();
-    let begin = begin(plan.receive, &ours, &theirs);
+    let begin = begin(peer, plan.receive, &ours, &theirs);
 
     let reading = read(&session, wire.reader, queue, to_peer, requests, hear);
     let inputs = Inputs {
@@ -173,7 +174,7 @@ fn note_what_is_lost(peer: &Peer, theirs: &Hello) {
 }
 
 /// How the session begins for the applier.
-fn begin(flow: Flow, ours: &Hello, theirs: &Hello) -> Begin {
+fn begin(peer: &Peer, flow: Flow, ours: &Hello, theirs: &Hello) -> Begin {
     let rests_on_older = |base: Epoch| base > Epoch::UNDONE && base != ours.base();
     let new_valkey = |hello: &Hello| Info::writes_long_entries_its_own_way(&hello.redis);
     Begin {
@@ -181,13 +182,41 @@ fn begin(flow: Flow, ours: &Hello, theirs: &Hello) -> Begin {
         sent_after: flow.sent_after(theirs, ours),
         disputes: new_valkey(ours) != new_valkey(theirs),
         base: theirs.base(),
+        entire: is_entire(peer, ours, theirs),
         gap: theirs.mark().is_some_and(|mark| rests_on_older(mark.base)),
     }
 }
 
+/// Whether everything that happens at one of the two sites happens at the other too: nothing is left out
+/// by configuration, and no third site knows of keys that the other has not heard of yet.
+fn is_entire(peer: &Peer, ours: &Hello, theirs: &Hello) -> bool {
+    let sync = &peer.config.sync;
+    let copies = [ours, theirs]
+        .iter()
+        .all(|hello| hello.initial != Initial::None);
+    filter(sync).is_everything()
+        && sync.flush == Flush::Forward
+        && copies
+        && peer.shared.dockets.len() == 1
+}
+
+/// Up to where in our history the peer has had every key that we have: a key that it lacks and we have
+/// not written since was deleted there. None where there may be keys that never travelled, or that we
+/// should not have any more.
+fn had_all(peer: &Peer, ours: &Hello, theirs: &Hello) -> Option<Cursor> {
+    let (here, there) = (ours.mark()?, theirs.mark()?);
+    let is_whole = there.base == ours.base() && here.entire && there.entire;
+    (is_whole && is_entire(peer, ours, theirs)).then_some(there.at)
+}
+
 /// What makes the copies of this session, and the first one as far as it must be prepared before the
 /// peer hears what we have seen.
-fn copier(peer: &Peer, session: &Session, plan: &Plan) -> (Copier, Option<Prepared>) {
+fn copier(
+    peer: &Peer,
+    session: &Session,
+    plan: &Plan,
+    had_all: Option<Cursor>,
+) -> (Copier, Option<Prepared>) {
     let copier = Copier {
         site: peer.config.site.clone(),
         redis: peer.config.read_from.clone(),
@@ -199,6 +228,7 @@ fn copier(peer: &Peer, session: &Session, plan: &Plan) -> (Copier, Option<Prepar
         gate: session.gate.clone(),
         receives_from: (session.peer.clone(), plan.receive.start),
         debts: peer.debts.clone(),
+        had_all,
     };
     let Flow { copy, start, .. } = plan.send;
     let prepared = copy.map(|copy| copier.prepare(copy, Some(start)));

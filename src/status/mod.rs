@@ -262,6 +262,10 @@ pub struct CopyCounts {
     /// have deleted then are among them.
     #[serde(default)]
     pub returned: u64,
+    /// Keys that were not taken, because it is proved that clients have deleted them here while nobody
+    /// read: they are deleted at the peer.
+    #[serde(default)]
+    pub deleted: u64,
 }
 
 /// One peer.

@@ -29,6 +29,9 @@ mod loops;
 mod modules;
 #[cfg(test)]
 mod initial;
+#[cfg(test)]
+mod gap;
+#[cfg(test)]
 mod journal;
 #[cfg(test)]
 mod fresh;

@@ -26,12 +26,13 @@ pub struct Flow {
 
 impl Flow {
     /// After which place records are really sent: what the receiver has applied, but not judged, or of
-    /// which it does not know how it went, it needs once more.
+    /// which it does not know how it went, it needs once more. There may be none: what it has applied
+    /// last was a copy.
     #[must_use]
     pub fn sent_after(&self, sender: &Hello, receiver: &Hello) -> Cursor {
         let judged = receiver.judged();
         let is_known = judged != Cursor::ZERO && sender.can_send_after(judged);
-        match self.copy.is_none() && is_known {
+        match self.copy.is_none() && is_known && sender.last_record() > judged {
             true => judged.min(self.start),
             false => self.start,
         }
