@@ -44,6 +44,8 @@ pub struct Hello {
     pub mark: Option<String>,
     /// Up to where it has judged the peer's records; those behind it are sent to it once more.
     pub judged: String,
+    /// Whether all that it sends behind this is compressed.
+    pub packs: bool,
     /// `[sync] initial`.
     pub initial: Initial,
     /// `[sync] existing`.
@@ -167,6 +169,7 @@ pub(super) mod tests {
             snapshot: None,
             mark: None,
             judged: "0/0".to_owned(),
+            packs: false,
             initial: Initial::Auto,
             existing: Existing::Refuse,
             selection: "all".to_owned(),

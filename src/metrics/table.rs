@@ -188,6 +188,16 @@ pub(super) const ROWS: &[Row] = &[
         Peer(|p| number(p.records_sent)),
     ),
     counter(
+        "tandem_peer_message_bytes_total",
+        "Bytes of messages sent to the peer, before they are compressed.",
+        Peer(|p| number(p.message_bytes)),
+    ),
+    counter(
+        "tandem_peer_link_bytes_total",
+        "Bytes sent to the peer: fewer than those of the messages with [link] compression.",
+        Peer(|p| number(p.link_bytes)),
+    ),
+    counter(
         "tandem_peer_records_applied_total",
         "Writes of the peer applied here since the start; a transaction counts as one.",
         Peer(|p| number(p.records_applied)),

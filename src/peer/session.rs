@@ -17,7 +17,7 @@ use crate::config::{Flush, Initial};
 use crate::converge::Docket;
 use crate::fullsync::{Answerer, Copier, Gate, Insert, Prepared};
 use crate::intake::Shared;
-use crate::link::{self, Ack, Copy, Flow, Hello, Message, Plan, Question, Writer};
+use crate::link::{self, Ack, Copy, Flow, Hello, Message, Plan, Question, Sent, Writer};
 use crate::model::{Cursor, Epoch, Owes, SiteId};
 use crate::progress::Progress;
 use crate::redis::Info;
@@ -314,7 +314,7 @@ async fn write(
             insert = inputs.inserted.recv(), if !copying => {
                 let insert = insert.ok_or(Error::Stopping)?;
                 while !outgoing.push_up_to(insert.at(), &mut writer)? {
-                    writer.flush().await?;
+                    session.tell_sent(writer.flush().await?);
                 }
                 if let Insert::Copy(copy) = &insert {
                     session.show_begin(copy.begin.keys);
@@ -360,7 +360,7 @@ async fn write(
         }
         push_questions(&mut questions, session, &mut outgoing, &mut writer).await?;
         if writer.pending() > 0 {
-            writer.flush().await?;
+            session.tell_sent(writer.flush().await?);
         }
         session.refresh(&outgoing, copy_ahead, &inputs, thoroughly);
     }
@@ -536,6 +536,12 @@ impl Session {
             .get(&self.peer)
             .map_or(0, Docket::wishes);
         (wishes + self.debts.len()) as u64
+    }
+
+    fn tell_sent(&self, sent: Sent) {
+        let mut board = self.board.lock();
+        board.message_bytes += sent.plain;
+        board.link_bytes += sent.wire;
     }
 
     fn show_begin(&self, keys: u64) {
