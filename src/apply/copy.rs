@@ -64,6 +64,7 @@ impl Applier {
                     self.owes_back = true;
                     mark.owes = mark.owes.max(Owes::Missing);
                 }
+                self.debts.begin_copy();
                 // What was left out before, this one brings.
                 mark.entire = self.entire;
                 let copy = CopyProgress {
@@ -200,13 +201,11 @@ impl Applier {
         let copy = mark.copy.filter(|c| c.next == entries);
         let copy = copy.ok_or(Error::Unexpected("the end of a copy"))?;
         let state = self.state().ok_or(Error::NoStream)?;
-        // What was written here and the snapshot had not seen was applied there to what the snapshot
-        // holds, or does not: a key deleted there while nobody read has only the rest of it.
-        let may_differ = mark.home < state.base || self.journal.last_record() > self.copy_seen;
-        let owes = match (self.owes_back, may_differ) {
-            (false, _) => Owes::Nothing,
-            (true, false) => Owes::Missing,
-            (true, true) => Owes::All,
+        let owes = match self.owes_back {
+            false => Owes::Nothing,
+            true if mark.home < state.base => Owes::All,
+            true if self.journal.last_record() > self.copy_seen => Owes::Written,
+            true => Owes::Missing,
         };
         let mark = Mark {
             at: mark.at.max(copy.snapshot),

@@ -22,7 +22,7 @@ use super::value::Form;
 use super::{Applier, Error};
 use crate::command::key_hash;
 use crate::intake::wall_ms;
-use crate::link::{State, Value};
+use crate::link::{Standing, State, Value};
 use crate::model::{
     Cursor, GONE_KEY, Lacking, Mark, Need, is_reserved, owed_key, part_key, put_bytes,
 };
@@ -238,18 +238,20 @@ impl Applier {
         if self.parts.as_ref().is_some_and(Parts::is_gone) {
             return Verdict::Refuse;
         }
-        if rules.keep && here.is(state) {
+        let keeps = rules.keep || state.standing == Standing::Asked;
+        if keeps && here.is(state) {
             return Verdict::Leave { kept: false };
         }
-        if rules.keep && exists {
-            return Verdict::Leave { kept: true };
+        if keeps && exists {
+            let kept = state.standing != Standing::Asked;
+            return Verdict::Leave { kept };
         }
         let unseen = self
             .table
             .unseen(key_hash(state.db, &state.key), rules.seen);
         let seen_all = unseen.is_none() && (!self.gap || theirs_wins(&self.config) || !exists);
         let is_deleted = rules.lacking == Lacking::Deleted
-            && state.was_there
+            && state.standing == Standing::Old
             && !exists
             && !self.debts.wants(state.db, &state.key);
         match (seen_all, exists || !is_absent(state)) {
@@ -370,7 +372,7 @@ impl Applier {
             if *verdict == Verdict::Refuse {
                 // What is refused of a copy may hold what is in no journal.
                 match is_copy {
-                    true => self.debts.add(name, read, Need::Lacks),
+                    true => self.debts.add_copied(name, read),
                     false => self.debts.add_again(name, read),
                 }
                 continue;

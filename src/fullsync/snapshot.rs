@@ -15,8 +15,8 @@ use crate::command::key_hash;
 use crate::converge::{Reading, Table};
 use crate::intake::Shared;
 use crate::intake::filter::Filter;
-use crate::link::{Bundle, Copy, CopyBegin, State, Value};
-use crate::model::{Cursor, Seen, SiteId, is_reserved};
+use crate::link::{Bundle, Copy, CopyBegin, Standing, State, Value};
+use crate::model::{Cursor, Owes, Seen, SiteId, is_reserved};
 use crate::progress::Progress;
 use crate::rdb::{self, Place};
 use crate::redis::{self, Connection, Info, Settings, connection_name};
@@ -105,8 +105,12 @@ pub struct Copier {
     pub receives_from: (SiteId, Cursor),
     /// Keys whose state we want of the peer: ours is not the one to be sent.
     pub debts: Debts,
-    /// Up to where in our history the peer has had every key, where that is certain.
-    pub had_all: Option<Cursor>,
+    /// What we owe the peer of a copy.
+    pub owes: Owes,
+    /// From where on the peer gets our records: what we wrote before, it has.
+    pub sends_from: Cursor,
+    /// Whether it is certain that the peer has had every key that we had there.
+    pub had_all: bool,
 }
 
 /// A copy that is going to be made. The gate is closed.
@@ -193,7 +197,7 @@ impl Copier {
             keys: self.keys().await?,
         };
         info!(keys = begin.keys, from = first, at = %snapshot.at, "sending a copy");
-        let parts = self.read(&snapshot, first)?;
+        let parts = self.read(&snapshot, first, !copy.back)?;
         Ok(Copying {
             begin,
             parts,
@@ -333,7 +337,8 @@ impl Copier {
     }
 
     /// Reads the snapshot in a thread of its own: it is large, and the disk may be slow.
-    fn read(&self, snapshot: &Snapshot, first: u64) -> Result<Parts, Error> {
+    /// One that answers a copy also says how keys stand.
+    fn read(&self, snapshot: &Snapshot, first: u64, answers: bool) -> Result<Parts, Error> {
         let open = || {
             snapshot.open().map_err(|source| Error::File {
                 path: self.dir.display().to_string(),
@@ -346,8 +351,12 @@ impl Copier {
         let what = What {
             filter: self.filter.clone(),
             debts: self.debts.clone(),
-            table: Arc::clone(&self.shared.table),
-            had_all: self.had_all,
+            answer: answers.then(|| Answer {
+                table: Arc::clone(&self.shared.table),
+                sends_from: self.sends_from,
+                had_all: self.had_all,
+                spares_asked: self.owes == Owes::Written,
+            }),
         };
         let part_size = self.part_size;
         tokio::task::spawn_blocking(move || {
@@ -376,9 +385,19 @@ fn cannot_begin_again(copy: Copy) -> bool {
 struct What {
     filter: Filter,
     debts: Debts,
+    /// Where it answers a copy.
+    answer: Option<Answer>,
+}
+
+/// What is known of the keys of a site that has sent a copy.
+struct Answer {
     table: Arc<Table>,
+    /// See [`Copier::sends_from`].
+    sends_from: Cursor,
     /// See [`Copier::had_all`].
-    had_all: Option<Cursor>,
+    had_all: bool,
+    /// Whether what was refused of the copy is right there: we owe [`Owes::Written`].
+    spares_asked: bool,
 }
 
 impl What {
@@ -387,14 +406,30 @@ impl What {
     }
 
     fn state(&self, value: rdb::Value, say: impl FnOnce(bytes::Bytes) -> Value) -> State {
-        let is_written = |upto| self.table.is_written(key_hash(value.db, &value.key), upto);
-        let was_there = self.had_all.is_some_and(|upto| !is_written(upto));
         State {
             db: value.db,
+            standing: self.standing(value.db, &value.key),
             key: value.key,
             expire_at_ms: value.expire_at_ms.unwrap_or(0),
             value: say(value.payload),
-            was_there,
+        }
+    }
+
+    fn standing(&self, db: u32, key: &bytes::Bytes) -> Standing {
+        let Some(answer) = &self.answer else {
+            return Standing::Unknown;
+        };
+        let is_written = || {
+            answer
+                .table
+                .is_written(key_hash(db, key), answer.sends_from)
+        };
+        if answer.spares_asked && self.debts.was_copied(&(db, key.clone())) {
+            Standing::Asked
+        } else if answer.had_all && !is_written() {
+            Standing::Old
+        } else {
+            Standing::Unknown
         }
     }
 }
@@ -440,7 +475,7 @@ fn read_parts(
                 key: bytes::Bytes::new(),
                 expire_at_ms: 0,
                 value: Value::Function(source.into()),
-                was_there: false,
+                standing: Standing::Unknown,
             }),
             rdb::Entry::Aux { .. } | rdb::Entry::SizeHint { .. } => {}
         }

@@ -407,7 +407,7 @@ mod tests {
             key: Bytes::from_static(b"k\0"),
             expire_at_ms: 9,
             value,
-            was_there: false,
+            standing: crate::link::Standing::Old,
         };
         let states = vec![
             state(Value::Absent),

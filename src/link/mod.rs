@@ -16,5 +16,5 @@ pub use self::message::{
 pub use self::plan::{Copy, Flow, Plan, back_keeps, plan};
 pub use self::question::Question;
 pub use self::queue::{Receiver, Sender, Waiting, queue};
-pub use self::state::{Bundle, State, Value};
+pub use self::state::{Bundle, Standing, State, Value};
 pub use self::wire::{Error, Reader, Sent, Wire, Writer};

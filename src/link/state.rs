@@ -19,9 +19,22 @@ pub struct State {
     pub expire_at_ms: u64,
     /// What it is.
     pub value: Value,
-    /// Whether it is certain that the receiver has had this key, and that the sender has not written it
-    /// since: if it is not there any more, it was deleted there.
-    pub was_there: bool,
+    /// What the sender knows of the receiver's.
+    pub standing: Standing,
+}
+
+/// What the sender of a copy that answers one knows of a key at the receiver.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum Standing {
+    /// Nothing.
+    #[default]
+    Unknown,
+    /// It is certain that the receiver has had it, and the sender has not written it since: if it is not
+    /// there any more, it was deleted there.
+    Old,
+    /// It was in the receiver's own copy, which had not seen the sender's writes: the sender has asked for
+    /// a later state of it, and what the receiver has is right.
+    Asked,
 }
 
 impl State {
@@ -29,7 +42,11 @@ impl State {
         put_varint(out, u64::from(self.db));
         put_bytes(out, &self.key);
         put_varint(out, self.expire_at_ms);
-        let was_there = if self.was_there { WAS_THERE } else { 0 };
+        let standing = match self.standing {
+            Standing::Unknown => 0,
+            Standing::Old => OLD,
+            Standing::Asked => ASKED,
+        };
         let (kind, bytes) = match &self.value {
             Value::Absent => (ABSENT, None),
             Value::Unsaid => (UNSAID, None),
@@ -39,7 +56,7 @@ impl State {
             Value::Part(Place::Last, payload) => (LAST_PART, Some(payload)),
             Value::Function(source) => (FUNCTION, Some(source)),
         };
-        out.push(kind | was_there);
+        out.push(kind | standing);
         if let Some(bytes) = bytes {
             put_bytes(out, bytes);
         }
@@ -153,8 +170,9 @@ const UNSAID: u8 = 3;
 const FIRST_PART: u8 = 4;
 const MIDDLE_PART: u8 = 5;
 const LAST_PART: u8 = 6;
-/// Stands beside any of them.
-const WAS_THERE: u8 = 0x80;
+/// These stand beside any of them.
+const OLD: u8 = 0x80;
+const ASKED: u8 = 0x40;
 
 pub(super) fn take_db(input: &mut Bytes) -> Result<u32, RecordError> {
     u32::try_from(take_varint(input)?).map_err(|_| RecordError::Malformed("database number"))
@@ -180,7 +198,17 @@ pub(super) fn take_states(input: &mut Bytes) -> Result<Vec<State>, RecordError> 
         let (db, key) = (take_db(input)?, take_bytes(input)?);
         let expire_at_ms = take_varint(input)?;
         let kind = take_u8(input)?;
-        let value = match kind & !WAS_THERE {
+        let standing = match kind & (OLD | ASKED) {
+            0 => Standing::Unknown,
+            OLD => Standing::Old,
+            ASKED => Standing::Asked,
+            _ => {
+                return Err(RecordError::Malformed(
+                    "a key that is both old and asked for",
+                ));
+            }
+        };
+        let value = match kind & !(OLD | ASKED) {
             ABSENT => Value::Absent,
             UNSAID => Value::Unsaid,
             DUMP => Value::Dump(take_bytes(input)?),
@@ -195,7 +223,7 @@ pub(super) fn take_states(input: &mut Bytes) -> Result<Vec<State>, RecordError> 
             key,
             expire_at_ms,
             value,
-            was_there: kind & WAS_THERE != 0,
+            standing,
         });
     }
     Ok(states)
@@ -216,7 +244,11 @@ mod tests {
             key: Bytes::from(number.to_string()),
             expire_at_ms: number,
             value: Value::Dump(Bytes::from_static(b"dump")),
-            was_there: number.is_multiple_of(2),
+            standing: match number % 3 {
+                0 => Standing::Unknown,
+                1 => Standing::Old,
+                _ => Standing::Asked,
+            },
         };
         let mut bundle = Bundle {
             bytes_done: 8,

@@ -5,7 +5,7 @@
 //! that `redis-cli GET tandem:from:singapore` answers a person too:
 //!
 //! `1 i=<instance> n=<batch> at=<epoch>/<offset> hlc=<stamp> low=<epoch>/<offset> base=<epoch>
-//! home=<epoch> owes=<0|1|2> [entire=1] [copy=<epoch>/<offset>/<next entry>/<o|k>[d|x]] [part=<database>]
+//! home=<epoch> owes=<0|1|2|3> [entire=1] [copy=<epoch>/<offset>/<next entry>/<o|k>[d|x]] [part=<database>]
 //! seen=<site>:<epoch>/<offset>,…`
 
 use std::fmt;
@@ -104,6 +104,9 @@ pub enum Owes {
     Nothing,
     /// The keys that the origin lacks: what both have is equal.
     Missing,
+    /// These, and what was written here that the copy had not seen: of keys that the origin did not have
+    /// then, it may have got a part only.
+    Written,
     /// Everything: after keys had been copied, a history began here with writes that nobody has
     /// read, so what both have may differ.
     All,
@@ -121,11 +124,12 @@ impl Owes {
             Self::Nothing => 0,
             Self::Missing => 1,
             Self::All => 2,
+            Self::Written => 3,
         }
     }
 
     fn parse(text: &str) -> Option<Self> {
-        let all = [Self::Nothing, Self::Missing, Self::All];
+        let all = [Self::Nothing, Self::Missing, Self::Written, Self::All];
         let number = number::<u8>(text)?;
         all.into_iter().find(|owes| owes.number() == number)
     }
@@ -454,7 +458,7 @@ mod tests {
             let mark = Mark { copy, ..mark() };
             assert_eq!(Mark::parse(mark.to_string().as_bytes()).unwrap(), mark);
         }
-        for owes in [Owes::Nothing, Owes::Missing, Owes::All] {
+        for owes in [Owes::Nothing, Owes::Missing, Owes::Written, Owes::All] {
             let entire = owes.any();
             let mark = Mark {
                 owes,

@@ -77,7 +77,7 @@ pub(super) async fn run(
         messages: to_peer.clone(),
         pending: Arc::clone(&session.pending),
     };
-    let (copier, prepared) = copier(peer, &session, &plan, had_all(peer, &ours, &theirs));
+    let (copier, prepared) = copier(peer, &session, &plan, (&ours, &theirs));
     let over = stop.child_token();
     let begin = begin(peer, plan.receive, &ours, &theirs);
 
@@ -200,13 +200,15 @@ fn is_entire(peer: &Peer, ours: &Hello, theirs: &Hello) -> bool {
         && peer.shared.dockets.len() == 1
 }
 
-/// Up to where in our history the peer has had every key that we have: a key that it lacks and we have
-/// not written since was deleted there. None where there may be keys that never travelled, or that we
-/// should not have any more.
-fn had_all(peer: &Peer, ours: &Hello, theirs: &Hello) -> Option<Cursor> {
-    let (here, there) = (ours.mark()?, theirs.mark()?);
-    let is_whole = there.base == ours.base() && here.entire && there.entire;
-    (is_whole && is_entire(peer, ours, theirs)).then_some(there.at)
+/// Whether the peer has had every key that we had where our records go on: one that it lacks and that we
+/// have not written since was deleted there. Not so where there may be keys that never travelled, or that
+/// we should not have any more.
+fn had_all(peer: &Peer, plan: &Plan, ours: &Hello, theirs: &Hello) -> bool {
+    let (Some(here), Some(there)) = (ours.mark(), theirs.mark()) else {
+        return false;
+    };
+    let is_whole = there.base == ours.base() && there.at >= plan.send.start;
+    is_whole && here.entire && there.entire && is_entire(peer, ours, theirs)
 }
 
 /// What makes the copies of this session, and the first one as far as it must be prepared before the
@@ -215,7 +217,7 @@ fn copier(
     peer: &Peer,
     session: &Session,
     plan: &Plan,
-    had_all: Option<Cursor>,
+    (ours, theirs): (&Hello, &Hello),
 ) -> (Copier, Option<Prepared>) {
     let copier = Copier {
         site: peer.config.site.clone(),
@@ -228,7 +230,9 @@ fn copier(
         gate: session.gate.clone(),
         receives_from: (session.peer.clone(), plan.receive.start),
         debts: peer.debts.clone(),
-        had_all,
+        owes: ours.mark().map_or(Owes::Nothing, |mark| mark.owes),
+        sends_from: plan.send.start,
+        had_all: had_all(peer, plan, ours, theirs),
     };
     let Flow { copy, start, .. } = plan.send;
     let prepared = copy.map(|copy| copier.prepare(copy, Some(start)));
@@ -378,7 +382,7 @@ async fn push_questions(
         && let Some(Message::Owe(Question { after, .. })) = questions.last()
     {
         while !outgoing.push_up_to(*after, writer)? {
-            writer.flush().await?;
+            session.tell_sent(writer.flush().await?);
         }
         questions
             .pop()
@@ -403,10 +407,11 @@ async fn copy(
             None => {
                 let owes = owed(&copier, &mut applied).await?;
                 let copy = Copy {
-                    keep: back_keeps && owes != Owes::All,
+                    keep: back_keeps && owes == Owes::Missing,
                     back: false,
                     resume: None,
                 };
+                copier.owes = owes;
                 copier.prepare(copy, None)
             }
         };

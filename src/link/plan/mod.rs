@@ -224,7 +224,7 @@ pub fn back_keeps(existing: Existing) -> bool {
 /// The same of a copy that was owed when its sender greeted. What both have is not equal where the
 /// sender's Redis has begun a history with writes that its sidecar never read.
 fn owed_keeps(sender: &Hello) -> bool {
-    let unread = |mark: Mark| mark.owes == Owes::All || mark.home < sender.base();
+    let unread = |mark: Mark| mark.owes > Owes::Missing || mark.home < sender.base();
     back_keeps(sender.existing) && !sender.mark().is_some_and(unread)
 }
 
