@@ -491,7 +491,7 @@ mod tests {
             "1 i=zz",
             &text.replace(" n=9", ""),
             &text.replace("owes=2", "owes=x"),
-            &text.replace("owes=2", "owes=3"),
+            &text.replace("owes=2", "owes=4"),
         ] {
             assert!(Mark::parse(bad.as_bytes()).is_err(), "{bad}");
         }

@@ -3,6 +3,7 @@
 mod inbound;
 mod outgoing;
 mod session;
+mod standing;
 
 use std::collections::BTreeSet;
 use std::path::PathBuf;
