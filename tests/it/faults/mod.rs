@@ -5,6 +5,7 @@
 //! `TANDEM_TRANSACTION` commands of a large transaction, `TANDEM_FAILING` commands that fail.
 
 mod points;
+mod refusals;
 
 use std::env;
 use std::time::Instant;

@@ -63,7 +63,12 @@ fn a_sidecar_dies_after_it_has_written_its_journal() {
 #[test]
 fn a_sidecar_dies_before_its_journal_is_forced_to_the_disk() {
     dies_at("before a sync", Point::BeforeSync, 1, "everysec");
-    dies_at("before a sync of each write", Point::BeforeSync, 50, "always");
+    dies_at(
+        "before a sync of each write",
+        Point::BeforeSync,
+        50,
+        "always",
+    );
 }
 
 #[test]
