@@ -7,6 +7,7 @@
 mod clocks;
 mod points;
 mod refusals;
+mod secrets;
 
 use std::env;
 use std::time::Instant;
