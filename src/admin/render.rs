@@ -172,6 +172,12 @@ fn notes(peer: &PeerStatus) -> Vec<String> {
     }
     let waiting = peer.waiting.iter();
     notes.extend(waiting.map(|reason| format!("{site}: applying its writes waits: {reason}")));
+    if let Some(seconds) = peer.clock_ahead_seconds {
+        let ahead = duration(seconds);
+        notes.push(format!(
+            "{site}: its clock is, or was, {ahead} ahead of the one here; set the clocks right"
+        ));
+    }
     let error = peer.error.iter();
     notes.extend(error.map(|error| format!("{site}: last error: {error}")));
     notes

@@ -115,7 +115,7 @@ impl Applier {
                     return Ok(None);
                 }
                 Class::Failed => Executed::Refused {
-                    body_command: command.checked_sub(sealed.head),
+                    body_command: command.and_then(|number| number.checked_sub(sealed.head)),
                     message,
                 },
             },

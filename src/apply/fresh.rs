@@ -24,7 +24,6 @@ use super::target::{await_fence, put_fence};
 use super::value::{Form, put_restore};
 use super::{Applier, Error};
 use crate::command::key_hash;
-use crate::intake::wall_ms;
 use crate::link::{CopyStates, State, Value};
 use crate::model::{CopyProgress, Lacking, Mark, is_reserved, mark_key};
 use crate::rdb::decode;
@@ -218,7 +217,7 @@ impl Applier {
     /// must judge are left out.
     fn seal_fresh(&self, states: &[State], mark: &Mark) -> Result<(Sealed, Vec<Lot>), Error> {
         let writing = self.writing.as_ref().ok_or(Error::NoStream)?;
-        let (now, is_unseen) = (wall_ms(), self.is_unseen());
+        let (now, is_unseen) = (writing.now_ms(), self.is_unseen());
         let is_for_guard = |s: &State| is_reserved(&s.key) || s.is_expired(now) || is_unseen(s);
         let mut sealed = Sealed::begin(0, &mark_key(&self.config.peer), &mark.to_string());
         let size = |s: &State| STATE_ROOM + s.key.len() + s.value.size();

@@ -21,7 +21,6 @@ use super::sealed::Sealed;
 use super::value::Form;
 use super::{Applier, Error};
 use crate::command::key_hash;
-use crate::intake::wall_ms;
 use crate::link::{Standing, State, Value};
 use crate::model::{
     Cursor, GONE_KEY, Lacking, Mark, Need, is_reserved, owed_key, part_key, put_bytes,
@@ -32,7 +31,7 @@ use crate::status::{Conflicts, CopyCounts};
 const ATTEMPTS: u32 = 8;
 
 /// How long before its moment a state counts as expired, when commands are to be written on top of it:
-/// longer than it takes until Redis has executed them, and than its clock differs from ours.
+/// longer than it takes until Redis has executed them.
 const EXPIRES_SOON_MS: u64 = 1000;
 
 /// What is decided about a state.
@@ -206,7 +205,8 @@ impl Applier {
         seen: Cursor,
         upto: Cursor,
     ) -> Result<(), Error> {
-        let soon = wall_ms() + EXPIRES_SOON_MS;
+        let writing = self.writing.as_ref().ok_or(Error::NoStream)?;
+        let soon = writing.now_ms() + EXPIRES_SOON_MS;
         let may = |state: &State| {
             let hash = key_hash(state.db, &state.key);
             !state.is_expired(soon)
@@ -326,7 +326,7 @@ impl Applier {
     /// told.
     fn forms(&self, states: &[State], verdicts: &[Verdict]) -> Result<Vec<Form>, Error> {
         let writing = self.writing.as_ref().ok_or(Error::NoStream)?;
-        let now = wall_ms();
+        let now = writing.now_ms();
         let form = |(state, verdict): (&State, &Verdict)| {
             if verdict.is_final() {
                 return Form::Delete;

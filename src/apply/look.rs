@@ -4,15 +4,16 @@
 //! state itself: a value here that is much larger is not read, and of what turns out to be longer
 //! nothing is kept.
 
+use std::time::Instant;
+
 use bytes::Bytes;
 use tokio_util::sync::CancellationToken;
 use tracing::warn;
 
 use super::commit::{LONGEST_WAIT, pause, unexpected_refusal};
 use super::reply::{Class, classify};
-use super::target::{Questions, await_fence};
+use super::target::{Questions, Writing, await_fence};
 use super::{Applier, Error};
-use crate::intake::wall_ms;
 use crate::link::{State, Value};
 use crate::model::{Cursor, part_key};
 use crate::redis::Reply;
@@ -106,14 +107,19 @@ impl Applier {
                 part_there = Some(questions.put(&[b"EXISTS", part.as_bytes()]));
             }
         }
+        let time = questions.put_if_told(&[b"TIME"]);
         questions.select(&mut db, 0);
         questions.put_fence(&self.config, self.fence);
         let Some(replies) = self.ask_all(&questions, stop).await? else {
             return Ok(None);
         };
+        let told = Instant::now();
         if let Some(writing) = &mut self.writing {
             writing.db = db;
+            let said = replies.get(time).unwrap_or(&Reply::Nil);
+            writing.clock.set(said, told);
         }
+        let now = self.writing.as_ref().map_or(0, Writing::now_ms);
         let Ok(fence) = await_fence(&self.config, &mut self.progress, fence_of).await else {
             self.reopen(stop).await?;
             return Ok(None);
@@ -121,7 +127,7 @@ impl Applier {
         if let (Some(parts), Some(at)) = (&mut self.parts, part_there) {
             parts.found(replies.get(at).and_then(Reply::integer) == Some(1));
         }
-        let (reply, now) = (|at| replies.get(at).unwrap_or(&Reply::Nil), wall_ms());
+        let reply = |at| replies.get(at).unwrap_or(&Reply::Nil);
         let here = places.into_iter();
         let here = here.map(|(look, ttl)| Here::of(reply(look), reply(ttl), now));
         Ok(Some((here.collect(), fence.at)))

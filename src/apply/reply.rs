@@ -14,9 +14,20 @@ pub(super) enum Class {
     Failed,
 }
 
+/// What stands before the reason when a server of 7.0 or later refuses EXEC itself: its state has changed
+/// after it had accepted the commands.
+const AT_EXEC: &str = "EXECABORT Transaction discarded because of: ";
+/// What a server before 7.0 says of a replica that is told to EXEC.
+const REPLICA_AT_EXEC: &str =
+    "ERR Transaction contains write commands but instance is now a read-only";
+
 /// Judges an error message of the server.
 #[must_use]
 pub(super) fn classify(message: &str) -> Class {
+    let message = message.strip_prefix(AT_EXEC).unwrap_or(message);
+    if message.starts_with(REPLICA_AT_EXEC) {
+        return Class::Wait;
+    }
     let code = message.split(' ').next().unwrap_or_default();
     let stop = |reason: &str, remedy: &str| {
         Class::Stop(Stop {
@@ -47,8 +58,8 @@ pub(super) enum Outcome {
     Done(Vec<Reply>),
     /// Not executed: this is the first error, and the number of the command that it belongs to.
     Aborted {
-        /// Counts the commands between MULTI and EXEC.
-        command: usize,
+        /// Counts the commands between MULTI and EXEC; none when it is EXEC's own.
+        command: Option<usize>,
         /// The server's words.
         message: String,
     },
@@ -61,7 +72,7 @@ pub(super) enum Outcome {
 pub(super) fn outcome(multi: &Reply, queued: &[Reply], exec: Reply) -> Outcome {
     if let Some(message) = multi.error() {
         return Outcome::Aborted {
-            command: 0,
+            command: Some(0),
             message: message.clone(),
         };
     }
@@ -73,15 +84,15 @@ pub(super) fn outcome(multi: &Reply, queued: &[Reply], exec: Reply) -> Outcome {
         (Reply::Array(replies), _) => Outcome::Done(replies),
         (Reply::Nil, _) => Outcome::Changed,
         (_, Some((command, message))) => Outcome::Aborted {
-            command,
+            command: Some(command),
             message: message.clone(),
         },
         (Reply::Error(message), None) => Outcome::Aborted {
-            command: queued.len(),
+            command: None,
             message,
         },
         (other, None) => Outcome::Aborted {
-            command: queued.len(),
+            command: None,
             message: format!("unexpected {other:?}"),
         },
     }
@@ -105,6 +116,35 @@ mod tests {
     }
 
     #[test]
+    fn what_a_server_refuses_only_at_exec_is_judged_by_its_reason() {
+        let ok = || Reply::Status("OK".into());
+        let queued = [Reply::Status("QUEUED".into())];
+        let reasons = [
+            "EXECABORT Transaction discarded because of: OOM command not allowed",
+            "EXECABORT Transaction discarded because of: NOREPLICAS Not enough good replicas",
+            "EXECABORT Transaction discarded because of: READONLY You can't write",
+            "ERR Transaction contains write commands but instance is now a read-only replica. EXEC aborted.",
+        ];
+        for reason in reasons {
+            assert_eq!(classify(reason), Class::Wait, "{reason}");
+            // No command of it is to blame.
+            let aborted = outcome(&ok(), &queued, Reply::Error(reason.to_owned()));
+            let message = reason.to_owned();
+            assert_eq!(
+                aborted,
+                Outcome::Aborted {
+                    command: None,
+                    message
+                }
+            );
+        }
+        let lost = "EXECABORT Transaction discarded because of: NOPERM this user";
+        assert!(matches!(classify(lost), Class::Stop(s) if s.reason == "redis_permission"));
+        let strange = "EXECABORT Transaction discarded because of: ERR strange";
+        assert_eq!(classify(strange), Class::Failed);
+    }
+
+    #[test]
     fn outcomes() {
         let ok = || Reply::Status("OK".into());
         let queued = || Reply::Status("QUEUED".into());
@@ -116,7 +156,7 @@ mod tests {
         assert_eq!(
             aborted,
             Outcome::Aborted {
-                command: 1,
+                command: Some(1),
                 message: "OOM x".to_owned()
             }
         );
@@ -128,7 +168,7 @@ mod tests {
         assert_eq!(
             aborted,
             Outcome::Aborted {
-                command: 0,
+                command: Some(0),
                 message: "NOPERM z".to_owned()
             }
         );

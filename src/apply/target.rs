@@ -1,6 +1,6 @@
 //! The connection on which we write: alone, known, and sure of where it stands.
 
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use tokio::sync::watch;
 use tokio::time::timeout;
@@ -10,9 +10,10 @@ use super::reply::{Outcome, outcome};
 use super::sealed::Sealed;
 use super::{Config, Error};
 use crate::command::Dialect;
+use crate::intake::wall_ms;
 use crate::model::{Mark, Need, SiteId, fence_key, mark_key, owed_key};
 use crate::progress::{FenceSeen, Progress};
-use crate::redis::{Connection, Info, Lease, Reply, connection_name, put_command};
+use crate::redis::{Connection, Info, Lease, Reply, ServerClock, connection_name, put_command};
 
 /// How long our own write may take to come back in our own stream. It takes a millisecond when all
 /// is well; when the stream is away the intake says why, and we try again.
@@ -26,6 +27,8 @@ pub(super) struct Writing {
     pub db: u32,
     pub info: Info,
     pub dialect: Dialect,
+    /// By what clock keys expire there.
+    pub clock: ServerClock,
 }
 
 /// What is kept in Redis about the peer.
@@ -50,12 +53,21 @@ impl Writing {
         connection.ask(&[b"MULTI"]).await?;
         connection.ask(&[b"EXEC"]).await?;
         let dialect = Dialect::of(&info);
+        let mut clock = ServerClock::default();
+        clock.set(&connection.call(&[b"TIME"]).await?, Instant::now());
         Ok(Self {
             connection,
             db: 0,
             info,
             dialect,
+            clock,
         })
+    }
+
+    /// The time at the server, in milliseconds since 1970: what has expired there has expired. Where it
+    /// does not tell, ours is as good as any.
+    pub(super) fn now_ms(&self) -> u64 {
+        self.clock.millis(Instant::now()).unwrap_or_else(wall_ms)
     }
 
     /// Reads the mark and the debts.

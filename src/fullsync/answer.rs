@@ -3,6 +3,7 @@
 use std::collections::VecDeque;
 use std::path::PathBuf;
 use std::sync::Arc;
+use std::time::Instant;
 
 use bytes::Bytes;
 use tokio::sync::{OwnedSemaphorePermit, Semaphore, mpsc, watch};
@@ -20,7 +21,7 @@ use crate::link::{OwedStates, Question, Standing, State, Value};
 use crate::model::{Cursor, FENCE_PREFIX, InstanceId, Need, Seen, SiteId, is_reserved};
 use crate::progress::Progress;
 use crate::rdb::Flavour;
-use crate::redis::{Connection, Info, Reply, Settings, connection_name, put_command};
+use crate::redis::{Connection, Info, Reply, ServerClock, Settings, connection_name, put_command};
 
 /// Keys read in one transaction: their values are in memory together.
 const KEYS_AT_ONCE: usize = 16;
@@ -58,9 +59,10 @@ pub struct Answerer {
     /// How large a value may be that travels whole, in bytes.
     part_size: u64,
     flavour: Flavour,
-    /// Whoever has its permit may have a large value on disk. Never closed.
     /// How the local Redis tells when a key expires.
     expiries: Expiries,
+    clock: ServerClock,
+    /// Whoever has its permit may have a large value on disk. Never closed.
     spooling: Arc<Semaphore>,
     number: u64,
     /// Keys noted as read in the table, to be forgotten when the peer has seen them.
@@ -94,6 +96,7 @@ impl Answerer {
             part_size,
             flavour: Flavour::Redis,
             expiries: Expiries::Left,
+            clock: ServerClock::default(),
             spooling: Arc::new(Semaphore::new(1)),
             number,
             reads,
@@ -189,6 +192,11 @@ impl Answerer {
         }
     }
 
+    /// The time at the server, by which its keys expire, in milliseconds since 1970.
+    fn now_ms(&self) -> u64 {
+        self.clock.millis(Instant::now()).unwrap_or_else(wall_ms)
+    }
+
     fn count_sent(&self, count: u64) {
         if let Some(peer) = self.shared.board.peer(&self.peer) {
             peer.lock().conflicts.sent += count;
@@ -221,7 +229,7 @@ impl Answerer {
         let Some((at, seen)) = self.fence().await else {
             return Ok(None);
         };
-        let now = wall_ms();
+        let now = self.now_ms();
         let mut pairs = replies.chunks(2);
         if size != Size::Unneeded {
             self.count_sent(keys.len() as u64);
@@ -267,14 +275,14 @@ impl Answerer {
         };
         let Some(file) = file else {
             let pair = [Reply::Nil, Reply::Integer(ttl)];
-            owed.states.push(self.state(db, key, &pair, wall_ms()));
+            owed.states.push(self.state(db, key, &pair, self.now_ms()));
             return Ok(Some(Insert::Owed(owed, hold)));
         };
         info!(peer = %self.peer, db, key = %key.escape_ascii(), "sending a large value");
         let what = OwedState {
             owed,
             key: (db, key),
-            expire_at_ms: self.expiries.at(ttl, wall_ms()),
+            expire_at_ms: self.expiries.at(ttl, self.now_ms()),
         };
         let size = usize::try_from(self.part_size).unwrap_or(usize::MAX);
         self.count_sent(1);
@@ -290,7 +298,7 @@ impl Answerer {
     /// Parts large values from others, and, where the peer only doubts its time to live, keys
     /// without one. A server that does not tell the size of values has no large ones.
     async fn sort(
-        &self,
+        &mut self,
         connection: &mut Connection,
         keys: &[Key],
         need: Need,
@@ -301,6 +309,7 @@ impl Answerer {
             put_command(&mut out, &[b"MEMORY", b"USAGE", key]);
             put_command(&mut out, &[b"PTTL", key]);
         }
+        put_command(&mut out, &[b"TIME"]);
         connection.send(&out).await?;
         let (mut sorted, mut small, mut unneeded) = (Vec::new(), Vec::new(), Vec::new());
         for key in keys {
@@ -316,6 +325,7 @@ impl Answerer {
                 small.push(key.clone());
             }
         }
+        self.clock.set(&connection.reply().await?, Instant::now());
         sorted.extend([(small, Size::Small), (unneeded, Size::Unneeded)]);
         Ok(sorted)
     }

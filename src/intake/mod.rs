@@ -4,6 +4,7 @@
 //! has read is in the journal before anybody hears of it, and is acknowledged to Redis only then.
 
 mod acknowledge;
+mod ahead;
 mod conflicts;
 pub mod decoder;
 pub mod event;

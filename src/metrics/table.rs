@@ -128,6 +128,12 @@ pub(super) const ROWS: &[Row] = &[
         Peer(|p| flag(p.waiting.is_some())),
     ),
     gauge(
+        "tandem_peer_clock_ahead_seconds",
+        "How far the stamps of the peer's writes are ahead of the clock here, when that is more than \
+         a minute, and 0 otherwise.",
+        Peer(|p| p.clock_ahead_seconds.unwrap_or(0.0)),
+    ),
+    gauge(
         "tandem_peer_lag_bytes",
         "Bytes of this site's journal that the peer has not applied yet.",
         Peer(|p| number(p.lag_bytes)),

@@ -51,12 +51,12 @@ impl Clock {
     }
 
     /// Takes note of a peer's stamp, so that what we stamp next is later than what we have seen.
-    /// Says whether the peer was too far ahead and its stamp was clamped.
-    pub fn observe(&mut self, peer: Hlc, now_ms: u64) -> bool {
+    /// Of a peer too far ahead the stamp is clamped, and this says how far it was.
+    pub fn observe(&mut self, peer: Hlc, now_ms: u64) -> Option<Duration> {
         let drift = u64::try_from(MAX_DRIFT.as_millis()).unwrap_or(u64::MAX);
         let limit = Hlc::from_millis(now_ms.saturating_add(drift));
         self.last = self.last.max(peer.min(limit));
-        peer > limit
+        (peer > limit).then(|| Duration::from_millis(peer.millis().saturating_sub(now_ms)))
     }
 
     /// The last stamp given or observed.
@@ -83,9 +83,10 @@ mod tests {
     #[test]
     fn a_peer_ahead_pulls_the_clock_but_not_too_far() {
         let mut clock = Clock::default();
-        assert!(!clock.observe(Hlc::from_millis(5_000), 1_000));
+        assert_eq!(clock.observe(Hlc::from_millis(5_000), 1_000), None);
         assert!(clock.stamp(1_000) > Hlc::from_millis(5_000));
-        assert!(clock.observe(Hlc::from_millis(1_000_000), 1_000));
+        let ahead = clock.observe(Hlc::from_millis(1_000_000), 1_000);
+        assert_eq!(ahead, Some(Duration::from_secs(999)));
         assert!(clock.last().millis() <= 61_000);
     }
 }

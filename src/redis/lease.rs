@@ -230,7 +230,8 @@ impl LeaseKeeper {
             return self.take().await;
         };
         let asked = Instant::now();
-        let answer = timeout(LEASE, connection.ask(&[b"PING"])).await;
+        // A server that refuses even that (MISCONF, BUSY, LOADING) has heard it all the same.
+        let answer = timeout(LEASE, connection.call(&[b"PING"])).await;
         answer.unwrap_or_else(|_| Err(connection.timed_out()))?;
         let until = Some(asked + LEASE);
         self.state.send_modify(|state| state.until = until);

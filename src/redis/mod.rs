@@ -1,5 +1,6 @@
 //! A small client: connect, authenticate, send bytes, read replies.
 
+mod clock;
 mod connection;
 mod info;
 mod lease;
@@ -7,6 +8,7 @@ mod reply;
 mod sentinel;
 mod settings;
 
+pub use self::clock::ServerClock;
 pub use self::connection::{Connection, Error, READ_SIZE, put_arg, put_command, put_head};
 pub use self::info::{Info, OLDEST, Version};
 pub use self::lease::{LEASE, LOOK, Lease, LeaseKeeper, Standing, connection_name};

@@ -329,6 +329,9 @@ pub struct PeerStatus {
     pub unheld: u64,
     /// Why applying waits, when it does (`OOM`, `LOADING`, …).
     pub waiting: Option<String>,
+    /// How far the stamps of its writes are ahead of the clock here, when that is more than a minute.
+    #[serde(default)]
+    pub clock_ahead_seconds: Option<f64>,
     /// True when all that this site has read is applied there and nothing is under way.
     pub settled: bool,
     /// The last place of our history applied there.

@@ -10,9 +10,10 @@ use std::time::Duration;
 use tokio::sync::watch;
 use tokio::time::{MissedTickBehavior, interval};
 use tokio_util::sync::CancellationToken;
-use tracing::{error, warn};
+use tracing::error;
 
 use super::acknowledge::Acknowledging;
+use super::ahead::Ahead;
 use super::conflicts::Conflicts;
 use super::decoder::Decoder;
 use super::event::{Event, Write};
@@ -60,6 +61,7 @@ pub(super) struct Stream {
     decoder: Decoder,
     frame: FrameBuilder,
     clock: Clock,
+    ahead: Ahead,
     judge: Judge,
     conflicts: Conflicts,
     /// What the judge has found and the journal does not have yet.
@@ -108,6 +110,7 @@ impl Stream {
             ),
             frame: FrameBuilder::new(at.offset),
             clock: Clock::after(hlc),
+            ahead: Ahead::default(),
             judge,
             conflicts,
             judgements: Vec::new(),
@@ -286,9 +289,8 @@ impl Stream {
                 deleted,
                 offset,
             } => {
-                if self.clock.observe(mark.hlc, now_ms) {
-                    warn!(%origin, "the clock of a peer is more than a minute ahead; set it right");
-                }
+                let ahead = self.clock.observe(mark.hlc, now_ms);
+                self.ahead.on_stamp(&origin, ahead, &self.shared);
                 Arc::make_mut(&mut self.seen).advance(&origin, mark.at);
                 self.frame.push_echo(&origin, mark.at, mark.hlc, offset);
                 let known = self.progress.marks.get(&origin);

@@ -4,7 +4,10 @@
 //! More rounds: `TANDEM_KILLS` for what is killed, `TANDEM_LOST` replies that are lost,
 //! `TANDEM_TRANSACTION` commands of a large transaction, `TANDEM_FAILING` commands that fail.
 
+mod clocks;
 mod points;
+mod refusals;
+mod secrets;
 
 use std::env;
 use std::time::Instant;

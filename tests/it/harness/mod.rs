@@ -2,6 +2,7 @@
 //! independent client, and the judges that say whether two sites are equal.
 
 pub(crate) mod client;
+pub(crate) mod clock_fault;
 pub(crate) mod compare;
 pub(crate) mod disk_fault;
 pub(crate) mod fault;
