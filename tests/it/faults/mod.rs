@@ -2,12 +2,20 @@
 //! and nothing acknowledged is lost, nothing is applied twice.
 //!
 //! More rounds: `TANDEM_KILLS` for what is killed, `TANDEM_LOST` replies that are lost,
-//! `TANDEM_TRANSACTION` commands of a large transaction, `TANDEM_FAILING` commands that fail.
+//! `TANDEM_FLAPS` cuts of a link, `TANDEM_RENEWALS` keys that are renewed, `TANDEM_SLEEP` seconds that a
+//! server answers nobody, `TANDEM_TRANSACTION` commands of a large transaction, `TANDEM_FIELDS` fields
+//! of a large hash, `TANDEM_FAILING` commands that fail.
 
+mod bookkeeping;
 mod clocks;
+mod crashes;
+mod journals;
 mod points;
 mod refusals;
+mod renewals;
 mod secrets;
+mod stalls;
+mod wires;
 
 use std::env;
 use std::time::Instant;
