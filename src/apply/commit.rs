@@ -133,7 +133,7 @@ impl Applier {
         let mut wait = FIRST_WAIT;
         loop {
             let opened = tokio::select! {
-                opened = self.open() => opened,
+                opened = self.connect() => opened,
                 () = stop.cancelled() => return Err(Error::Stopped),
             };
             match opened {

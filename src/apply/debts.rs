@@ -202,9 +202,16 @@ impl Debts {
         }
     }
 
-    /// Forgets what was asked in an earlier session: everything is asked for again, and must have
-    /// seen what is here now. The local Redis may have begun a new history since, with writes that
-    /// an earlier place says nothing of.
+    /// Forgets what the peer has asked for.
+    pub fn forget_asked(&self) {
+        let mut inner = self.lock();
+        inner.deferred.clear();
+        inner.due.clear();
+    }
+
+    /// Forgets what was asked: everything is asked for again, and must have seen what is here now. The
+    /// local Redis may have begun a new history since, with writes that an earlier place says nothing
+    /// of.
     pub fn begin(&self, stored: impl IntoIterator<Item = (Key, Need)>, after: Cursor) {
         let mut inner = self.lock();
         for (key, need) in stored {
@@ -215,9 +222,6 @@ impl Debts {
             .values_mut()
             .for_each(|want| want.after = after);
         inner.unasked = inner.wanted.keys().cloned().collect();
-        // The peer asks anew too.
-        inner.deferred.clear();
-        inner.due.clear();
     }
 
     /// What to ask for now: at most `most` keys, all for the same reason, and the place that satisfies
@@ -368,6 +372,8 @@ mod tests {
         assert_eq!(a.answerable(both.clone(), Need::Wrong), both);
         assert_eq!(b.answerable(both, Need::Wrong), [key("y")]);
         assert!(wants(&a, "x") && wants(&b, "x"));
+        // The connection to Redis is opened anew: A still waits.
+        b.begin([], at(2));
         // A's value has come.
         b.remove(&key("x"));
         let due = b.due().await;

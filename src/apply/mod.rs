@@ -242,6 +242,13 @@ impl Applier {
     /// # Errors
     /// The local Redis cannot be reached or used.
     pub async fn open(&mut self) -> Result<(Option<Mark>, Info), Error> {
+        // The peer asks anew too.
+        self.debts.forget_asked();
+        self.connect().await
+    }
+
+    /// The same within a session: what the peer has asked for it still waits for.
+    async fn connect(&mut self) -> Result<(Option<Mark>, Info), Error> {
         self.writing = None;
         let mut writing = Writing::open(&self.config, &self.lease).await?;
         self.fence += 1;
