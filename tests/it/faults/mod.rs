@@ -9,7 +9,9 @@
 mod bookkeeping;
 mod clocks;
 mod crashes;
+mod failures;
 mod journals;
+mod large;
 mod points;
 mod refusals;
 mod renewals;
