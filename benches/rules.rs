@@ -125,6 +125,7 @@ fn mark(batch: u64, end: u64) -> Mark {
         base: Epoch(0),
         home: Epoch(0),
         owes: Owes::Nothing,
+        entire: false,
         copy: None,
         part: None,
         seen: Seen::default(),

@@ -75,6 +75,12 @@
 //! records that the journal no longer has. Both sides of a link make the same plan of the two
 //! hellos ([`link`]); a copy that is interrupted goes on where the mark says.
 //!
+//! A copy tells what is there, not what is gone. A key that the peer's copy brings and that is not here
+//! was deleted here, while nobody read, if the peer has not written it since we had all of its keys, and
+//! if nothing can have been lost here since: the same process, in the same history. Then it is not
+//! taken, and its name goes into our own stream, in the marked transaction, where [`intake`] reads it as
+//! a client's delete. What is not certain comes back, and is counted.
+//!
 //! # Tasks
 //!
 //! | task | owns | ends with |

@@ -23,6 +23,9 @@ pub struct EpochState {
     /// The last epoch in which this Redis came back older than its journal: until it has got a
     /// copy from each peer since then, it lacks writes. Zero when none.
     pub older: Epoch,
+    /// The last epoch with whose beginning this Redis may have forgotten something, whatever the
+    /// other two say: it was not the same process in the same history, only further on.
+    pub doubt: Epoch,
     /// Whether there was no data when the first epoch began.
     pub empty: bool,
 }

@@ -38,6 +38,8 @@ pub(crate) struct Pair {
     pub(crate) far: Server,
     pub(crate) proxy: Option<Proxy>,
     link: u16,
+    /// What sidecars do with what they send: see `[link] compression`.
+    compression: &'static str,
 }
 
 impl Pair {
@@ -70,7 +72,18 @@ impl Pair {
             far: Server::start(&programs.server)?,
             proxy: None,
             link: free_port()?,
+            compression: "none",
         })
+    }
+
+    /// What the sidecars send is compressed.
+    pub(crate) fn compressed(programs: &Programs) -> Result<Self> {
+        let mut pair = Self::apart(programs)?;
+        pair.compression = "zstd";
+        pair.proxy = Some(Proxy::to(pair.link, Duration::ZERO)?);
+        pair.join(programs, Arm::Tandem)?;
+        pair.flows()?;
+        Ok(pair)
     }
 
     /// Brings them into sync, and waits until they are.
@@ -90,6 +103,7 @@ impl Pair {
             redis: self.near.port,
             listen: free_port()?,
             dial: Some(proxy.unwrap_or(self.link)),
+            compression: self.compression,
         };
         let far = Plan {
             site: "far",
@@ -97,6 +111,7 @@ impl Pair {
             redis: self.far.port,
             listen: self.link,
             dial: None,
+            compression: self.compression,
         };
         for plan in [near, far] {
             self.sidecars.push(Sidecar::start(&programs.tandem, &plan)?);

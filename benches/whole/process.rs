@@ -151,6 +151,8 @@ pub(crate) struct Plan {
     pub(crate) listen: u16,
     /// The one that waits has none.
     pub(crate) dial: Option<u16>,
+    /// `[link] compression`.
+    pub(crate) compression: &'static str,
 }
 
 impl Sidecar {
@@ -162,11 +164,12 @@ impl Sidecar {
             .map(|port| format!("address = \"127.0.0.1:{port}\"\n"));
         let text = format!(
             "site = \"{}\"\n[redis]\nurl = \"redis://127.0.0.1:{}\"\n\
-             [link]\nlisten = \"127.0.0.1:{}\"\n[[peer]]\nsite = \"{}\"\n{}\
+             [link]\nlisten = \"127.0.0.1:{}\"\ncompression = \"{}\"\n[[peer]]\nsite = \"{}\"\n{}\
              [journal]\ndir = \"{}\"\nmax_size = \"10GiB\"\n[admin]\nlisten = \"127.0.0.1:{admin}\"\n",
             plan.site,
             plan.redis,
             plan.listen,
+            plan.compression,
             plan.peer,
             address.unwrap_or_default(),
             dir.path().join("journal").display(),

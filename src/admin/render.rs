@@ -148,6 +148,12 @@ fn notes(peer: &PeerStatus) -> Vec<String> {
                 copied.returned
             ));
         }
+        if copied.deleted > 0 {
+            notes.push(format!(
+                "{site}: {} more were deleted here while nobody read, and are deleted there too",
+                copied.deleted
+            ));
+        }
     }
     let conflicts = &peer.conflicts;
     if conflicts.total() > 0 || conflicts.asked > 0 {

@@ -123,6 +123,7 @@ fn peer_config(config: &Config, peer: &crate::config::Peer, instance: InstanceId
         instance,
         peer: peer.site.clone(),
         address: peer.address.clone(),
+        compression: config.link.compression,
         redis: config.redis.clone(),
         read_from: config.reading().clone(),
         sync: config.sync.clone(),

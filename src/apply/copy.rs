@@ -9,7 +9,8 @@ use super::fresh::Flying;
 use super::guard::Rules;
 use super::{Applier, Error, Outlet};
 use crate::link::{self, CopyBegin, CopyStates, Message, OwedStates, State, Value};
-use crate::model::{CopyProgress, Epoch, Mark, Owes};
+use crate::model::{CopyProgress, Epoch, Lacking, Mark, Owes};
+use crate::progress::EpochState;
 use crate::status::CopyStatus;
 
 impl Applier {
@@ -53,23 +54,25 @@ impl Applier {
         let known = mark
             .copy
             .filter(|c| c.snapshot == snapshot && c.next == begin.first);
+        let state = self.state().ok_or(Error::NoStream)?;
+        let lacking = lacking(&mark, &state);
         let (copy, home) = match (known, begin.first) {
-            (Some(copy), _) => (copy, mark.home),
+            (Some(copy), _) => (CopyProgress { lacking, ..copy }, mark.home),
             (None, 0) => {
                 // Another one was not completed: see `fresh`.
                 if mark.copy.is_some() {
                     self.owes_back = true;
                     mark.owes = mark.owes.max(Owes::Missing);
                 }
+                self.debts.begin_copy();
+                // What was left out before, this one brings.
+                mark.entire = self.entire;
                 let copy = CopyProgress {
                     snapshot,
                     next: 0,
                     keep: begin.keep,
+                    lacking,
                 };
-                let state = self.state().ok_or(Error::NoStream)?;
-                // Both had all; then clients wrote here while nobody read.
-                let was_whole = mark.base > Epoch::UNDONE && mark.home < state.base;
-                self.may_undelete = was_whole && state.older < state.base;
                 (copy, state.epoch)
             }
             (None, _) => return Err(Error::Unexpected("the middle of a copy")),
@@ -168,6 +171,7 @@ impl Applier {
             seen: self.copy_seen,
             keep: copy.keep,
             rebase: false,
+            lacking: copy.lacking,
         };
         let mark = Mark {
             copy: Some(CopyProgress { next, ..copy }),
@@ -197,13 +201,11 @@ impl Applier {
         let copy = mark.copy.filter(|c| c.next == entries);
         let copy = copy.ok_or(Error::Unexpected("the end of a copy"))?;
         let state = self.state().ok_or(Error::NoStream)?;
-        // What was written here and the snapshot had not seen was applied there to what the snapshot
-        // holds, or does not: a key deleted there while nobody read has only the rest of it.
-        let may_differ = mark.home < state.base || self.journal.last_record() > self.copy_seen;
-        let owes = match (self.owes_back, may_differ) {
-            (false, _) => Owes::Nothing,
-            (true, false) => Owes::Missing,
-            (true, true) => Owes::All,
+        let owes = match self.owes_back {
+            false => Owes::Nothing,
+            true if mark.home < state.base => Owes::All,
+            true if self.journal.last_record() > self.copy_seen => Owes::Written,
+            true => Owes::Missing,
         };
         let mark = Mark {
             at: mark.at.max(copy.snapshot),
@@ -217,11 +219,14 @@ impl Applier {
         let counts = {
             let mut board = self.board.lock();
             board.receiving = None;
-            if self.may_undelete {
-                board.copied.returned = board.copied.created;
-            }
             board.copied.clone()
         };
+        if counts.deleted > 0 {
+            warn!(
+                peer = %self.config.peer, keys = counts.deleted,
+                "keys that were deleted here while nobody read are deleted at the peer too"
+            );
+        }
         if counts.returned > 0 {
             warn!(
                 peer = %self.config.peer, keys = counts.returned,
@@ -262,6 +267,7 @@ impl Applier {
             seen: owed.seen.of(&self.config.site),
             keep: false,
             rebase: true,
+            lacking: Lacking::New,
         };
         let mark = self.marked()?;
         // Behind records that they do not hold, they would undo them.
@@ -278,5 +284,26 @@ impl Applier {
             ..self.marked()?
         };
         self.take_states(&owed.states, rules, &mark, stop).await
+    }
+}
+
+/// What a copy that begins now knows of keys that are not here.
+///
+/// The mark says when the two were made equal. Since then clients may have written here while nobody
+/// read. That those deleted what is missing is certain only where everything has travelled, and where
+/// the Redis is the process that it was, in the same history: it cannot have forgotten anything.
+fn lacking(mark: &Mark, state: &EpochState) -> Lacking {
+    if let Some(begun) = mark.copy {
+        let is_sure = mark.entire && mark.home >= state.doubt;
+        return match begun.lacking {
+            Lacking::Deleted if !is_sure => Lacking::Doubtful,
+            known => known,
+        };
+    }
+    let is_certain = mark.entire && mark.home >= state.doubt;
+    match mark.base > Epoch::UNDONE && mark.home < state.base && state.older < state.base {
+        true if is_certain => Lacking::Deleted,
+        true => Lacking::Doubtful,
+        false => Lacking::New,
     }
 }

@@ -3,7 +3,7 @@
 //! the part that answers the peer's own requests.
 
 use std::cmp::Ordering;
-use std::collections::HashMap;
+use std::collections::{HashMap, HashSet};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use bytes::Bytes;
@@ -45,6 +45,8 @@ struct Inner {
     deferred: HashMap<Key, Need>,
     /// Those of them that have come.
     due: Vec<(Key, Need)>,
+    /// Those whose state in the last copy was refused; none when that is not known.
+    refused: Option<HashSet<Key>>,
 }
 
 impl Debts {
@@ -124,6 +126,30 @@ impl Debts {
         let need = need.max(known);
         inner.wanted.insert(key.clone(), Want { after, need });
         inner.unasked.push(key);
+    }
+
+    /// A state of a copy was refused: a later one is owed.
+    pub fn add_copied(&self, key: Key, after: Cursor) {
+        if let Some(refused) = &mut self.lock().refused {
+            refused.insert(key.clone());
+        }
+        self.add(key, after, Need::Lacks);
+    }
+
+    /// A copy begins: from now on, what is refused of it is remembered.
+    pub fn begin_copy(&self) {
+        self.lock().refused = Some(HashSet::new());
+    }
+
+    /// Whether this key was in the last copy, and its state was refused. What a former life of the sidecar
+    /// had refused is not known.
+    #[must_use]
+    pub fn was_copied(&self, key: &Key) -> bool {
+        let inner = self.lock();
+        inner
+            .refused
+            .as_ref()
+            .is_some_and(|keys| keys.contains(key))
     }
 
     /// A state was refused: a later one is owed, for the same reason.

@@ -25,7 +25,7 @@ use super::value::{Form, put_restore};
 use super::{Applier, Error};
 use crate::command::key_hash;
 use crate::link::{CopyStates, State, Value};
-use crate::model::{CopyProgress, Mark, is_reserved, mark_key};
+use crate::model::{CopyProgress, Lacking, Mark, is_reserved, mark_key};
 use crate::rdb::decode;
 use crate::redis::Reply;
 
@@ -138,7 +138,10 @@ impl Applier {
         self.grounded = self.grounded.saturating_sub(1);
         // The parts of a large value are put together first.
         let is_part = |state: &State| matches!(state.value, Value::Part(..));
-        !was_grounded && !states.states.iter().any(is_part)
+        // What is missing may have been deleted: the guard says so.
+        let copy = self.mark.as_ref().and_then(|mark| mark.copy);
+        let is_sure = copy.is_some_and(|copy| copy.lacking == Lacking::New);
+        is_sure && !was_grounded && !states.states.iter().any(is_part)
     }
 
     /// Writes the states of a message to the keys that are not here.

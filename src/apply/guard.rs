@@ -5,6 +5,7 @@
 //! marked transaction; had one changed since WATCH, EXEC does nothing and we ask again. So a state
 //! never destroys a write that it has not seen.
 
+use std::collections::BTreeMap;
 use std::fmt;
 use std::sync::Arc;
 
@@ -20,8 +21,10 @@ use super::sealed::Sealed;
 use super::value::Form;
 use super::{Applier, Error};
 use crate::command::key_hash;
-use crate::link::{State, Value};
-use crate::model::{Cursor, Mark, Need, is_reserved, owed_key, part_key};
+use crate::link::{Standing, State, Value};
+use crate::model::{
+    Cursor, GONE_KEY, Lacking, Mark, Need, is_reserved, owed_key, part_key, put_bytes,
+};
 use crate::status::{Conflicts, CopyCounts};
 
 /// How often a transaction is tried whose keys keep changing, before its keys count as refused.
@@ -46,6 +49,8 @@ enum Verdict {
         /// Whether by configuration.
         kept: bool,
     },
+    /// It was deleted here while nobody read: the peer hears that in our history.
+    Deleted,
     /// It has not seen a write that is here: a newer one is asked for.
     Refuse,
 }
@@ -56,6 +61,7 @@ impl fmt::Display for Verdict {
             Self::Take { .. } => f.write_str("taken"),
             Self::Rebase(replay) => write!(f, "taken, and {} commands on top", replay.count),
             Self::Leave { .. } => f.write_str("left alone"),
+            Self::Deleted => f.write_str("not taken: it was deleted here"),
             Self::Refuse => f.write_str("refused"),
         }
     }
@@ -83,6 +89,8 @@ pub(super) struct Rules {
     pub keep: bool,
     /// Whether what the states have not seen is written again on top of them.
     pub rebase: bool,
+    /// What is known of keys that are not here.
+    pub lacking: Lacking,
 }
 
 impl Applier {
@@ -109,29 +117,34 @@ impl Applier {
             let Some(decided) = verdicts.iter().cloned().collect::<Option<Vec<_>>>() else {
                 continue;
             };
-            let marked = Mark {
+            let forms = self.forms(states, &decided)?;
+            let mut marked = Mark {
                 instance: self.config.instance,
                 batch: mark.batch + 1,
+                entire: mark.entire && !forms.iter().any(Form::is_unheld),
                 ..mark.clone()
             };
-            match self
-                .carry_out(states, &decided, rules, &marked, stop)
-                .await?
-            {
+            let what = (states, &decided[..], &forms[..]);
+            match self.carry_out(what, rules, &marked, stop).await? {
                 Executed::Done { replies, head } => {
-                    self.mark = Some(marked);
-                    self.settle(states, &decided, !rules.rebase);
+                    self.mark = Some(marked.clone());
+                    self.settle(states, &decided, rules);
                     // A command written again may fail here as it will there.
                     let errors = replies.iter().skip(head).filter_map(|r| r.error());
                     let refused =
                         |m: &&String| m.contains("DUMP payload") || m.contains("Bad data");
+                    let entire = marked.entire;
                     for message in errors.filter(refused) {
                         self.on_unheld_value(message);
+                        marked.entire = false;
+                    }
+                    if marked.entire != entire {
+                        self.commit(|_| {}, marked, stop).await?;
                     }
                     return Ok(());
                 }
                 Executed::Lost if self.mark.as_ref().is_some_and(|m| m.batch >= marked.batch) => {
-                    self.settle(states, &decided, !rules.rebase);
+                    self.settle(states, &decided, rules);
                     return Ok(());
                 }
                 // Nothing was executed, and no key is watched any more.
@@ -225,18 +238,25 @@ impl Applier {
         if self.parts.as_ref().is_some_and(Parts::is_gone) {
             return Verdict::Refuse;
         }
-        if rules.keep && here.is(state) {
+        let keeps = rules.keep || state.standing == Standing::Asked;
+        if keeps && here.is(state) {
             return Verdict::Leave { kept: false };
         }
-        if rules.keep && exists {
-            return Verdict::Leave { kept: true };
+        if keeps && exists {
+            let kept = state.standing != Standing::Asked;
+            return Verdict::Leave { kept };
         }
         let unseen = self
             .table
             .unseen(key_hash(state.db, &state.key), rules.seen);
         let seen_all = unseen.is_none() && (!self.gap || theirs_wins(&self.config) || !exists);
+        let is_deleted = rules.lacking == Lacking::Deleted
+            && state.standing == Standing::Old
+            && !exists
+            && !self.debts.wants(state.db, &state.key);
         match (seen_all, exists || !is_absent(state)) {
             (false, _) => Verdict::Refuse,
+            (true, _) if is_deleted => Verdict::Deleted,
             (true, true) if here.is(state) => Verdict::Leave { kept: false },
             (true, true) => Verdict::Take { existed: exists },
             (true, false) => Verdict::Leave { kept: false },
@@ -245,8 +265,7 @@ impl Applier {
 
     async fn carry_out(
         &mut self,
-        states: &[State],
-        verdicts: &[Verdict],
+        (states, verdicts, forms): (&[State], &[Verdict], &[Form]),
         rules: Rules,
         mark: &Mark,
         stop: &CancellationToken,
@@ -254,12 +273,11 @@ impl Applier {
         let key = crate::model::mark_key(&self.config.peer);
         let (text, set) = (mark.to_string(), owed_key(&self.config.peer));
         let part = part_key(&self.config.peer);
-        let forms = self.forms(states, verdicts)?;
         let debts = self.debts.clone();
         let seal = |db: u32| {
             let mut sealed = Sealed::begin(db, &key, &text);
             let (mut paid, mut owed) = (Vec::new(), Vec::new());
-            for ((state, verdict), form) in states.iter().zip(verdicts).zip(&forms) {
+            for ((state, verdict), form) in states.iter().zip(verdicts).zip(forms) {
                 let name: Key = (state.db, state.key.clone());
                 match verdict {
                     // Of a copy, what is refused may be in no journal; what is only wrong is in ours.
@@ -275,7 +293,7 @@ impl Applier {
                         form.put(&mut sealed, state, &part);
                         sealed.raw(&replay.bytes, replay.count);
                     }
-                    Verdict::Leave { .. } => {}
+                    Verdict::Leave { .. } | Verdict::Deleted => {}
                 }
                 if matches!(state.value, Value::Part(..)) {
                     put_removal(&mut sealed, state.db, &part);
@@ -284,6 +302,9 @@ impl Applier {
                     paid.extend([Need::Lacks, Need::Unsure].map(|need| member(&name, need)));
                 }
             }
+            let is_deleted = |(_, verdict): &(_, &Verdict)| **verdict == Verdict::Deleted;
+            let deleted = states.iter().zip(verdicts).filter(is_deleted);
+            put_deleted(&mut sealed, deleted.map(|(state, _)| state));
             for (command, members) in [(&b"SREM"[..], paid), (&b"SADD"[..], owed)] {
                 if !members.is_empty() {
                     sealed.select(0);
@@ -336,21 +357,22 @@ impl Applier {
     }
 
     /// The counts and the debts after states were taken or refused.
-    fn settle(&self, states: &[State], verdicts: &[Verdict], is_copy: bool) {
+    fn settle(&self, states: &[State], verdicts: &[Verdict], rules: Rules) {
+        let is_copy = !rules.rebase;
         let read = self.progress.borrow().read;
         let mut paid = Vec::new();
         for (state, verdict) in states.iter().zip(verdicts) {
             let name: Key = (state.db, state.key.clone());
             debug!(peer = %self.config.peer, db = state.db, key = %state.key.escape_ascii(), %verdict, "a state");
             if is_copy {
-                count_copied(verdict, &mut self.board.lock().copied);
+                count_copied(verdict, rules.lacking, &mut self.board.lock().copied);
             } else {
                 count_repair(verdict, &mut self.board.lock().conflicts);
             }
             if *verdict == Verdict::Refuse {
                 // What is refused of a copy may hold what is in no journal.
                 match is_copy {
-                    true => self.debts.add(name, read, Need::Lacks),
+                    true => self.debts.add_copied(name, read),
                     false => self.debts.add_again(name, read),
                 }
                 continue;
@@ -366,11 +388,15 @@ impl Applier {
     }
 }
 
-fn count_copied(verdict: &Verdict, counts: &mut CopyCounts) {
+fn count_copied(verdict: &Verdict, lacking: Lacking, counts: &mut CopyCounts) {
     match verdict {
         Verdict::Refuse => counts.refused += 1,
         Verdict::Take { existed: true } | Verdict::Rebase(_) => counts.overwritten += 1,
-        Verdict::Take { existed: false } => counts.created += 1,
+        Verdict::Take { existed: false } => {
+            counts.created += 1;
+            counts.returned += u64::from(lacking != Lacking::New);
+        }
+        Verdict::Deleted => counts.deleted += 1,
         Verdict::Leave { kept: true } => counts.kept += 1,
         Verdict::Leave { kept: false } => {}
     }
@@ -380,7 +406,20 @@ const fn count_repair(verdict: &Verdict, counts: &mut Conflicts) {
     match verdict {
         Verdict::Refuse => counts.refused += 1,
         Verdict::Take { .. } | Verdict::Rebase(_) => counts.taken += 1,
-        Verdict::Leave { .. } => counts.equal += 1,
+        Verdict::Leave { .. } | Verdict::Deleted => counts.equal += 1,
+    }
+}
+
+/// Says in our own history that these keys were deleted here: a DEL of a missing key would not enter it.
+fn put_deleted<'a>(sealed: &mut Sealed, states: impl Iterator<Item = &'a State>) {
+    let mut names: BTreeMap<u32, Vec<u8>> = BTreeMap::new();
+    for state in states {
+        put_bytes(names.entry(state.db).or_default(), &state.key);
+    }
+    for (db, names) in names {
+        sealed.select(db);
+        sealed.command(&[b"SET", GONE_KEY.as_bytes(), &names]);
+        sealed.command(&[b"DEL", GONE_KEY.as_bytes()]);
     }
 }
 

@@ -147,6 +147,8 @@ pub struct Begin {
     pub sent_after: Cursor,
     /// The epoch on which its data rests.
     pub base: Epoch,
+    /// Whether everything travels: see [`Mark::entire`].
+    pub entire: bool,
     /// Whether it has data of ours, but not what began our present base.
     pub gap: bool,
     /// Whether one of the two servers is a Valkey of 9.1 or later and the other is not.
@@ -186,8 +188,8 @@ pub struct Applier {
     disputes: bool,
     /// Whether the copy that the plan foresees is answered by one from here.
     owes_back: bool,
-    /// Whether keys that the copy creates may have been deleted here while nobody read.
-    may_undelete: bool,
+    /// Whether everything travels between the two sites: see [`Mark::entire`].
+    entire: bool,
     /// What the snapshot being copied had seen of us.
     copy_seen: Cursor,
     /// How much of our history the peer must have seen before the two sites are merged.
@@ -231,7 +233,7 @@ impl Applier {
             gap: false,
             disputes: false,
             owes_back: false,
-            may_undelete: false,
+            entire: false,
             copy_seen: Cursor::ZERO,
             torn_after: None,
             unsettled: Some(Cursor::ZERO),
@@ -383,6 +385,7 @@ impl Applier {
             flow,
             sent_after,
             base,
+            entire,
             gap,
             disputes,
         } = begin;
@@ -408,11 +411,12 @@ impl Applier {
         let unsettled = self.unsettled.map(|from| from.max(sent_after));
         self.set_unsettled(unsettled.filter(|from| *from < flow.start));
         let half_done = mark.part.take();
-        (self.base, self.gap) = (base, gap);
+        (self.base, self.gap, self.entire) = (base, gap, entire);
         self.owes_back = flow.copy.is_some_and(|c| c.back);
         if flow.whole {
             (mark.base, mark.home) = (base, home);
         }
+        mark.entire = entire && (mark.entire || flow.whole);
         if before.as_ref() == Some(&mark) {
             return Ok(());
         }

@@ -9,10 +9,10 @@ use std::path::PathBuf;
 use super::mistake::Mistake;
 use super::source::{Section, Source, Value};
 use super::{
-    Acknowledge, Admin, BIG_VALUES, Config, Conflicts, DEFAULT_ADMIN, DEFAULT_BIG_VALUE,
-    DEFAULT_CONFLICT_RATE, DEFAULT_JOURNAL, DEFAULT_LINK, DEFAULT_REMEMBERED, Databases, Existing,
-    Flush, Fsync, Initial, JournalConfig, Keys, Link, MAX_CONFLICT_RATE, MAX_PATTERNS, MIN_JOURNAL,
-    MIN_RATE, Peer, Publish, REMEMBERED, ReadFrom, Size, Sync, WhenFull,
+    Acknowledge, Admin, BIG_VALUES, Compression, Config, Conflicts, DEFAULT_ADMIN,
+    DEFAULT_BIG_VALUE, DEFAULT_CONFLICT_RATE, DEFAULT_JOURNAL, DEFAULT_LINK, DEFAULT_REMEMBERED,
+    Databases, Existing, Flush, Fsync, Initial, JournalConfig, Keys, Link, MAX_CONFLICT_RATE,
+    MAX_PATTERNS, MIN_JOURNAL, MIN_RATE, Peer, Publish, REMEMBERED, ReadFrom, Size, Sync, WhenFull,
 };
 use crate::model::{Pattern, ShownKeys, SiteId};
 use crate::redis::{Address, Login, Password, Role, Settings};
@@ -199,8 +199,12 @@ fn link(section: &Section, mistakes: &mut Vec<Mistake>) -> Link {
         "off" => Ok(None),
         text => socket_address(text, "0.0.0.0:7480, or \"off\"").map(Some),
     });
+    let compression = optional(section, "compression", mistakes, |v| {
+        word(v, Compression::WORDS)
+    });
     Link {
         listen: listen.unwrap_or(Some(DEFAULT_LINK)),
+        compression: compression.unwrap_or_default(),
     }
 }
 

@@ -2,7 +2,7 @@
 
 use std::fmt;
 
-use super::{Acknowledge, Existing, Flush, Fsync, Initial, Publish, WhenFull};
+use super::{Acknowledge, Compression, Existing, Flush, Fsync, Initial, Publish, WhenFull};
 
 /// Says which word means what, both ways.
 macro_rules! words {
@@ -26,5 +26,6 @@ words!(Existing: "refuse" is Refuse, "overwrite" is Overwrite, "keep" is Keep);
 words!(Flush: "forward" is Forward, "ignore" is Ignore, "stop" is Stop);
 words!(Publish: "forward" is Forward, "ignore" is Ignore);
 words!(Acknowledge: "journal" is Journal, "peers" is Peers);
+words!(Compression: "none" is None, "zstd" is Zstd);
 words!(Fsync: "always" is Always, "everysec" is Everysec, "no" is No);
 words!(WhenFull: "full_sync" is FullSync, "stop_reading" is StopReading);

@@ -85,6 +85,18 @@ impl ReadFrom {
 pub struct Link {
     /// Where we wait to be dialled; with none (`"off"` in the file), we only dial.
     pub listen: Option<SocketAddr>,
+    /// How what goes from here to the peers is compressed.
+    pub compression: Compression,
+}
+
+/// How what is sent to the peers is compressed.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum Compression {
+    /// Not at all.
+    #[default]
+    None,
+    /// With zstd, each session as one stream.
+    Zstd,
 }
 
 /// Another site.

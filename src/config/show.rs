@@ -14,6 +14,7 @@ impl fmt::Display for Config {
         let listen = self.link.listen.map(|l| l.to_string());
         let listen = listen.as_deref().unwrap_or("off");
         writeln!(f, "\n[link]\nlisten = \"{listen}\"")?;
+        writeln!(f, "compression = \"{}\"", self.link.compression)?;
         for peer in &self.peers {
             writeln!(f, "\n[[peer]]\nsite = \"{}\"", peer.site)?;
             if let Some(address) = &peer.address {

@@ -56,7 +56,7 @@ const SECTIONS: [(&str, &[&str]); 7] = [
             "read_from",
         ],
     ),
-    ("link", &["listen"]),
+    ("link", &["listen", "compression"]),
     (
         "sync",
         &[

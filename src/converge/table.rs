@@ -156,6 +156,13 @@ impl Table {
         (last > seen).then_some(last)
     }
 
+    /// Whether the key may have been written, by whatever, since our history had come up to `seen`.
+    #[must_use]
+    pub fn is_written(&self, hash: u128, seen: Cursor) -> bool {
+        let find = |span: &Span| span.done.get(&hash).is_some_and(|done| done.last() > seen);
+        self.all().written() > seen || self.writes().iter().any(find)
+    }
+
     /// Those of our writes that a record had not seen, of which we know that it had seen our history
     /// up to `seen`, and with which this touch of it does not commute.
     #[must_use]

@@ -17,7 +17,7 @@ use crate::apply::{Applied, Debts, Key};
 use crate::command::key_hash;
 use crate::converge::Reading;
 use crate::intake::{Shared, wall_ms};
-use crate::link::{OwedStates, Question, State, Value};
+use crate::link::{OwedStates, Question, Standing, State, Value};
 use crate::model::{Cursor, FENCE_PREFIX, InstanceId, Need, Seen, SiteId, is_reserved};
 use crate::progress::Progress;
 use crate::rdb::Flavour;
@@ -404,6 +404,7 @@ impl Answerer {
             key,
             expire_at_ms: self.expiries.at(said.unwrap_or(-1), now_ms),
             value,
+            standing: Standing::Unknown,
         }
     }
 
@@ -439,6 +440,7 @@ const fn unneeded(db: u32, key: Bytes) -> State {
         key,
         expire_at_ms: 0,
         value: Value::Unsaid,
+        standing: Standing::Unknown,
     }
 }
 

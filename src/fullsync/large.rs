@@ -14,7 +14,7 @@ use tracing::warn;
 
 use super::snapshot::Error;
 use super::{Hold, Part, Parts};
-use crate::link::{OwedStates, State, Value};
+use crate::link::{OwedStates, Standing, State, Value};
 use crate::model::{Cursor, SiteId};
 use crate::rdb::{self, Place};
 use crate::redis::Connection;
@@ -187,6 +187,7 @@ impl OwedState {
             key,
             expire_at_ms: self.expire_at_ms,
             value,
+            standing: Standing::Unknown,
         };
         let states = OwedStates {
             states: vec![state],

@@ -3,6 +3,7 @@
 use std::io;
 use std::mem;
 use std::path::PathBuf;
+use std::sync::Arc;
 
 use tokio::sync::{mpsc, watch};
 use tokio::time::{Duration, sleep};
@@ -10,11 +11,12 @@ use tracing::{info, warn};
 
 use super::{Gate, Hold, Part, Parts};
 use crate::apply::Debts;
-use crate::converge::Reading;
+use crate::command::key_hash;
+use crate::converge::{Reading, Table};
 use crate::intake::Shared;
 use crate::intake::filter::Filter;
-use crate::link::{Bundle, Copy, CopyBegin, State, Value};
-use crate::model::{Cursor, Seen, SiteId, is_reserved};
+use crate::link::{Bundle, Copy, CopyBegin, Standing, State, Value};
+use crate::model::{Cursor, Owes, Seen, SiteId, is_reserved};
 use crate::progress::Progress;
 use crate::rdb::{self, Place};
 use crate::redis::{self, Connection, Info, Settings, connection_name};
@@ -103,6 +105,12 @@ pub struct Copier {
     pub receives_from: (SiteId, Cursor),
     /// Keys whose state we want of the peer: ours is not the one to be sent.
     pub debts: Debts,
+    /// What we owe the peer of a copy.
+    pub owes: Owes,
+    /// From where on the peer gets our records: what we wrote before, it has.
+    pub sends_from: Cursor,
+    /// Whether it is certain that the peer has had every key that we had there.
+    pub had_all: bool,
 }
 
 /// A copy that is going to be made. The gate is closed.
@@ -189,7 +197,7 @@ impl Copier {
             keys: self.keys().await?,
         };
         info!(keys = begin.keys, from = first, at = %snapshot.at, "sending a copy");
-        let parts = self.read(&snapshot, first)?;
+        let parts = self.read(&snapshot, first, !copy.back)?;
         Ok(Copying {
             begin,
             parts,
@@ -329,7 +337,8 @@ impl Copier {
     }
 
     /// Reads the snapshot in a thread of its own: it is large, and the disk may be slow.
-    fn read(&self, snapshot: &Snapshot, first: u64) -> Result<Parts, Error> {
+    /// One that answers a copy also says how keys stand.
+    fn read(&self, snapshot: &Snapshot, first: u64, answers: bool) -> Result<Parts, Error> {
         let open = || {
             snapshot.open().map_err(|source| Error::File {
                 path: self.dir.display().to_string(),
@@ -339,12 +348,20 @@ impl Copier {
         let files = [open()?, open()?];
         let size = snapshot.clone();
         let (send, parts) = mpsc::channel(PARTS_AHEAD);
-        let (filter, debts) = (self.filter.clone(), self.debts.clone());
+        let what = What {
+            filter: self.filter.clone(),
+            debts: self.debts.clone(),
+            answer: answers.then(|| Answer {
+                table: Arc::clone(&self.shared.table),
+                sends_from: self.sends_from,
+                had_all: self.had_all,
+                spares_asked: self.owes == Owes::Written,
+            }),
+        };
         let part_size = self.part_size;
         tokio::task::spawn_blocking(move || {
-            let what = (&filter, &debts);
             let size = || size.size();
-            if let Err(error) = read_parts((files, size), first, part_size, what, &send) {
+            if let Err(error) = read_parts((files, size), first, part_size, &what, &send) {
                 // Nobody listens any more when the session is over.
                 drop(send.blocking_send(Err(error)));
             }
@@ -364,12 +381,65 @@ fn cannot_begin_again(copy: Copy) -> bool {
     keeps_others(copy) && copy.resume.is_some_and(|c| c.keep && c.next > 0)
 }
 
+/// What of a snapshot travels, and what is said of it.
+struct What {
+    filter: Filter,
+    debts: Debts,
+    /// Where it answers a copy.
+    answer: Option<Answer>,
+}
+
+/// What is known of the keys of a site that has sent a copy.
+struct Answer {
+    table: Arc<Table>,
+    /// See [`Copier::sends_from`].
+    sends_from: Cursor,
+    /// See [`Copier::had_all`].
+    had_all: bool,
+    /// Whether what was refused of the copy is right there: we owe [`Owes::Written`].
+    spares_asked: bool,
+}
+
+impl What {
+    fn has(&self, value: &rdb::Value) -> bool {
+        !is_reserved(&value.key) && self.filter.has(value.db, &value.key)
+    }
+
+    fn state(&self, value: rdb::Value, say: impl FnOnce(bytes::Bytes) -> Value) -> State {
+        State {
+            db: value.db,
+            standing: self.standing(value.db, &value.key),
+            key: value.key,
+            expire_at_ms: value.expire_at_ms.unwrap_or(0),
+            value: say(value.payload),
+        }
+    }
+
+    fn standing(&self, db: u32, key: &bytes::Bytes) -> Standing {
+        let Some(answer) = &self.answer else {
+            return Standing::Unknown;
+        };
+        let is_written = || {
+            answer
+                .table
+                .is_written(key_hash(db, key), answer.sends_from)
+        };
+        if answer.spares_asked && self.debts.was_copied(&(db, key.clone())) {
+            Standing::Asked
+        } else if answer.had_all && !is_written() {
+            Standing::Old
+        } else {
+            Standing::Unknown
+        }
+    }
+}
+
 /// Reads a snapshot, opened twice, into parts of a copy, until it ends or nobody listens any more.
 fn read_parts(
     ([file, again], size): ([SnapshotReader; 2], impl Fn() -> Option<u64>),
     skip: u64,
     part_size: usize,
-    (filter, debts): (&Filter, &Debts),
+    what: &What,
     send: &mpsc::Sender<Result<Part, Error>>,
 ) -> Result<(), Error> {
     let mut reader = rdb::Reader::try_new(file)?.dividing(part_size, again);
@@ -382,30 +452,30 @@ fn read_parts(
     while let Some(entry) = reader.next_entry()? {
         gathered.bundle.bytes_done = reader.bytes_read();
         match entry {
-            rdb::Entry::Value(value) | rdb::Entry::Part(value, _)
-                if is_reserved(&value.key) || !filter.has(value.db, &value.key) => {}
-            rdb::Entry::Value(value) if debts.lacks(value.db, &value.key) => {
-                gathered.push(&state(value, |_| Value::Unsaid));
+            rdb::Entry::Value(value) | rdb::Entry::Part(value, _) if !what.has(&value) => {}
+            rdb::Entry::Value(value) if what.debts.lacks(value.db, &value.key) => {
+                gathered.push(&what.state(value, |_| Value::Unsaid));
             }
-            rdb::Entry::Value(value) => gathered.push(&state(value, Value::Dump)),
+            rdb::Entry::Value(value) => gathered.push(&what.state(value, Value::Dump)),
             rdb::Entry::Part(value, Place::First) => {
-                is_left_out = debts.lacks(value.db, &value.key);
+                is_left_out = what.debts.lacks(value.db, &value.key);
                 if is_left_out {
-                    gathered.push(&state(value, |_| Value::Unsaid));
+                    gathered.push(&what.state(value, |_| Value::Unsaid));
                 } else {
                     gathered.number += 1;
-                    gathered.alone(&state(value, |p| Value::Part(Place::First, p)));
+                    gathered.alone(&what.state(value, |p| Value::Part(Place::First, p)));
                 }
             }
             rdb::Entry::Part(_, _) if is_left_out => {}
             rdb::Entry::Part(value, place) => {
-                gathered.alone(&state(value, |p| Value::Part(place, p)));
+                gathered.alone(&what.state(value, |p| Value::Part(place, p)));
             }
             rdb::Entry::Function(source) => gathered.push(&State {
                 db: 0,
                 key: bytes::Bytes::new(),
                 expire_at_ms: 0,
                 value: Value::Function(source.into()),
+                standing: Standing::Unknown,
             }),
             rdb::Entry::Aux { .. } | rdb::Entry::SizeHint { .. } => {}
         }
@@ -426,15 +496,6 @@ fn read_parts(
         }
     }
     Ok(())
-}
-
-fn state(value: rdb::Value, say: impl FnOnce(bytes::Bytes) -> Value) -> State {
-    State {
-        db: value.db,
-        key: value.key,
-        expire_at_ms: value.expire_at_ms.unwrap_or(0),
-        value: say(value.payload),
-    }
 }
 
 /// States on their way into messages.

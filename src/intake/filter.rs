@@ -61,6 +61,12 @@ pub enum Travel {
 }
 
 impl Filter {
+    /// Whether nothing is left out.
+    #[must_use]
+    pub const fn is_everything(&self) -> bool {
+        self.databases.is_none() && self.include.is_empty() && self.exclude.is_empty()
+    }
+
     /// Whether everything travels.
     #[must_use]
     pub const fn is_open(&self) -> bool {

@@ -51,11 +51,12 @@ impl fmt::Display for Saved {
             began,
             base,
             older,
+            doubt,
             empty,
         } = &self.state;
         write!(
             f,
-            "{VERSION} {epoch} {replid} {began} {base} {older} {} {} {} {} {} {} {} {} {}",
+            "{VERSION} {epoch} {replid} {began} {base} {older} {doubt} {} {} {} {} {} {} {} {} {}",
             u8::from(*empty),
             self.at,
             self.db,
@@ -99,6 +100,7 @@ impl FromStr for Saved {
             began,
             base,
             older,
+            doubt,
             empty,
             at,
             db,
@@ -122,6 +124,7 @@ impl FromStr for Saved {
             began: Offset(number(began)?),
             base: Epoch(number(base)?),
             older: Epoch(number(older)?),
+            doubt: Epoch(number(doubt)?),
             empty: empty == "1",
         };
         Ok(Self {
@@ -148,6 +151,8 @@ impl FromStr for Saved {
 pub enum History {
     /// Nothing is known of any time before.
     Fresh,
+    /// The data is the known history, further on: a part of it was never read.
+    Missed,
     /// The data holds all that the journal holds, and perhaps writes that were never read.
     Kept,
     /// The data lacks writes that the journal holds.
@@ -163,6 +168,9 @@ pub enum History {
 pub struct Server<'a> {
     /// The life of the process, of the primary.
     pub run_id: &'a str,
+    /// The id of its history. It is another one after a restart, when the server has been a replica
+    /// meanwhile, and when nobody has read for longer than `repl-backlog-ttl`, an hour.
+    pub replid: ReplId,
     /// Whether what survives a restart is all that it has sent: it has an append-only file.
     pub keeps_all: bool,
     /// Whether it may be another server than before, a replica that was promoted: what that one keeps
@@ -183,8 +191,12 @@ pub fn judge(saved: Option<&Saved>, found: Option<&SelfMark>, server: &Server<'_
         (None, None) => History::Fresh,
         // The journal was lost, the data was not.
         (None, Some(_)) => History::Kept,
-        // The same process: it was only away for longer than its backlog, and has forgotten nothing.
-        (Some(saved), _) if saved.run_id == server.run_id => History::Kept,
+        // The same process: it was only away for longer than its backlog, and has forgotten nothing,
+        // unless it has been a replica of another server.
+        (Some(saved), _) if saved.run_id == server.run_id => match saved.state.replid {
+            replid if replid == server.replid => History::Missed,
+            _ => History::Kept,
+        },
         (Some(saved), found) => {
             let number = found.map_or(0, |mark| mark.number);
             let covered = found.is_some_and(|mark| mark.at >= saved.last_record);
@@ -214,49 +226,43 @@ pub fn begin(
     began: Offset,
     empty: bool,
 ) -> EpochState {
-    let base = previous.map_or(Epoch(0), |p| p.base);
-    let older = previous.map_or(Epoch(0), |p| p.older);
     let was_empty = previous.is_some_and(|p| p.empty);
+    let rests = EpochState {
+        epoch,
+        replid,
+        began,
+        base: previous.map_or(Epoch(0), |p| p.base),
+        older: previous.map_or(Epoch(0), |p| p.older),
+        doubt: epoch,
+        empty: was_empty,
+    };
     match history {
         History::Fresh => EpochState {
-            epoch,
-            replid,
-            began,
             base: epoch,
-            older,
             empty,
+            ..rests
+        },
+        History::Missed => EpochState {
+            base: epoch,
+            doubt: previous.map_or(epoch, |p| p.doubt),
+            empty: false,
+            ..rests
         },
         History::Kept => EpochState {
-            epoch,
-            replid,
-            began,
             base: epoch,
-            older,
             empty: false,
+            ..rests
         },
         History::Older => EpochState {
-            epoch,
-            replid,
-            began,
-            base,
             older: epoch,
-            empty: was_empty,
+            ..rests
         },
-        History::Branch => EpochState {
-            epoch,
-            replid,
-            began,
-            base,
-            older,
-            empty: was_empty,
-        },
+        History::Branch => rests,
         History::Diverged => EpochState {
-            epoch,
-            replid,
-            began,
             base: epoch,
             older: epoch,
             empty: false,
+            ..rests
         },
     }
 }
@@ -265,6 +271,8 @@ pub fn begin(
 mod tests {
     use super::*;
     use crate::model::InstanceId;
+
+    const REPLID: &str = "0123456789abcdef0123456789abcdef01234567";
 
     fn at(offset: u64) -> Cursor {
         Cursor {
@@ -276,10 +284,11 @@ mod tests {
     fn saved(self_mark: u64) -> Saved {
         let state = EpochState {
             epoch: Epoch(5),
-            replid: "0123456789abcdef0123456789abcdef01234567".parse().unwrap(),
+            replid: REPLID.parse().unwrap(),
             began: Offset(1),
             base: Epoch(5),
             older: Epoch(0),
+            doubt: Epoch(4),
             empty: true,
         };
         Saved {
@@ -329,6 +338,7 @@ mod tests {
         ] {
             let server = Server {
                 run_id: "other",
+                replid: REPLID.parse().unwrap(),
                 keeps_all: aof,
                 may_be_another: false,
             };
@@ -345,18 +355,22 @@ mod tests {
                 _ => assert_eq!(judged, expected, "{found:?} aof={aof}"),
             }
         }
-        let server = |run_id| Server {
+        let server = |run_id, replid: &str| Server {
             run_id,
+            replid: replid.parse().unwrap(),
             keeps_all: false,
             may_be_another: false,
         };
-        let same = judge(Some(&saved), None, &server("this"));
-        assert_eq!(same, History::Kept);
+        let same = judge(Some(&saved), None, &server("this", REPLID));
+        assert_eq!(same, History::Missed);
+        let was_a_replica = judge(Some(&saved), None, &server("this", &"f".repeat(40)));
+        assert_eq!(was_a_replica, History::Kept);
         let none = Saved {
             self_mark: 0,
             last_record: Cursor::ZERO,
             ..saved
         };
-        assert_eq!(judge(Some(&none), None, &server("other")), History::Kept);
+        let judged = judge(Some(&none), None, &server("other", REPLID));
+        assert_eq!(judged, History::Kept);
     }
 }

@@ -12,7 +12,7 @@ use crate::command::{Catalog, Effects, Learned, Whole, for_each_in};
 use crate::converge::Judge;
 use crate::journal::{Frame, FrameKind, Journal, Recovered};
 use crate::model::{
-    BatchReader, Cursor, Entry, Epoch, Hlc, Judgement, Key, Mark, Offset, Position, Record,
+    BatchReader, Cursor, Entry, Epoch, Hlc, Judgement, Key, Mark, Offset, Position, Record, ReplId,
     SELF_KEY, Seen, SelfMark, SiteId, is_reserved, mark_key,
 };
 use crate::progress::EpochState;
@@ -226,7 +226,8 @@ pub(super) async fn attach(
             }
             shared.board.redis().resyncs_full += 1;
             let found = facts.self_mark.as_ref();
-            let history = history::judge(saved.as_ref(), found, &server(config, &facts.info));
+            let history =
+                history::judge(saved.as_ref(), found, &server(config, &facts.info, replid));
             let previous = saved.as_ref().map(|s| &s.state);
             let epoch = next_epoch(previous, found);
             let at = Cursor { epoch, offset };
@@ -260,9 +261,10 @@ pub(super) async fn attach(
 }
 
 /// What is known of the server whose data is to be judged.
-fn server<'a>(config: &Config, info: &'a Info) -> Server<'a> {
+fn server<'a>(config: &Config, info: &'a Info, replid: ReplId) -> Server<'a> {
     Server {
         run_id: &info.run_id,
+        replid,
         keeps_all: info.aof,
         may_be_another: matches!(config.redis.address, Address::Sentinel(_)),
     }
@@ -363,10 +365,15 @@ fn say(history: History, state: &EpochState) {
     let epoch = state.epoch;
     match history {
         History::Fresh => info!(%epoch, empty = state.empty, "beginning the history of this site"),
+        History::Missed => warn!(
+            %epoch,
+            "a part of the history was never read (Redis was out of reach for longer than its backlog): \
+             peers get a copy of what differs"
+        ),
         History::Kept => warn!(
             %epoch,
-            "Redis has begun a new history with all of its data (it was restarted, or was out of \
-             reach for longer than its backlog): peers get a copy of what differs"
+            "Redis has begun a new history with all of its data (it was restarted): peers get a copy of \
+             what differs"
         ),
         History::Older => warn!(
             %epoch,

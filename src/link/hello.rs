@@ -32,6 +32,8 @@ pub struct Hello {
     pub first: String,
     /// Where its journal ends.
     pub end: String,
+    /// Where the last record in it ends.
+    pub last_record: String,
     /// From where all that its data ever held can be sent as records: its Redis was empty when its
     /// history began.
     pub from_scratch: Option<String>,
@@ -42,6 +44,8 @@ pub struct Hello {
     pub mark: Option<String>,
     /// Up to where it has judged the peer's records; those behind it are sent to it once more.
     pub judged: String,
+    /// Whether all that it sends behind this is compressed.
+    pub packs: bool,
     /// `[sync] initial`.
     pub initial: Initial,
     /// `[sync] existing`.
@@ -72,6 +76,9 @@ impl Hello {
         SiteId::try_new(&self.peer).map_err(|_| "peer")?;
         self.first.parse::<Cursor>().map_err(|_| "first")?;
         self.end.parse::<Cursor>().map_err(|_| "end")?;
+        self.last_record
+            .parse::<Cursor>()
+            .map_err(|_| "last_record")?;
         self.judged.parse::<Cursor>().map_err(|_| "judged")?;
         let place = |text: &Option<String>| text.as_deref().map(str::parse::<Cursor>).transpose();
         place(&self.from_scratch).map_err(|_| "from_scratch")?;
@@ -94,6 +101,12 @@ impl Hello {
     #[must_use]
     pub fn end(&self) -> Cursor {
         self.end.parse().unwrap_or(Cursor::ZERO)
+    }
+
+    /// Where the last record in its journal ends.
+    #[must_use]
+    pub fn last_record(&self) -> Cursor {
+        self.last_record.parse().unwrap_or(Cursor::ZERO)
     }
 
     /// [`Self::judged`] as a place.
@@ -151,10 +164,12 @@ pub(super) mod tests {
             older: 0,
             first: "100/1".to_owned(),
             end: "100/500".to_owned(),
+            last_record: "100/500".to_owned(),
             from_scratch: None,
             snapshot: None,
             mark: None,
             judged: "0/0".to_owned(),
+            packs: false,
             initial: Initial::Auto,
             existing: Existing::Refuse,
             selection: "all".to_owned(),

@@ -39,6 +39,9 @@ pub enum MessageError {
     /// The checksum does not match.
     #[error("a frame with a wrong checksum, or out of its place")]
     Checksum,
+    /// What is compressed cannot be read.
+    #[error("compressed data that cannot be read ({0})")]
+    Packed(String),
     /// A kind that this version does not know.
     #[error("a message of unknown kind {0}")]
     Kind(u8),
@@ -404,6 +407,7 @@ mod tests {
             key: Bytes::from_static(b"k\0"),
             expire_at_ms: 9,
             value,
+            standing: crate::link::Standing::Old,
         };
         let states = vec![
             state(Value::Absent),

@@ -2,6 +2,7 @@
 
 mod hello;
 mod message;
+mod pack;
 mod plan;
 mod question;
 mod queue;
@@ -15,5 +16,5 @@ pub use self::message::{
 pub use self::plan::{Copy, Flow, Plan, back_keeps, plan};
 pub use self::question::Question;
 pub use self::queue::{Receiver, Sender, Waiting, queue};
-pub use self::state::{Bundle, State, Value};
-pub use self::wire::{Error, Reader, Wire, Writer};
+pub use self::state::{Bundle, Standing, State, Value};
+pub use self::wire::{Error, Reader, Sent, Wire, Writer};

@@ -19,6 +19,22 @@ pub struct State {
     pub expire_at_ms: u64,
     /// What it is.
     pub value: Value,
+    /// What the sender knows of the receiver's.
+    pub standing: Standing,
+}
+
+/// What the sender of a copy that answers one knows of a key at the receiver.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum Standing {
+    /// Nothing.
+    #[default]
+    Unknown,
+    /// It is certain that the receiver has had it, and the sender has not written it since: if it is not
+    /// there any more, it was deleted there.
+    Old,
+    /// It was in the receiver's own copy, which had not seen the sender's writes: the sender has asked for
+    /// a later state of it, and what the receiver has is right.
+    Asked,
 }
 
 impl State {
@@ -26,25 +42,23 @@ impl State {
         put_varint(out, u64::from(self.db));
         put_bytes(out, &self.key);
         put_varint(out, self.expire_at_ms);
-        match &self.value {
-            Value::Absent => out.push(ABSENT),
-            Value::Unsaid => out.push(UNSAID),
-            Value::Dump(payload) => {
-                out.push(DUMP);
-                put_bytes(out, payload);
-            }
-            Value::Part(place, payload) => {
-                out.push(match place {
-                    Place::First => FIRST_PART,
-                    Place::Middle => MIDDLE_PART,
-                    Place::Last => LAST_PART,
-                });
-                put_bytes(out, payload);
-            }
-            Value::Function(source) => {
-                out.push(FUNCTION);
-                put_bytes(out, source);
-            }
+        let standing = match self.standing {
+            Standing::Unknown => 0,
+            Standing::Old => OLD,
+            Standing::Asked => ASKED,
+        };
+        let (kind, bytes) = match &self.value {
+            Value::Absent => (ABSENT, None),
+            Value::Unsaid => (UNSAID, None),
+            Value::Dump(payload) => (DUMP, Some(payload)),
+            Value::Part(Place::First, payload) => (FIRST_PART, Some(payload)),
+            Value::Part(Place::Middle, payload) => (MIDDLE_PART, Some(payload)),
+            Value::Part(Place::Last, payload) => (LAST_PART, Some(payload)),
+            Value::Function(source) => (FUNCTION, Some(source)),
+        };
+        out.push(kind | standing);
+        if let Some(bytes) = bytes {
+            put_bytes(out, bytes);
         }
     }
 
@@ -156,6 +170,9 @@ const UNSAID: u8 = 3;
 const FIRST_PART: u8 = 4;
 const MIDDLE_PART: u8 = 5;
 const LAST_PART: u8 = 6;
+/// These stand beside any of them.
+const OLD: u8 = 0x80;
+const ASKED: u8 = 0x40;
 
 pub(super) fn take_db(input: &mut Bytes) -> Result<u32, RecordError> {
     u32::try_from(take_varint(input)?).map_err(|_| RecordError::Malformed("database number"))
@@ -180,7 +197,18 @@ pub(super) fn take_states(input: &mut Bytes) -> Result<Vec<State>, RecordError> 
     for _ in 0..take_count(input)? {
         let (db, key) = (take_db(input)?, take_bytes(input)?);
         let expire_at_ms = take_varint(input)?;
-        let value = match take_u8(input)? {
+        let kind = take_u8(input)?;
+        let standing = match kind & (OLD | ASKED) {
+            0 => Standing::Unknown,
+            OLD => Standing::Old,
+            ASKED => Standing::Asked,
+            _ => {
+                return Err(RecordError::Malformed(
+                    "a key that is both old and asked for",
+                ));
+            }
+        };
+        let value = match kind & !(OLD | ASKED) {
             ABSENT => Value::Absent,
             UNSAID => Value::Unsaid,
             DUMP => Value::Dump(take_bytes(input)?),
@@ -195,6 +223,7 @@ pub(super) fn take_states(input: &mut Bytes) -> Result<Vec<State>, RecordError> 
             key,
             expire_at_ms,
             value,
+            standing,
         });
     }
     Ok(states)
@@ -215,6 +244,11 @@ mod tests {
             key: Bytes::from(number.to_string()),
             expire_at_ms: number,
             value: Value::Dump(Bytes::from_static(b"dump")),
+            standing: match number % 3 {
+                0 => Standing::Unknown,
+                1 => Standing::Old,
+                _ => Standing::Asked,
+            },
         };
         let mut bundle = Bundle {
             bytes_done: 8,

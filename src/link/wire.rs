@@ -11,6 +11,7 @@ use tokio::time::timeout;
 
 use super::hello::Hello;
 use super::message::{GREETING, MAX_HELLO, MAX_PAYLOAD, Message, MessageError, Sequence, VERSION};
+use super::pack::{Packer, Unpacker};
 use super::state::Bundle;
 
 /// How long a peer may take to greet: one round trip and a look into its Redis.
@@ -106,11 +107,22 @@ pub struct Wire {
     pub writer: Writer,
 }
 
+/// How much was sent at once.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Sent {
+    /// Bytes of messages.
+    pub plain: u64,
+    /// Bytes on the wire: fewer where they are compressed.
+    pub wire: u64,
+}
+
 /// What the peer sends.
 #[derive(Debug)]
 pub struct Reader {
     half: OwnedReadHalf,
     buffer: BytesMut,
+    /// Where the peer compresses what it sends.
+    unpacker: Option<Unpacker>,
     peer: String,
     limit: usize,
     sequence: Sequence,
@@ -121,6 +133,9 @@ pub struct Reader {
 pub struct Writer {
     half: OwnedWriteHalf,
     out: Vec<u8>,
+    /// Where we do.
+    packer: Option<Packer>,
+    packed: Vec<u8>,
     peer: String,
     sequence: Sequence,
 }
@@ -154,6 +169,7 @@ impl Wire {
             reader: Reader {
                 half: read,
                 buffer,
+                unpacker: None,
                 peer: peer.clone(),
                 limit: MAX_HELLO,
                 sequence: Sequence::default(),
@@ -161,6 +177,8 @@ impl Wire {
             writer: Writer {
                 half: write,
                 out: Vec::new(),
+                packer: None,
+                packed: Vec::new(),
                 peer,
                 sequence: Sequence::default(),
             },
@@ -172,9 +190,12 @@ impl Wire {
     /// # Errors
     /// The connection broke.
     pub async fn greet(&mut self, hello: Hello) -> Result<(), Error> {
+        let packer = hello.packs.then(Packer::try_new).transpose();
         self.writer.out.extend_from_slice(&GREETING);
         self.writer.push(&Message::Hello(Box::new(hello)));
-        self.writer.flush().await
+        self.writer.flush().await?;
+        self.writer.packer = packer.map_err(|source| self.writer.broken(source))?;
+        Ok(())
     }
 
     /// Reads the peer's greeting and hello.
@@ -192,6 +213,11 @@ impl Wire {
                 })
             })?;
         self.reader.limit = MAX_PAYLOAD;
+        if hello.packs {
+            let behind = self.reader.buffer.split();
+            let unpacker = Unpacker::try_new(behind).map_err(|e| self.reader.unreadable(&e))?;
+            self.reader.unpacker = Some(unpacker);
+        }
         self.reader.peer.clone_from(&hello.site);
         self.writer.peer.clone_from(&hello.site);
         Ok(hello)
@@ -275,15 +301,21 @@ impl Reader {
         }
     }
 
+    /// Reads more, or unpacks more of what was read. Cancel safe.
     async fn fill(&mut self) -> Result<(), Error> {
+        let buffer = match &mut self.unpacker {
+            None => &mut self.buffer,
+            Some(unpacker) => match unpacker.unpack(&mut self.buffer) {
+                Ok(true) => return Ok(()),
+                Ok(false) => unpacker.packed(),
+                Err(error) => return Err(self.unreadable(&error)),
+            },
+        };
         // What was taken from the buffer is still in use: of the rest, use all.
-        if self.buffer.capacity() - self.buffer.len() < READ_LEAST {
-            self.buffer.reserve(READ_SIZE);
+        if buffer.capacity() - buffer.len() < READ_LEAST {
+            buffer.reserve(READ_SIZE);
         }
-        let read = self
-            .half
-            .read_buf(&mut (&mut self.buffer).limit(READ_SIZE))
-            .await;
+        let read = self.half.read_buf(&mut buffer.limit(READ_SIZE)).await;
         let source = match read {
             Ok(0) => io::ErrorKind::UnexpectedEof.into(),
             Ok(_) => return Ok(()),
@@ -293,6 +325,13 @@ impl Reader {
             peer: self.peer.clone(),
             source,
         })
+    }
+
+    fn unreadable(&self, error: &io::Error) -> Error {
+        Error::Message {
+            peer: self.peer.clone(),
+            source: MessageError::Packed(error.to_string()),
+        }
     }
 
     /// The error for a message out of place.
@@ -323,19 +362,38 @@ impl Writer {
             .number(self.out.get_mut(begin..).unwrap_or_default());
     }
 
-    /// Sends what was pushed. Not cancel safe: half a message may have been sent.
+    /// Sends what was pushed, and says how much it was. Not cancel safe: half a message may have been
+    /// sent.
     ///
     /// # Errors
     /// The connection broke.
-    pub async fn flush(&mut self) -> Result<(), Error> {
-        let sent = self.half.write_all(&self.out).await;
-        self.out.clear();
-        // A large frame must not keep its memory for the life of the session.
-        self.out.shrink_to(4 * READ_SIZE);
-        sent.map_err(|source| Error::Broken {
+    pub async fn flush(&mut self) -> Result<Sent, Error> {
+        let packed = match &mut self.packer {
+            None => Ok(&self.out),
+            Some(packer) => packer
+                .pack(&self.out, &mut self.packed)
+                .map(|()| &self.packed),
+        };
+        let wire = packed.map_err(|source| self.broken(source))?;
+        let sent = Sent {
+            plain: self.out.len() as u64,
+            wire: wire.len() as u64,
+        };
+        let written = self.half.write_all(wire).await;
+        for buffer in [&mut self.out, &mut self.packed] {
+            buffer.clear();
+            // A large frame must not keep its memory for the life of the session.
+            buffer.shrink_to(4 * READ_SIZE);
+        }
+        written.map_err(|source| self.broken(source))?;
+        Ok(sent)
+    }
+
+    fn broken(&self, source: io::Error) -> Error {
+        Error::Broken {
             peer: self.peer.clone(),
             source,
-        })
+        }
     }
 
     /// How many bytes wait to be sent.

@@ -194,6 +194,16 @@ pub(super) const ROWS: &[Row] = &[
         Peer(|p| number(p.records_sent)),
     ),
     counter(
+        "tandem_peer_message_bytes_total",
+        "Bytes of messages sent to the peer, before they are compressed.",
+        Peer(|p| number(p.message_bytes)),
+    ),
+    counter(
+        "tandem_peer_link_bytes_total",
+        "Bytes sent to the peer: fewer than those of the messages with [link] compression.",
+        Peer(|p| number(p.link_bytes)),
+    ),
+    counter(
         "tandem_peer_records_applied_total",
         "Writes of the peer applied here since the start; a transaction counts as one.",
         Peer(|p| number(p.records_applied)),
@@ -281,7 +291,8 @@ pub(super) const ROWS: &[Row] = &[
         "tandem_peer_copied_keys",
         "What the last copies received from the peer did with keys: created, overwritten, kept \
          (the value here stayed), refused (written here meanwhile, asked for again); returned: those \
-         created among which are keys that clients had deleted while nobody read.",
+         created among which may be keys that clients had deleted here while nobody read; deleted: \
+         those that they certainly had, and that are deleted at the peer too.",
         PeerBy("outcome", |p| {
             vec![
                 ("created".to_owned(), number(p.copied.created)),
@@ -289,6 +300,7 @@ pub(super) const ROWS: &[Row] = &[
                 ("kept".to_owned(), number(p.copied.kept)),
                 ("refused".to_owned(), number(p.copied.refused)),
                 ("returned".to_owned(), number(p.copied.returned)),
+                ("deleted".to_owned(), number(p.copied.deleted)),
             ]
         }),
     ),

@@ -5,7 +5,8 @@
 //! that `redis-cli GET tandem:from:singapore` answers a person too:
 //!
 //! `1 i=<instance> n=<batch> at=<epoch>/<offset> hlc=<stamp> low=<epoch>/<offset> base=<epoch>
-//! home=<epoch> owes=<0|1|2> [copy=<epoch>/<offset>/<next entry>/<o|k>] [part=<database>] seen=<site>:<epoch>/<offset>,…`
+//! home=<epoch> owes=<0|1|2|3> [entire=1] [copy=<epoch>/<offset>/<next entry>/<o|k>[d|x]] [part=<database>]
+//! seen=<site>:<epoch>/<offset>,…`
 
 use std::fmt;
 use std::str::FromStr;
@@ -25,6 +26,9 @@ pub const FENCE_PREFIX: &str = "tandem:fence:";
 pub const OWED_PREFIX: &str = "tandem:owed:";
 /// `tandem:part:<origin>`: a large value of that origin, as long as it is not all here.
 const PART_PREFIX: &str = "tandem:part:";
+/// Names of keys of which it is proved that they were deleted here while nobody read, within the
+/// transaction that has found them missing: they travel as deletes of ours.
+pub const GONE_KEY: &str = "tandem:gone";
 /// What we have read of our own stream, and where a state was read.
 pub const SELF_KEY: &str = "tandem:self";
 
@@ -81,6 +85,9 @@ pub struct Mark {
     pub home: Epoch,
     /// What of a copy this site owes the origin: the second half of a merge.
     pub owes: Owes,
+    /// Whether all that the origin has done since then was done here: nothing was left out by
+    /// configuration, there was no value that the server here cannot hold.
+    pub entire: bool,
     /// A copy from the origin that is under way.
     pub copy: Option<CopyProgress>,
     /// The database in which a large value is being put together, under [`part_key`].
@@ -97,6 +104,9 @@ pub enum Owes {
     Nothing,
     /// The keys that the origin lacks: what both have is equal.
     Missing,
+    /// These, and what was written here that the copy had not seen: of keys that the origin did not have
+    /// then, it may have got a part only.
+    Written,
     /// Everything: after keys had been copied, a history began here with writes that nobody has
     /// read, so what both have may differ.
     All,
@@ -114,11 +124,12 @@ impl Owes {
             Self::Nothing => 0,
             Self::Missing => 1,
             Self::All => 2,
+            Self::Written => 3,
         }
     }
 
     fn parse(text: &str) -> Option<Self> {
-        let all = [Self::Nothing, Self::Missing, Self::All];
+        let all = [Self::Nothing, Self::Missing, Self::Written, Self::All];
         let number = number::<u8>(text)?;
         all.into_iter().find(|owes| owes.number() == number)
     }
@@ -133,6 +144,36 @@ pub struct CopyProgress {
     pub next: u64,
     /// Whether keys that were here stay (`existing = "keep"`).
     pub keep: bool,
+    /// What is known of keys that are not here.
+    pub lacking: Lacking,
+}
+
+/// What a site that receives a copy knows of keys that it lacks.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum Lacking {
+    /// They are new to it.
+    #[default]
+    New,
+    /// It has had all; they may have been deleted while nobody read. They come back, and are counted.
+    Doubtful,
+    /// It has had all, and its Redis has forgotten nothing since: those that the sender has not written
+    /// since were deleted while nobody read.
+    Deleted,
+}
+
+impl Lacking {
+    const fn letter(self) -> &'static str {
+        match self {
+            Self::New => "",
+            Self::Doubtful => "d",
+            Self::Deleted => "x",
+        }
+    }
+
+    fn parse(text: &str) -> Option<Self> {
+        let all = [Self::New, Self::Doubtful, Self::Deleted];
+        all.into_iter().find(|lacking| lacking.letter() == text)
+    }
 }
 
 /// Why a value is not a mark.
@@ -218,6 +259,7 @@ impl Mark {
             base: Epoch::NEVER,
             home: Epoch::NEVER,
             owes: Owes::Nothing,
+            entire: false,
             copy: None,
             part: None,
             seen: Seen::default(),
@@ -239,6 +281,9 @@ impl Mark {
             base: Epoch(words.required("base", number)?),
             home: Epoch(words.required("home", number)?),
             owes: words.required("owes", Owes::parse)?,
+            entire: words
+                .optional("entire", |text| (text == "1").then_some(()))?
+                .is_some(),
             copy: words.optional("copy", number)?,
             part: words.optional("part", number)?,
             seen: words.required("seen", number)?,
@@ -250,7 +295,18 @@ impl Mark {
     /// Whether it says something else than another one, besides how far records were applied.
     #[must_use]
     pub fn stands_elsewhere(&self, other: &Self) -> bool {
-        let standing = |mark: &Self| (mark.base, mark.home, mark.owes, mark.copy, mark.part);
+        let standing = |mark: &Self| {
+            let Self {
+                base,
+                home,
+                owes,
+                entire,
+                copy,
+                part,
+                ..
+            } = mark;
+            (*base, *home, *owes, *entire, *copy, *part)
+        };
         standing(self) != standing(other)
     }
 }
@@ -269,6 +325,9 @@ impl fmt::Display for Mark {
             self.home,
             self.owes.number(),
         )?;
+        if self.entire {
+            f.write_str(" entire=1")?;
+        }
         if let Some(copy) = &self.copy {
             write!(f, " copy={copy}")?;
         }
@@ -282,7 +341,8 @@ impl fmt::Display for Mark {
 impl fmt::Display for CopyProgress {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let policy = if self.keep { 'k' } else { 'o' };
-        write!(f, "{}/{}/{policy}", self.snapshot, self.next)
+        let lacking = self.lacking.letter();
+        write!(f, "{}/{}/{policy}{lacking}", self.snapshot, self.next)
     }
 }
 
@@ -298,15 +358,16 @@ impl FromStr for CopyProgress {
             epoch: Epoch(number(epoch).ok_or(())?),
             offset: Offset(number(offset).ok_or(())?),
         };
-        let keep = match policy {
-            "k" => true,
-            "o" => false,
-            _ => return Err(()),
+        let (keep, lacking) = match (policy.strip_prefix('k'), policy.strip_prefix('o')) {
+            (Some(rest), _) => (true, rest),
+            (_, Some(rest)) => (false, rest),
+            (None, None) => return Err(()),
         };
         Ok(Self {
             snapshot,
             next: number(next).ok_or(())?,
             keep,
+            lacking: Lacking::parse(lacking).ok_or(())?,
         })
     }
 }
@@ -370,10 +431,12 @@ mod tests {
             base: Epoch(3),
             home: Epoch(4),
             owes: Owes::All,
+            entire: true,
             copy: Some(CopyProgress {
                 snapshot: at,
                 next: 5,
                 keep: true,
+                lacking: Lacking::Deleted,
             }),
             part: Some(3),
             seen,
@@ -390,8 +453,18 @@ mod tests {
             };
             assert_eq!(Mark::parse(mark.to_string().as_bytes()).unwrap(), mark);
         }
-        for owes in [Owes::Nothing, Owes::Missing, Owes::All] {
-            let mark = Mark { owes, ..mark() };
+        for lacking in [Lacking::New, Lacking::Doubtful, Lacking::Deleted] {
+            let copy = mark().copy.map(|copy| CopyProgress { lacking, ..copy });
+            let mark = Mark { copy, ..mark() };
+            assert_eq!(Mark::parse(mark.to_string().as_bytes()).unwrap(), mark);
+        }
+        for owes in [Owes::Nothing, Owes::Missing, Owes::Written, Owes::All] {
+            let entire = owes.any();
+            let mark = Mark {
+                owes,
+                entire,
+                ..mark()
+            };
             assert_eq!(Mark::parse(mark.to_string().as_bytes()).unwrap(), mark);
         }
         let mark = Mark {
@@ -418,7 +491,7 @@ mod tests {
             "1 i=zz",
             &text.replace(" n=9", ""),
             &text.replace("owes=2", "owes=x"),
-            &text.replace("owes=2", "owes=3"),
+            &text.replace("owes=2", "owes=4"),
         ] {
             assert!(Mark::parse(bad.as_bytes()).is_err(), "{bad}");
         }

@@ -17,8 +17,8 @@ pub use self::conflict::{Conflict, ConflictKind, ShownKeys, Winner};
 pub use self::hlc::{Clock, Hlc, MAX_DRIFT};
 pub use self::judgement::Judgement;
 pub use self::mark::{
-    CopyProgress, FENCE_PREFIX, MARK_PREFIX, Mark, MarkError, OWED_PREFIX, Owes, RESERVED_PREFIX,
-    SELF_KEY, SelfMark, fence_key, is_reserved, mark_key, owed_key, part_key,
+    CopyProgress, FENCE_PREFIX, GONE_KEY, Lacking, MARK_PREFIX, Mark, MarkError, OWED_PREFIX, Owes,
+    RESERVED_PREFIX, SELF_KEY, SelfMark, fence_key, is_reserved, mark_key, owed_key, part_key,
 };
 pub use self::need::Need;
 pub use self::pattern::{Pattern, PatternError};

@@ -1,7 +1,8 @@
 //! Records and the frames that carry them: encoded once, for the journal and for the link.
 //!
 //! A frame body is a row of entries in stream order: `kind: u8`, `length: varint`, body. Numbers
-//! are LEB128 varints. Offsets are relative to the start of the frame, which its header names.
+//! are LEB128 varints. Offsets are relative to the start of the frame, which its header names; a record's
+//! offset and stamp are relative to those of the record before it, which takes ten bytes less.
 
 use std::sync::Arc;
 
@@ -112,6 +113,7 @@ pub struct FrameBuilder {
     /// Where the head of a record is put together.
     head: Vec<u8>,
     last_seen: Option<Arc<Seen>>,
+    last_hlc: Hlc,
     records: u32,
     entries: u32,
     last_record: Option<Offset>,
@@ -126,6 +128,7 @@ impl FrameBuilder {
             body: Vec::new(),
             head: Vec::new(),
             last_seen: None,
+            last_hlc: Hlc(0),
             records: 0,
             entries: 0,
             last_record: None,
@@ -163,8 +166,11 @@ impl FrameBuilder {
     pub fn push(&mut self, tags: Tags<'_>, commands: &[u8]) {
         let head = &mut self.head;
         head.clear();
-        put_varint(head, tags.offset.0.saturating_sub(self.start.0));
-        put_varint(head, tags.hlc.0);
+        let before = self.last_record.unwrap_or(self.start);
+        put_varint(head, tags.offset.0.saturating_sub(before.0));
+        // It grows from record to record; if it ever does not, this is long and still right.
+        put_varint(head, tags.hlc.0.wrapping_sub(self.last_hlc.0));
+        self.last_hlc = tags.hlc;
         put_varint(head, u64::from(tags.db));
         put_varint(head, u64::from(tags.count));
         let same = self
@@ -269,6 +275,12 @@ impl FrameBuilder {
     }
 }
 
+/// The offset that is so far behind another one.
+fn behind(before: Offset, body: &mut Bytes) -> Result<Offset, RecordError> {
+    let offset = before.0.checked_add(take_varint(body)?).map(Offset);
+    offset.ok_or(RecordError::Malformed("offset"))
+}
+
 pub(super) fn narrow(number: u64) -> Result<u32, RecordError> {
     u32::try_from(number).map_err(|_| RecordError::Malformed("number too large"))
 }
@@ -278,6 +290,9 @@ pub(super) fn narrow(number: u64) -> Result<u32, RecordError> {
 pub struct BatchReader {
     start: Offset,
     rest: Bytes,
+    /// Of the last record.
+    offset: Offset,
+    hlc: Hlc,
     seen: Option<Arc<Seen>>,
 }
 
@@ -288,6 +303,8 @@ impl BatchReader {
         Self {
             start,
             rest: body,
+            offset: start,
+            hlc: Hlc(0),
             seen: None,
         }
     }
@@ -309,14 +326,14 @@ impl BatchReader {
                     origin,
                     at,
                     hlc,
-                    offset: self.offset(&mut body)?,
+                    offset: behind(self.start, &mut body)?,
                 })
             }
             KIND_SELF_MARK => {
                 let number = take_varint(&mut body)?;
                 Ok(Entry::SelfMark {
                     number,
-                    offset: self.offset(&mut body)?,
+                    offset: behind(self.start, &mut body)?,
                 })
             }
             KIND_MARK => Ok(Entry::Mark {
@@ -330,18 +347,10 @@ impl BatchReader {
         }
     }
 
-    fn offset(&self, body: &mut Bytes) -> Result<Offset, RecordError> {
-        let delta = take_varint(body)?;
-        self.start
-            .0
-            .checked_add(delta)
-            .map(Offset)
-            .ok_or(RecordError::Malformed("offset"))
-    }
-
     fn record(&mut self, mut body: Bytes) -> Result<Record, RecordError> {
-        let offset = self.offset(&mut body)?;
-        let hlc = Hlc(take_varint(&mut body)?);
+        let offset = behind(self.offset, &mut body)?;
+        let hlc = Hlc(self.hlc.0.wrapping_add(take_varint(&mut body)?));
+        (self.offset, self.hlc) = (offset, hlc);
         let db = narrow(take_varint(&mut body)?)?;
         let count = narrow(take_varint(&mut body)?)?;
         if take_u8(&mut body)? & FLAG_SEEN != 0 {

@@ -3,6 +3,7 @@
 mod inbound;
 mod outgoing;
 mod session;
+mod standing;
 
 use std::collections::BTreeSet;
 use std::path::PathBuf;
@@ -14,7 +15,7 @@ use tokio_util::sync::CancellationToken;
 use tracing::{info, warn};
 
 use crate::apply::{self, Applier, Debts};
-use crate::config::{Databases, Sync};
+use crate::config::{Compression, Databases, Sync};
 use crate::fullsync::{self, Answerer};
 use crate::intake::filter::Filter;
 use crate::intake::{Shared, wall_ms};
@@ -56,6 +57,8 @@ pub struct Config {
     pub peer: SiteId,
     /// Where to dial it; none: wait to be dialled.
     pub address: Option<String>,
+    /// How what is sent to it is compressed.
+    pub compression: Compression,
     /// The local Redis.
     pub redis: Settings,
     /// Where snapshots of it come from: itself, or one of its replicas.
@@ -416,10 +419,12 @@ impl Peer {
             older: state.map_or(0, |s| s.older.0),
             first: first.to_string(),
             end: self.shared.journal.end().to_string(),
+            last_record: self.shared.journal.last_record().to_string(),
             from_scratch: scratch.filter(|at| first <= *at).map(|at| at.to_string()),
             snapshot: snapshot.map(|at| at.to_string()),
             mark: mark.map(ToString::to_string),
             judged: progress.judged.of(&self.config.peer).to_string(),
+            packs: self.config.compression == Compression::Zstd,
             initial: self.config.sync.initial,
             existing: self.config.sync.existing,
             selection: selection(&self.config.sync),

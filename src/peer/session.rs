@@ -11,15 +11,15 @@ use tracing::info;
 
 use super::inbound::{Heard, read};
 use super::outgoing::{Next, Outgoing};
+use super::standing::{begin, had_all, note_what_is_lost};
 use super::{Agreed, Error, Incoming, Peer, filter};
-use crate::apply::{self, Applied, Begin, Debts, Outlet};
+use crate::apply::{self, Applied, Debts, Outlet};
 use crate::converge::Docket;
 use crate::fullsync::{Answerer, Copier, Gate, Insert, Prepared};
 use crate::intake::Shared;
-use crate::link::{self, Ack, Copy, Flow, Hello, Message, Plan, Question, Writer};
+use crate::link::{self, Ack, Copy, Flow, Hello, Message, Plan, Question, Sent, Writer};
 use crate::model::{Cursor, Epoch, Owes, SiteId};
 use crate::progress::Progress;
-use crate::redis::Info;
 use crate::status::{CopyStatus, PeerBoard, PeerState};
 
 /// How often the peer hears from us, whatever else happens.
@@ -76,9 +76,9 @@ pub(super) async fn run(
         messages: to_peer.clone(),
         pending: Arc::clone(&session.pending),
     };
-    let (copier, prepared) = copier(peer, &session, &plan);
+    let (copier, prepared) = copier(peer, &session, &plan, (&ours, &theirs));
     let over = stop.child_token();
-    let begin = begin(plan.receive, &ours, &theirs);
+    let begin = begin(peer, plan.receive, &ours, &theirs);
 
     let reading = read(&session, wire.reader, queue, to_peer, requests, hear);
     let inputs = Inputs {
@@ -162,32 +162,14 @@ async fn then_cancel<T>(over: &CancellationToken, half: impl Future<Output = T>)
     ended
 }
 
-/// The peer's Redis may hold less of our history than it had: it came back older, or a replica took its
-/// place. What it writes without having seen what it lost meets writes that we have forgotten.
-fn note_what_is_lost(peer: &Peer, theirs: &Hello) {
-    let at = theirs.mark().map_or(Cursor::ZERO, |mark| mark.at);
-    if let Some(known) = peer.shared.deliveries.rewind(&peer.config.peer, at) {
-        info!(peer = %peer.config.peer, %at, %known, "the peer's Redis has lost what it had of this site");
-        peer.shared.table.note_all_written(known);
-    }
-}
-
-/// How the session begins for the applier.
-fn begin(flow: Flow, ours: &Hello, theirs: &Hello) -> Begin {
-    let rests_on_older = |base: Epoch| base > Epoch::UNDONE && base != ours.base();
-    let new_valkey = |hello: &Hello| Info::writes_long_entries_its_own_way(&hello.redis);
-    Begin {
-        flow,
-        sent_after: flow.sent_after(theirs, ours),
-        disputes: new_valkey(ours) != new_valkey(theirs),
-        base: theirs.base(),
-        gap: theirs.mark().is_some_and(|mark| rests_on_older(mark.base)),
-    }
-}
-
 /// What makes the copies of this session, and the first one as far as it must be prepared before the
 /// peer hears what we have seen.
-fn copier(peer: &Peer, session: &Session, plan: &Plan) -> (Copier, Option<Prepared>) {
+fn copier(
+    peer: &Peer,
+    session: &Session,
+    plan: &Plan,
+    (ours, theirs): (&Hello, &Hello),
+) -> (Copier, Option<Prepared>) {
     let copier = Copier {
         site: peer.config.site.clone(),
         redis: peer.config.read_from.clone(),
@@ -199,6 +181,9 @@ fn copier(peer: &Peer, session: &Session, plan: &Plan) -> (Copier, Option<Prepar
         gate: session.gate.clone(),
         receives_from: (session.peer.clone(), plan.receive.start),
         debts: peer.debts.clone(),
+        owes: ours.mark().map_or(Owes::Nothing, |mark| mark.owes),
+        sends_from: plan.send.start,
+        had_all: had_all(peer, plan, ours, theirs),
     };
     let Flow { copy, start, .. } = plan.send;
     let prepared = copy.map(|copy| copier.prepare(copy, Some(start)));
@@ -284,7 +269,7 @@ async fn write(
             insert = inputs.inserted.recv(), if !copying => {
                 let insert = insert.ok_or(Error::Stopping)?;
                 while !outgoing.push_up_to(insert.at(), &mut writer)? {
-                    writer.flush().await?;
+                    session.tell_sent(writer.flush().await?);
                 }
                 if let Insert::Copy(copy) = &insert {
                     session.show_begin(copy.begin.keys);
@@ -330,7 +315,7 @@ async fn write(
         }
         push_questions(&mut questions, session, &mut outgoing, &mut writer).await?;
         if writer.pending() > 0 {
-            writer.flush().await?;
+            session.tell_sent(writer.flush().await?);
         }
         session.refresh(&outgoing, copy_ahead, &inputs, thoroughly);
     }
@@ -348,7 +333,7 @@ async fn push_questions(
         && let Some(Message::Owe(Question { after, .. })) = questions.last()
     {
         while !outgoing.push_up_to(*after, writer)? {
-            writer.flush().await?;
+            session.tell_sent(writer.flush().await?);
         }
         questions
             .pop()
@@ -373,10 +358,11 @@ async fn copy(
             None => {
                 let owes = owed(&copier, &mut applied).await?;
                 let copy = Copy {
-                    keep: back_keeps && owes != Owes::All,
+                    keep: back_keeps && owes == Owes::Missing,
                     back: false,
                     resume: None,
                 };
+                copier.owes = owes;
                 copier.prepare(copy, None)
             }
         };
@@ -506,6 +492,12 @@ impl Session {
             .get(&self.peer)
             .map_or(0, Docket::wishes);
         (wishes + self.debts.len()) as u64
+    }
+
+    fn tell_sent(&self, sent: Sent) {
+        let mut board = self.board.lock();
+        board.message_bytes += sent.plain;
+        board.link_bytes += sent.wire;
     }
 
     fn show_begin(&self, keys: u64) {

@@ -79,7 +79,10 @@ mod tests {
             assert!(stream.read(&mut buffer).await.unwrap() > 10);
             stream.write_all(answer).await.unwrap();
         };
-        let link = Link { listen: None };
+        let link = Link {
+            listen: None,
+            compression: crate::config::Compression::None,
+        };
         tokio::join!(check(&peer, &link), serving).0
     }
 

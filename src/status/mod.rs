@@ -264,6 +264,10 @@ pub struct CopyCounts {
     /// have deleted then are among them.
     #[serde(default)]
     pub returned: u64,
+    /// Keys that were not taken, because it is proved that clients have deleted them here while nobody
+    /// read: they are deleted at the peer.
+    #[serde(default)]
+    pub deleted: u64,
 }
 
 /// One peer.
@@ -305,6 +309,12 @@ pub struct PeerStatus {
     pub round_trip_seconds: Option<f64>,
     /// Records sent to it since the start.
     pub records_sent: u64,
+    /// Bytes of messages sent to it since the start.
+    #[serde(default)]
+    pub message_bytes: u64,
+    /// Bytes that these were on the link: fewer where they are compressed.
+    #[serde(default)]
+    pub link_bytes: u64,
     /// Records of it applied here since the start.
     pub records_applied: u64,
     /// States that it still owes us: keys refused by the guard or commands that failed here.

@@ -499,3 +499,35 @@ fn a_truncated_snapshot_is_never_taken_for_whole() {
     let status = pair.a.sidecar.status().unwrap();
     assert!(status.redis.usable && status.redis.connected, "{status:#?}");
 }
+
+/// A write of what only the receiver has reaches the sender before the value does.
+#[test]
+fn what_only_the_receiver_has_and_writes_during_the_copy_is_whole_at_both() {
+    let mut pair = Pair::prepare(&Options {
+        existing: "overwrite",
+        ..Options::default()
+    });
+    let (mut a, mut b) = pair.clients();
+    populate(&mut a, KEYS);
+    for n in 0..200 {
+        b.run(&format!("RPUSH only:list:{n} first"));
+        b.run(&format!("SET only:n:{n} 1000"));
+    }
+    pair.wire_a.up().throttle(SLOW);
+    pair.start_sidecars();
+    wait_received(&pair, 1);
+    for n in 0..200 {
+        b.run(&format!("RPUSH only:list:{n} second"));
+        b.run(&format!("INCR only:n:{n}"));
+    }
+    let copying = pair.b.sidecar.peer("a").unwrap().receiving;
+    assert!(copying.is_some(), "the copy ended before the writes did");
+    pair.wire_a.mend();
+    pair.wait_synchronizing();
+    pair.settle();
+    compare(&pair);
+    for n in 0..200 {
+        assert_eq!(a.ask::<u64>(&format!("GET only:n:{n}")), 1001, "{n}");
+        assert_eq!(a.ask::<u64>(&format!("LLEN only:list:{n}")), 2, "{n}");
+    }
+}

@@ -29,6 +29,11 @@ mod loops;
 mod modules;
 #[cfg(test)]
 mod initial;
+#[cfg(test)]
+mod gap;
+#[cfg(test)]
+mod compression;
+#[cfg(test)]
 mod journal;
 #[cfg(test)]
 mod fresh;

@@ -345,78 +345,6 @@ fn what_was_written_while_a_sidecar_was_away_arrives() {
 }
 
 #[test]
-fn a_sidecar_away_for_longer_than_the_backlog_loses_nothing() {
-    let mut pair = Pair::start(&Options {
-        servers: &["repl-backlog-size 64kb"],
-        ..Options::default()
-    });
-    let (mut a, mut b) = pair.clients();
-    for n in 0..200 {
-        a.run(&format!("SET old:{n} v"));
-    }
-    a.run("INCR n");
-    b.run("INCR n");
-    pair.settle();
-    pair.a.sidecar.kill();
-    for n in 0..2000 {
-        a.run(&format!("SET filler:{n} {}", "x".repeat(200)));
-        if n % 10 == 0 {
-            a.run("INCR n");
-            b.run("INCR n");
-            a.run("RPUSH list a");
-            b.run("RPUSH list b");
-        }
-    }
-    pair.a.sidecar.start();
-    pair.wait_synchronizing();
-    pair.settle();
-    compare(&pair);
-    assert_eq!(b.ask::<u64>("GET n"), 402);
-    assert_eq!(a.ask::<u64>("LLEN list"), 400);
-    assert_eq!(b.ask::<u64>("EXISTS filler:0 filler:1999 old:0"), 3);
-    let redis = pair.a.sidecar.status().unwrap().redis;
-    assert!(redis.resyncs_full >= 1, "it is counted: {redis:#?}");
-    let copied = pair.a.sidecar.peer("b").unwrap().copied;
-    assert_eq!(copied.returned, 0, "{copied:?}");
-    pair.no_echo();
-}
-
-#[test]
-fn what_was_deleted_while_nobody_read_comes_back_and_is_counted() {
-    let mut pair = Pair::start(&Options {
-        servers: &["repl-backlog-size 64kb"],
-        ..Options::default()
-    });
-    let (mut a, mut b) = pair.clients();
-    for n in 0..50 {
-        a.run(&format!("SET old:{n} v"));
-    }
-    pair.settle();
-    pair.a.sidecar.kill();
-    for n in 0..20 {
-        a.run(&format!("DEL old:{n}"));
-        b.run(&format!("SET new:{n} v"));
-    }
-    for n in 0..1000 {
-        a.run(&format!("SET filler:{n} {}", "x".repeat(200)));
-    }
-    pair.a.sidecar.start();
-    pair.wait_synchronizing();
-    pair.settle();
-    compare(&pair);
-    // What b has written meanwhile comes as it was written.
-    assert_eq!(a.ask::<u64>("EXISTS old:0 old:19 new:0 new:19"), 4);
-    let copied = pair.a.sidecar.peer("b").unwrap().copied;
-    assert_eq!(copied.returned, 20, "{copied:?}");
-    assert!(
-        pair.a
-            .sidecar
-            .log()
-            .contains("have come back from the peer")
-    );
-}
-
-#[test]
 fn what_was_applied_while_the_stream_was_away_is_not_applied_again() {
     let mut pair = Pair::prepare(&Options {
         servers: &["repl-backlog-size 16kb"],
@@ -450,33 +378,6 @@ fn what_was_applied_while_the_stream_was_away_is_not_applied_again() {
     judged(&pair, load, true);
     let redis = pair.a.sidecar.status().unwrap().redis;
     assert!(redis.resyncs_full >= 3, "{redis:#?}");
-}
-
-#[test]
-fn a_flush_that_nobody_reads_doubles_nothing_elsewhere() {
-    let mut pair = Pair::start(&Options {
-        servers: &["repl-backlog-size 16kb"],
-        ..Options::default()
-    });
-    let (mut a, mut b) = pair.clients();
-    for client in [&mut a, &mut b] {
-        client.run("SET flushed 1");
-        client.run("SELECT 1");
-        (0..5).for_each(|_| drop(client.run("INCR n")));
-    }
-    pair.settle();
-    pair.b.sidecar.kill();
-    // The mark is gone with its database, and the place in the stream with the backlog.
-    b.run("SELECT 0");
-    b.run("FLUSHDB");
-    b.run(&format!("SET filler {}", "x".repeat(40_000)));
-    a.run("INCR n");
-    pair.b.sidecar.start();
-    pair.wait_synchronizing();
-    pair.settle();
-    compare(&pair);
-    b.run("SELECT 1");
-    assert_eq!((a.ask::<u64>("GET n"), b.ask::<u64>("GET n")), (11, 11));
 }
 
 #[test]
@@ -683,38 +584,4 @@ fn a_lag_is_told_and_ends() {
     wait_for("b to have everything", patience(5), || {
         pair.b.client().ask::<u64>("EXISTS k:0 k:99") == 2
     });
-}
-
-/// What is deleted at one site while nobody reads, and written at the other meanwhile.
-#[test]
-fn what_is_deleted_while_nobody_reads_and_written_elsewhere_ends_equal() {
-    let mut pair = Pair::start(&Options {
-        servers: &["repl-backlog-size 64kb"],
-        ..Options::default()
-    });
-    let (mut a, mut b) = pair.clients();
-    for n in 0..20 {
-        a.run(&format!("HSET hash:{n} f 1"));
-        a.run(&format!("RPUSH list:{n} 1"));
-        a.run(&format!("SADD set:{n} 1"));
-        a.run(&format!("INCRBY n:{n} 10"));
-        a.run(&format!("ZADD zset:{n} 1 a"));
-    }
-    pair.settle();
-    pair.a.sidecar.kill();
-    for n in 0..20 {
-        a.run(&format!("DEL hash:{n} list:{n} set:{n} n:{n} zset:{n}"));
-        b.run(&format!("HSET hash:{n} g 2"));
-        b.run(&format!("RPUSH list:{n} 2"));
-        b.run(&format!("SADD set:{n} 2"));
-        b.run(&format!("INCR n:{n}"));
-        b.run(&format!("ZADD zset:{n} 2 b"));
-    }
-    for n in 0..1000 {
-        a.run(&format!("SET filler:{n} {}", "x".repeat(200)));
-    }
-    pair.a.sidecar.start();
-    pair.wait_synchronizing();
-    pair.settle();
-    compare(&pair);
 }

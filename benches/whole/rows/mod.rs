@@ -109,8 +109,8 @@ pub(crate) const ROWS: &[Row] = &[
     Row {
         name: "link",
         how: "Bytes that pass the proxy between the two sides, in both directions, over the growth \
-              of master_repl_offset at the source during the same load. Nothing is compressed: \
-              a row for compression is not built.",
+              of master_repl_offset at the source during the same load. Compressed: with \
+              [link] compression = zstd at both sites.",
         run: cost::link,
     },
     Row {

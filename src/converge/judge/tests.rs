@@ -95,6 +95,7 @@ impl Site {
             base: Epoch(0),
             home: Epoch(0),
             owes: Owes::Nothing,
+            entire: false,
             copy: None,
             part: None,
             seen: Seen::default(),

@@ -364,10 +364,10 @@ impl Stream {
         }
     }
 
-    /// Enters what was read into the table of recent writes, before anybody hears of it, forgets
-    /// what every peer has seen, and tells the journal what was found out about conflicts.
+    /// Enters what was read into the table of recent writes, before anybody hears of it, tells the
+    /// journal what was found out about conflicts, and forgets what every peer has seen: only then, for
+    /// what was made of keys that a write of whole databases has overrun is looked up there.
     fn judge(&mut self) -> Result<(), Error> {
-        self.judge.forget(self.shared.deliveries.by_all().seen);
         self.judge.note();
         let at = self.place(self.decoder.boundary().0);
         self.judge.on_owed(at);
@@ -378,6 +378,7 @@ impl Stream {
             self.judge.on_overrun(&overrun, keys, at);
             found.append(self.judge.take());
         }
+        self.judge.forget(self.shared.deliveries.by_all().seen);
         for judgement in &found.notes {
             self.frame.push_judgement(judgement);
         }

@@ -26,12 +26,13 @@ pub struct Flow {
 
 impl Flow {
     /// After which place records are really sent: what the receiver has applied, but not judged, or of
-    /// which it does not know how it went, it needs once more.
+    /// which it does not know how it went, it needs once more. There may be none: what it has applied
+    /// last was a copy.
     #[must_use]
     pub fn sent_after(&self, sender: &Hello, receiver: &Hello) -> Cursor {
         let judged = receiver.judged();
         let is_known = judged != Cursor::ZERO && sender.can_send_after(judged);
-        match self.copy.is_none() && is_known {
+        match self.copy.is_none() && is_known && sender.last_record() > judged {
             true => judged.min(self.start),
             false => self.start,
         }
@@ -223,7 +224,7 @@ pub fn back_keeps(existing: Existing) -> bool {
 /// The same of a copy that was owed when its sender greeted. What both have is not equal where the
 /// sender's Redis has begun a history with writes that its sidecar never read.
 fn owed_keeps(sender: &Hello) -> bool {
-    let unread = |mark: Mark| mark.owes == Owes::All || mark.home < sender.base();
+    let unread = |mark: Mark| mark.owes > Owes::Missing || mark.home < sender.base();
     back_keeps(sender.existing) && !sender.mark().is_some_and(unread)
 }
 

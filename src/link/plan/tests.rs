@@ -2,7 +2,7 @@
 
 use super::*;
 use crate::link::hello::tests::hello;
-use crate::model::{Epoch, Hlc, InstanceId, Offset, Seen};
+use crate::model::{Epoch, Hlc, InstanceId, Lacking, Offset, Seen};
 
 fn at(epoch: u64, offset: u64) -> Cursor {
     Cursor {
@@ -37,6 +37,7 @@ fn mark(at: Cursor, base: u64, home: u64) -> Mark {
         base: Epoch(base),
         home: Epoch(home),
         owes: Owes::Nothing,
+        entire: false,
         copy: None,
         part: None,
         seen: Seen::default(),
@@ -285,6 +286,7 @@ fn an_interrupted_copy_goes_on() {
         snapshot: at(100, 77),
         next: 5,
         keep: false,
+        lacking: Lacking::New,
     };
     b.mark = Some(
         Mark {
@@ -329,7 +331,7 @@ fn strangers_are_refused() {
 
 #[test]
 fn what_the_receiver_has_not_judged_is_sent_once_more() {
-    let (a, mut b) = synced();
+    let (mut a, mut b) = synced();
     let after = |b: &Hello| decide(&a, b).unwrap().send.sent_after(&a, b);
     assert_eq!(after(&b), at(100, 400), "it says nothing");
     for (judged, expected) in [
@@ -342,4 +344,8 @@ fn what_the_receiver_has_not_judged_is_sent_once_more() {
         b.judged = judged.to_string();
         assert_eq!(after(&b), expected);
     }
+    // There is no record in between: a copy has brought it to where it stands.
+    (b.judged, a.last_record) = (at(100, 350).to_string(), at(100, 350).to_string());
+    let after = decide(&a, &b).unwrap().send.sent_after(&a, &b);
+    assert_eq!(after, at(100, 400));
 }

@@ -32,6 +32,8 @@ pub(crate) struct Config {
     /// More lines of `[redis]`.
     pub(crate) redis_extra: String,
     pub(crate) link_port: u16,
+    /// More lines of `[link]`.
+    pub(crate) link_extra: String,
     /// Name and port; no port: wait to be dialled.
     pub(crate) peers: Vec<(String, Option<u16>)>,
     pub(crate) initial: String,
@@ -61,6 +63,7 @@ impl Config {
             redis_url: None,
             redis_extra: String::new(),
             link_port: free_port(),
+            link_extra: String::new(),
             peers: Vec::new(),
             initial: "auto".to_owned(),
             existing: "refuse".to_owned(),
@@ -82,8 +85,8 @@ impl Config {
         let url = self.redis_url.clone().unwrap_or_else(by_port);
         let mut text = format!(
             "site = \"{}\"\n[redis]\nurl = \"{url}\"\n{}\n\
-             [link]\nlisten = \"127.0.0.1:{}\"\n",
-            self.site, self.redis_extra, self.link_port
+             [link]\nlisten = \"127.0.0.1:{}\"\n{}\n",
+            self.site, self.redis_extra, self.link_port, self.link_extra
         );
         for (name, port) in &self.peers {
             text.push_str(&format!("[[peer]]\nsite = \"{name}\"\n"));

@@ -17,9 +17,10 @@ use super::filter::{Commands, Filter, Travel};
 use crate::command::scanner::{self, Scanner};
 use crate::command::{Catalog, Command, Effects, Whole, canonical, for_each_in, removes_marks};
 use crate::model::{
-    FENCE_PREFIX, InstanceId, Key, MARK_PREFIX, MAX_FRAME, Mark, Offset, SELF_KEY, SelfMark,
-    SiteId, is_reserved,
+    FENCE_PREFIX, GONE_KEY, InstanceId, Key, MARK_PREFIX, MAX_FRAME, Mark, Offset, SELF_KEY,
+    SelfMark, SiteId, is_reserved, take_bytes,
 };
+use crate::redis::put_command;
 
 /// The most memory that is kept for the next write: most are smaller.
 const MAX_ROOM: usize = 16 << 10;
@@ -201,6 +202,9 @@ impl Decoder {
 
     /// A command behind a mark.
     fn on_echoed(&mut self, command: &Command<'_>) {
+        if command.is(b"SET") && command.arg(1) == GONE_KEY.as_bytes() {
+            return self.on_gone(command.arg(2).to_vec().into());
+        }
         let (db, Some(transaction)) = (self.db, &mut self.transaction) else {
             return;
         };
@@ -208,6 +212,30 @@ impl Decoder {
             let keys = command.args(1).filter(|key| !is_reserved(key));
             let keys = keys.map(|key| (db, Bytes::copy_from_slice(key)));
             transaction.deleted.extend(keys);
+        }
+    }
+
+    /// Keys of which our applier says that clients had deleted them here, while nobody read: from here on
+    /// that is a write of theirs.
+    fn on_gone(&mut self, mut names: Bytes) {
+        let mut raw = Vec::new();
+        while let Ok(name) = take_bytes(&mut names) {
+            raw.clear();
+            put_command(&mut raw, &[b"DEL", &name]);
+            let made = scanner::for_each(&raw, |command| {
+                self.effects.clear();
+                self.effects
+                    .add(&self.catalog, &command, self.db, |_, name| {
+                        !is_reserved(name)
+                    });
+                if !is_reserved(&name) {
+                    self.push(|out| canonical(&command, 0, out));
+                }
+            });
+            debug_assert!(
+                made.is_ok(),
+                "a command that we have just written can be read"
+            );
         }
     }
 
@@ -396,7 +424,7 @@ impl Decoder {
                 .flatten(),
         );
         let mut raw = Vec::new();
-        crate::redis::put_command(&mut raw, &args);
+        put_command(&mut raw, &args);
         let projected = scanner::for_each(&raw, |command| self.on_write(&command, now_ms));
         debug_assert!(
             projected.is_ok(),
@@ -443,133 +471,4 @@ fn fence(value: &[u8]) -> Option<(InstanceId, u64)> {
 }
 
 #[cfg(test)]
-mod tests {
-    use super::*;
-    use crate::model::{Cursor, Epoch, Hlc, Owes, Seen};
-    use crate::redis::put_command;
-
-    /// The events of a stream that arrives byte by byte, and the decoder behind it.
-    fn events(lines: &[&str]) -> (Vec<Event>, Decoder) {
-        let mut stream = Vec::new();
-        for line in lines {
-            // The value of a mark has spaces: it stands behind a bar.
-            let (words, value) = line.split_once('|').unwrap_or((line, ""));
-            let words = words.split_whitespace().map(str::as_bytes);
-            let value = Some(value.as_bytes()).filter(|v| !v.is_empty());
-            put_command(&mut stream, &words.chain(value).collect::<Vec<_>>());
-        }
-        let mut decoder = Decoder::new(Offset(0), 0, Catalog::default(), Filter::default());
-        let (mut buffer, mut events) = (BytesMut::new(), Vec::new());
-        for byte in stream {
-            buffer.extend_from_slice(&[byte]);
-            while let Some(event) = decoder.next(&mut buffer, 0).unwrap() {
-                events.push(event);
-            }
-        }
-        (events, decoder)
-    }
-
-    /// What travels, a transaction a line.
-    fn writes(lines: &[&str]) -> Vec<String> {
-        let (events, _) = events(lines);
-        let writes = events.into_iter().filter_map(|event| match event {
-            Event::Write(write) => {
-                let mut words = vec![write.db.to_string()];
-                for_each_in(&write.commands, write.db, |command, _| {
-                    words.extend(command.args(0).map(|a| String::from_utf8_lossy(a).into()));
-                })
-                .unwrap();
-                Some(words.join(" "))
-            }
-            _ => None,
-        });
-        writes.collect()
-    }
-
-    fn mark() -> String {
-        let mark = Mark {
-            instance: InstanceId::new(7),
-            batch: 1,
-            at: Cursor {
-                epoch: Epoch(1),
-                offset: Offset(9),
-            },
-            hlc: Hlc(0),
-            low: Cursor::ZERO,
-            base: Epoch(1),
-            home: Epoch(1),
-            owes: Owes::Nothing,
-            copy: None,
-            part: None,
-            seen: Seen::default(),
-        };
-        format!("SET tandem:from:b |{mark}")
-    }
-
-    #[test]
-    fn a_transaction_is_one_write_in_the_database_where_it_begins() {
-        let lines = [
-            "SELECT 3", "MULTI", "SET a 1", "SELECT 0", "SET b 2", "EXEC",
-        ];
-        assert_eq!(writes(&lines), ["3 SET a 1 SELECT 0 SET b 2"]);
-        assert_eq!(writes(&["MULTI", "EXEC", "SET a 1"]), ["0 SET a 1"]);
-    }
-
-    #[test]
-    fn an_exec_of_its_own_ends_nothing() {
-        let lines = ["PFCOUNT p", "EXEC", "SET a 1", "MULTI", "SET b 2", "EXEC"];
-        assert_eq!(writes(&lines), ["0 PFCOUNT p", "0 SET a 1", "0 SET b 2"]);
-        let (_, decoder) = events(&lines);
-        assert_eq!(decoder.boundary().0, decoder.offset());
-    }
-
-    #[test]
-    fn what_stands_behind_a_mark_is_an_echo_and_what_stands_before_it_is_not() {
-        let mark = mark();
-        let lines = [
-            "MULTI",
-            "SET own 1",
-            &mark,
-            "SET theirs 2",
-            "EXEC",
-            "SET c 3",
-        ];
-        assert_eq!(writes(&lines), ["0 SET own 1", "0 SET c 3"]);
-        // Redis from 7.0 drops MULTI and EXEC when nothing else had an effect.
-        assert_eq!(writes(&[&mark, "SET c 3"]), ["0 SET c 3"]);
-        let (events, _) = events(&[&mark]);
-        assert!(matches!(&events[..], [Event::Echo { origin, .. }] if origin.as_str() == "b"));
-    }
-
-    #[test]
-    fn what_is_noted_is_what_the_commands_that_travel_do() {
-        let lines = "SET a 1 EX 5; GETSET a 1; MSETEX 2 a 1 b 2 EX 9; RENAMENX a b; GETDEL a; \
-            HGETDEL h FIELDS 1 f; ZADD z INCR 1 m; XADD x IDMPAUTO p * f v; COPY a b DB 3; \
-            SORT a STORE d; DEL a tandem:x b; SET tandem:x y; SELECT 4; MOVE a 1; MULTI; SET a 1; \
-            SELECT 5; SUNIONSTORE d e f; EXEC; FLUSHDB; PUBLISH c m; HSET h f v; NEW.COMMAND k; \
-            SET z 1; MULTI; SET own 1; MARK; SET theirs 1; EXEC";
-        let lines = lines.replace("MARK", &mark());
-        let lines: Vec<&str> = lines.split("; ").collect();
-        let (events, _) = events(&lines);
-        let mut writes = 0;
-        for event in &events {
-            let Event::Write(write) = event else { continue };
-            let mut effects = Effects::default();
-            for_each_in(&write.commands, write.db, |command, db| {
-                effects.add(&Catalog::default(), command, db, |_, _| true);
-            })
-            .unwrap();
-            assert_eq!(write.effects, effects);
-            writes += 1;
-        }
-        assert!(writes > 15);
-    }
-
-    #[test]
-    fn a_place_within_a_transaction_is_not_one_to_resume_from() {
-        let (_, decoder) = events(&["SET a 1", "MULTI", "SET b 2"]);
-        let (_, before) = events(&["SET a 1"]);
-        assert_eq!(decoder.boundary(), before.boundary());
-        assert!(decoder.offset() > decoder.boundary().0);
-    }
-}
+mod tests;

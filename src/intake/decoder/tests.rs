@@ -1,0 +1,140 @@
+//! Streams, and what they mean.
+
+use super::*;
+use crate::model::{Cursor, Epoch, Hlc, Owes, Seen};
+use crate::redis::put_command;
+
+/// The events of a stream that arrives byte by byte, and the decoder behind it.
+fn events(lines: &[&str]) -> (Vec<Event>, Decoder) {
+    let mut stream = Vec::new();
+    for line in lines {
+        // The value of a mark has spaces: it stands behind a bar.
+        let (words, value) = line.split_once('|').unwrap_or((line, ""));
+        let words = words.split_whitespace().map(str::as_bytes);
+        let value = Some(value.as_bytes()).filter(|v| !v.is_empty());
+        put_command(&mut stream, &words.chain(value).collect::<Vec<_>>());
+    }
+    let mut decoder = Decoder::new(Offset(0), 0, Catalog::default(), Filter::default());
+    let (mut buffer, mut events) = (BytesMut::new(), Vec::new());
+    for byte in stream {
+        buffer.extend_from_slice(&[byte]);
+        while let Some(event) = decoder.next(&mut buffer, 0).unwrap() {
+            events.push(event);
+        }
+    }
+    (events, decoder)
+}
+
+/// What travels, a transaction a line.
+fn writes(lines: &[&str]) -> Vec<String> {
+    let (events, _) = events(lines);
+    let writes = events.into_iter().filter_map(|event| match event {
+        Event::Write(write) => {
+            let mut words = vec![write.db.to_string()];
+            for_each_in(&write.commands, write.db, |command, _| {
+                words.extend(command.args(0).map(|a| String::from_utf8_lossy(a).into()));
+            })
+            .unwrap();
+            Some(words.join(" "))
+        }
+        _ => None,
+    });
+    writes.collect()
+}
+
+fn mark() -> String {
+    let mark = Mark {
+        instance: InstanceId::new(7),
+        batch: 1,
+        at: Cursor {
+            epoch: Epoch(1),
+            offset: Offset(9),
+        },
+        hlc: Hlc(0),
+        low: Cursor::ZERO,
+        base: Epoch(1),
+        home: Epoch(1),
+        owes: Owes::Nothing,
+        entire: false,
+        copy: None,
+        part: None,
+        seen: Seen::default(),
+    };
+    format!("SET tandem:from:b |{mark}")
+}
+
+#[test]
+fn a_transaction_is_one_write_in_the_database_where_it_begins() {
+    let lines = [
+        "SELECT 3", "MULTI", "SET a 1", "SELECT 0", "SET b 2", "EXEC",
+    ];
+    assert_eq!(writes(&lines), ["3 SET a 1 SELECT 0 SET b 2"]);
+    assert_eq!(writes(&["MULTI", "EXEC", "SET a 1"]), ["0 SET a 1"]);
+}
+
+#[test]
+fn an_exec_of_its_own_ends_nothing() {
+    let lines = ["PFCOUNT p", "EXEC", "SET a 1", "MULTI", "SET b 2", "EXEC"];
+    assert_eq!(writes(&lines), ["0 PFCOUNT p", "0 SET a 1", "0 SET b 2"]);
+    let (_, decoder) = events(&lines);
+    assert_eq!(decoder.boundary().0, decoder.offset());
+}
+
+#[test]
+fn what_stands_behind_a_mark_is_an_echo_and_what_stands_before_it_is_not() {
+    let mark = mark();
+    let lines = [
+        "MULTI",
+        "SET own 1",
+        &mark,
+        "SET theirs 2",
+        "EXEC",
+        "SET c 3",
+    ];
+    assert_eq!(writes(&lines), ["0 SET own 1", "0 SET c 3"]);
+    // Redis from 7.0 drops MULTI and EXEC when nothing else had an effect.
+    assert_eq!(writes(&[&mark, "SET c 3"]), ["0 SET c 3"]);
+    let (events, _) = events(&[&mark]);
+    assert!(matches!(&events[..], [Event::Echo { origin, .. }] if origin.as_str() == "b"));
+    // What the applier found deleted is this site's own, wherever it is told.
+    let gone = [
+        "SELECT 3",
+        "SET tandem:gone |\u{1}x\u{2}yz",
+        "DEL tandem:gone",
+    ];
+    let lines = [&["MULTI", &mark][..], &gone, &["SELECT 0", "EXEC"]].concat();
+    assert_eq!(writes(&lines), ["3 DEL x DEL yz SELECT 0"]);
+    assert_eq!(writes(&gone), Vec::<String>::new(), "a client's is not");
+}
+
+#[test]
+fn what_is_noted_is_what_the_commands_that_travel_do() {
+    let lines = "SET a 1 EX 5; GETSET a 1; MSETEX 2 a 1 b 2 EX 9; RENAMENX a b; GETDEL a; \
+        HGETDEL h FIELDS 1 f; ZADD z INCR 1 m; XADD x IDMPAUTO p * f v; COPY a b DB 3; \
+        SORT a STORE d; DEL a tandem:x b; SET tandem:x y; SELECT 4; MOVE a 1; MULTI; SET a 1; \
+        SELECT 5; SUNIONSTORE d e f; EXEC; FLUSHDB; PUBLISH c m; HSET h f v; NEW.COMMAND k; \
+        SET z 1; MULTI; SET own 1; MARK; SET theirs 1; EXEC";
+    let lines = lines.replace("MARK", &mark());
+    let lines: Vec<&str> = lines.split("; ").collect();
+    let (events, _) = events(&lines);
+    let mut writes = 0;
+    for event in &events {
+        let Event::Write(write) = event else { continue };
+        let mut effects = Effects::default();
+        for_each_in(&write.commands, write.db, |command, db| {
+            effects.add(&Catalog::default(), command, db, |_, _| true);
+        })
+        .unwrap();
+        assert_eq!(write.effects, effects);
+        writes += 1;
+    }
+    assert!(writes > 15);
+}
+
+#[test]
+fn a_place_within_a_transaction_is_not_one_to_resume_from() {
+    let (_, decoder) = events(&["SET a 1", "MULTI", "SET b 2"]);
+    let (_, before) = events(&["SET a 1"]);
+    assert_eq!(decoder.boundary(), before.boundary());
+    assert!(decoder.offset() > decoder.boundary().0);
+}

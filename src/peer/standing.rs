@@ -1,0 +1,58 @@
+//! How two sites stand to each other when a session begins, beyond what the plan says.
+
+use tracing::info;
+
+use super::{Peer, filter};
+use crate::apply::Begin;
+use crate::config::{Flush, Initial};
+use crate::link::{Flow, Hello, Plan};
+use crate::model::{Cursor, Epoch};
+use crate::redis::Info;
+
+/// The peer's Redis may hold less of our history than it had: it came back older, or a replica took its
+/// place. What it writes without having seen what it lost meets writes that we have forgotten.
+pub(super) fn note_what_is_lost(peer: &Peer, theirs: &Hello) {
+    let at = theirs.mark().map_or(Cursor::ZERO, |mark| mark.at);
+    if let Some(known) = peer.shared.deliveries.rewind(&peer.config.peer, at) {
+        info!(peer = %peer.config.peer, %at, %known, "the peer's Redis has lost what it had of this site");
+        peer.shared.table.note_all_written(known);
+    }
+}
+
+/// How the session begins for the applier.
+pub(super) fn begin(peer: &Peer, flow: Flow, ours: &Hello, theirs: &Hello) -> Begin {
+    let rests_on_older = |base: Epoch| base > Epoch::UNDONE && base != ours.base();
+    let new_valkey = |hello: &Hello| Info::writes_long_entries_its_own_way(&hello.redis);
+    Begin {
+        flow,
+        sent_after: flow.sent_after(theirs, ours),
+        disputes: new_valkey(ours) != new_valkey(theirs),
+        base: theirs.base(),
+        entire: is_entire(peer, ours, theirs),
+        gap: theirs.mark().is_some_and(|mark| rests_on_older(mark.base)),
+    }
+}
+
+/// Whether everything that happens at one of the two sites happens at the other too: nothing is left out
+/// by configuration, and no third site knows of keys that the other has not heard of yet.
+fn is_entire(peer: &Peer, ours: &Hello, theirs: &Hello) -> bool {
+    let sync = &peer.config.sync;
+    let copies = [ours, theirs]
+        .iter()
+        .all(|hello| hello.initial != Initial::None);
+    filter(sync).is_everything()
+        && sync.flush == Flush::Forward
+        && copies
+        && peer.shared.dockets.len() == 1
+}
+
+/// Whether the peer has had every key that we had where our records go on: one that it lacks and that we
+/// have not written since was deleted there. Not so where there may be keys that never travelled, or that
+/// we should not have any more.
+pub(super) fn had_all(peer: &Peer, plan: &Plan, ours: &Hello, theirs: &Hello) -> bool {
+    let (Some(here), Some(there)) = (ours.mark(), theirs.mark()) else {
+        return false;
+    };
+    let is_whole = there.base == ours.base() && there.at >= plan.send.start;
+    is_whole && here.entire && there.entire && is_entire(peer, ours, theirs)
+}
