@@ -15,6 +15,7 @@ mod large;
 mod points;
 mod refusals;
 mod renewals;
+mod replays;
 mod secrets;
 mod stalls;
 mod wires;
