@@ -2,7 +2,7 @@
 
 use std::collections::HashMap;
 use std::sync::Arc;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::{Semaphore, mpsc};
@@ -15,6 +15,7 @@ use super::Error;
 use crate::link::Wire;
 use crate::model::SiteId;
 use crate::peer::Incoming;
+use crate::status::Ration;
 
 /// Connections that may be greeting at once; a stranger must not use up descriptors.
 const MAX_GREETING: usize = 32;
@@ -36,7 +37,10 @@ pub(super) async fn accept(
     tasks: TaskTracker,
     stop: CancellationToken,
 ) {
-    let doors = Arc::new(doors);
+    let doors = Arc::new(Doors {
+        peers: doors,
+        strangers: Ration::default(),
+    });
     let greeting = Arc::new(Semaphore::new(MAX_GREETING));
     loop {
         let Ok(permit) = Arc::clone(&greeting).acquire_owned().await else {
@@ -65,7 +69,14 @@ pub(super) async fn accept(
     }
 }
 
-async fn let_in(stream: TcpStream, from: String, doors: &HashMap<SiteId, mpsc::Sender<Incoming>>) {
+/// Where peers go in.
+struct Doors {
+    peers: HashMap<SiteId, mpsc::Sender<Incoming>>,
+    /// What is told of those that are none.
+    strangers: Ration,
+}
+
+async fn let_in(stream: TcpStream, from: String, doors: &Doors) {
     let mut wire = match Wire::new(stream, from.clone()) {
         Ok(wire) => wire,
         Err(error) => return warn!(%from, %error, "cannot use a peer's connection"),
@@ -74,14 +85,19 @@ async fn let_in(stream: TcpStream, from: String, doors: &HashMap<SiteId, mpsc::S
         Ok(hello) => hello,
         Err(error) => {
             wire.refuse(error.to_string()).await;
-            return warn!(%from, %error, "a connection to the link's port is no peer's");
+            if let Some(left_out) = doors.strangers.take(Instant::now()) {
+                warn!(%from, %error, left_out, "a connection to the link's port is no peer's");
+            }
+            return;
         }
     };
     let door = SiteId::try_new(&hello.site)
         .ok()
-        .and_then(|site| doors.get(&site));
+        .and_then(|site| doors.peers.get(&site));
     let Some(door) = door else {
-        warn!(%from, site = hello.site, "a site that is not configured wants to connect");
+        if let Some(left_out) = doors.strangers.take(Instant::now()) {
+            warn!(%from, site = hello.site, left_out, "a site that is not configured wants to connect");
+        }
         return wire
             .refuse(format!(
                 "there is no [[peer]] with site = {:?} here",

@@ -6,6 +6,7 @@
 //! do the numbers that the stream keeps of itself.
 
 use std::collections::BTreeMap;
+use std::time::Instant;
 
 use bytes::Bytes;
 use tokio_util::sync::CancellationToken;
@@ -178,7 +179,9 @@ impl Applier {
         for (key, late) in by_key {
             if !self.add_late_to(&key, &late, stop).await? {
                 let (peer, key) = (&self.config.peer, &key);
-                warn!(%peer, db = key.0, key = %key.1.escape_ascii(), "entries came too late to be put into the stream; asking for its state");
+                if let Some(left_out) = self.told.take(Instant::now()) {
+                    warn!(%peer, db = key.0, key = %key.1.escape_ascii(), left_out, "entries came too late to be put into the stream; asking for its state");
+                }
                 left.push(key.clone());
             }
         }

@@ -47,7 +47,7 @@ use crate::model::{
 };
 use crate::progress::{Deliveries, EpochState, Progress};
 use crate::redis::{self, Info, Lease, Settings};
-use crate::status::{PeerBoard, Stop};
+use crate::status::{PeerBoard, Ration, Stop};
 
 /// What the applier of one peer needs.
 #[derive(Clone, Debug)]
@@ -167,6 +167,8 @@ pub struct Applier {
     deliveries: Arc<Deliveries>,
     board: PeerBoard,
     debts: Debts,
+    /// What is told of single commands and keys.
+    told: Ration,
     lease: Lease,
     writing: Option<Writing>,
     mark: Option<Mark>,
@@ -219,6 +221,7 @@ impl Applier {
             deliveries: Arc::clone(&shared.deliveries),
             board,
             debts,
+            told: Ration::default(),
             lease: shared.lease.clone(),
             writing: None,
             mark: None,

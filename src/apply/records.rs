@@ -2,6 +2,7 @@
 
 use std::collections::BTreeSet;
 use std::sync::Arc;
+use std::time::Instant;
 
 use bytes::Bytes;
 use tokio_util::sync::CancellationToken;
@@ -245,12 +246,14 @@ impl Applier {
     /// A command of the peer failed here.
     fn tell_failed(&self, what: Option<(Touched, Bytes)>, error: &str) {
         self.board.lock().failed_commands += 1;
-        let Some((touched, name)) = what else { return };
+        let (Some((touched, name)), Some(left_out)) = (what, self.told.take(Instant::now())) else {
+            return;
+        };
         let (peer, command) = (&self.config.peer, String::from_utf8_lossy(&name));
         if matches!(touched, Touched::Keys(_)) {
-            warn!(%peer, %command, error, "a command of the peer failed here; asking for the state of its keys");
+            warn!(%peer, %command, error, left_out, "a command of the peer failed here; asking for the state of its keys");
         } else {
-            warn!(%peer, %command, error, "a command of the peer failed here, and what it touches cannot be named: compare the sites");
+            warn!(%peer, %command, error, left_out, "a command of the peer failed here, and what it touches cannot be named: compare the sites");
         }
     }
 

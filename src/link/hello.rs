@@ -44,6 +44,9 @@ pub struct Hello {
     pub mark: Option<String>,
     /// Up to where it has judged the peer's records; those behind it are sent to it once more.
     pub judged: String,
+    /// Drawn at random for this connection: what is said behind the two hellos is numbered from both, so
+    /// nobody can say again what was said on another.
+    pub nonce: u64,
     /// Whether all that it sends behind this is compressed.
     pub packs: bool,
     /// `[sync] initial`.
@@ -169,6 +172,7 @@ pub(super) mod tests {
             snapshot: None,
             mark: None,
             judged: "0/0".to_owned(),
+            nonce: 7,
             packs: false,
             initial: Initial::Auto,
             existing: Existing::Refuse,

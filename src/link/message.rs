@@ -158,6 +158,8 @@ pub enum Message {
     Ping(u64),
     /// The answer.
     Pong(u64),
+    /// The first word behind the hellos: its number shows that both were said on this connection.
+    Confirm,
 }
 
 const HELLO: u8 = 1;
@@ -172,6 +174,7 @@ const COPIED: u8 = 9;
 const ACK: u8 = 10;
 const PING: u8 = 11;
 const PONG: u8 = 12;
+const CONFIRM: u8 = 13;
 
 impl Message {
     /// Appends the message as a frame.
@@ -239,6 +242,7 @@ impl Message {
                 out.push(PONG);
                 put_varint(out, *number);
             }
+            Self::Confirm => out.push(CONFIRM),
         }
     }
 
@@ -311,6 +315,7 @@ impl Message {
             }),
             PING => Self::Ping(take_varint(input)?),
             PONG => Self::Pong(take_varint(input)?),
+            CONFIRM => Self::Confirm,
             kind => return Err(MessageError::Kind(kind)),
         };
         Ok(message)
@@ -321,13 +326,22 @@ impl Message {
 /// missing, or comes twice, is found as one with a flipped bit is. TCP does not lose what is in the middle
 /// of a stream, but what stands between two sites may; and so might we.
 #[derive(Debug, Default)]
-pub(super) struct Sequence(u32);
+pub(super) struct Sequence {
+    next: u32,
+    salt: u32,
+}
 
 impl Sequence {
     const fn next(&mut self) -> u32 {
-        let number = self.0;
-        self.0 = number.wrapping_add(1);
-        number
+        let number = self.next;
+        self.next = number.wrapping_add(1);
+        number ^ self.salt
+    }
+
+    /// From now on numbers are those of this connection, on which these two nonces were said.
+    pub(super) fn begin(&mut self, nonces: (u64, u64)) {
+        let (low, high) = (nonces.0.min(nonces.1), nonces.0.max(nonces.1));
+        self.salt = crc32c(&[low.to_le_bytes(), high.to_le_bytes()].concat());
     }
 
     /// Numbers frames that are sent, in their order.
@@ -457,6 +471,7 @@ mod tests {
             }),
             Message::Ping(5),
             Message::Pong(6),
+            Message::Confirm,
         ]
     }
 
@@ -500,6 +515,26 @@ mod tests {
         for order in [&[0, 1, 3][..], &[0, 1, 1], &[0, 2, 1], &[1, 0]] {
             assert_eq!(read(order), Err(MessageError::Checksum), "{order:?}");
         }
+    }
+
+    #[test]
+    fn what_was_said_on_another_connection_is_noticed() {
+        let begun = |nonces| {
+            let mut sequence = Sequence::default();
+            sequence.begin(nonces);
+            sequence
+        };
+        let read = |sent: (u64, u64), heard: (u64, u64)| {
+            let mut frame = Vec::new();
+            Message::Confirm.encode(&mut frame);
+            begun(sent).number(&mut frame);
+            let mut buffer = BytesMut::from(&frame[..]);
+            Message::take(&mut buffer, MAX_HELLO, &mut begun(heard))
+        };
+        // Each side knows its own first.
+        assert_eq!(read((1, 2), (2, 1)), Ok(Some(Message::Confirm)));
+        assert_eq!(read((1, 2), (1, 3)), Err(MessageError::Checksum));
+        assert_eq!(read((1, 2), (3, 2)), Err(MessageError::Checksum));
     }
 
     #[test]

@@ -88,6 +88,14 @@ pub enum Error {
         /// What.
         what: &'static str,
     },
+    /// What it says was not said on this connection.
+    #[error(
+        "{peer} says what was said on another connection: somebody repeats it; nothing of it is taken"
+    )]
+    Repeated {
+        /// Who.
+        peer: String,
+    },
     /// It wants no session.
     #[error("{peer} refuses: {why}")]
     Refused {
@@ -221,6 +229,31 @@ impl Wire {
         self.reader.peer.clone_from(&hello.site);
         self.writer.peer.clone_from(&hello.site);
         Ok(hello)
+    }
+
+    /// Both sides say, and hear, that the hellos with these nonces were said on this very connection.
+    /// Nothing may be done before that because of what a hello says: somebody may have recorded it.
+    ///
+    /// # Errors
+    /// The connection broke, or what comes was said on another one.
+    pub async fn confirm(&mut self, nonces: (u64, u64)) -> Result<(), Error> {
+        self.reader.sequence.begin(nonces);
+        self.writer.sequence.begin(nonces);
+        self.writer.push(&Message::Confirm);
+        self.writer.flush().await?;
+        match self.reader.next().await {
+            Ok(Message::Confirm) => Ok(()),
+            Ok(Message::Refuse(why)) => Err(Error::Refused {
+                peer: self.reader.peer.clone(),
+                why,
+            }),
+            Ok(_) => Err(self.reader.unexpected("a message before its confirmation")),
+            Err(Error::Message {
+                peer,
+                source: MessageError::Checksum,
+            }) => Err(Error::Repeated { peer }),
+            Err(error) => Err(error),
+        }
     }
 
     /// Says why there will be no session.

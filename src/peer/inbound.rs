@@ -66,7 +66,9 @@ pub(super) async fn read(
                 }
                 .into());
             }
-            Message::Hello(_) => return Err(reader.unexpected("a second hello").into()),
+            Message::Hello(_) | Message::Confirm => {
+                return Err(reader.unexpected("a second hello").into());
+            }
             Message::Owe(_) => {}
         }
         // The question goes to the one who answers, its place to the applier, in order.

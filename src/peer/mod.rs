@@ -326,6 +326,7 @@ impl Peer {
                     .await?
             }
         };
+        wire.confirm((ours.nonce, theirs.nonce)).await?;
         match plan(&ours, &theirs) {
             Ok(plan) => Ok(Agreed {
                 wire,
@@ -424,6 +425,7 @@ impl Peer {
             snapshot: snapshot.map(|at| at.to_string()),
             mark: mark.map(ToString::to_string),
             judged: progress.judged.of(&self.config.peer).to_string(),
+            nonce: rand::random(),
             packs: self.config.compression == Compression::Zstd,
             initial: self.config.sync.initial,
             existing: self.config.sync.existing,

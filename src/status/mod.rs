@@ -4,6 +4,7 @@
 //! is a feature, renaming one breaks users.
 
 mod conflicts;
+mod ration;
 
 use std::fmt;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
@@ -12,6 +13,7 @@ use std::time::{Duration, Instant};
 use serde::{Deserialize, Serialize};
 
 pub use self::conflicts::{ByWinner, Conflicts, Times};
+pub use self::ration::Ration;
 use crate::model::{Cursor, InstanceId, SiteId};
 
 /// The whole status of one sidecar.

@@ -9,10 +9,13 @@
 mod bookkeeping;
 mod clocks;
 mod crashes;
+mod failures;
 mod journals;
+mod large;
 mod points;
 mod refusals;
 mod renewals;
+mod replays;
 mod secrets;
 mod stalls;
 mod wires;
