@@ -4,6 +4,7 @@ mod inbound;
 mod outgoing;
 mod session;
 mod standing;
+mod telling;
 
 use std::collections::BTreeSet;
 use std::path::PathBuf;

@@ -12,6 +12,7 @@ use tracing::info;
 use super::inbound::{Heard, read};
 use super::outgoing::{Next, Outgoing};
 use super::standing::{begin, had_all, note_what_is_lost};
+use super::telling::{Acks, Telling};
 use super::{Agreed, Error, Incoming, Peer, filter};
 use crate::apply::{self, Applied, Debts, Outlet};
 use crate::converge::Docket;
@@ -24,9 +25,6 @@ use crate::status::{CopyStatus, PeerBoard, PeerState};
 
 /// How often the peer hears from us, whatever else happens.
 const HEARTBEAT: Duration = Duration::from_secs(1);
-/// How long an acknowledgement may wait for the next: at high rates each transaction would cost both
-/// sides a message. What waits for it is room in the journal, and a person who looks at the status.
-const ACK_GATHER: Duration = Duration::from_millis(5);
 /// How often the status is made up where no event does it.
 const REFRESH: Duration = Duration::from_millis(100);
 /// How long a copy that is owed waits for conflicts to be mended: many round trips.
@@ -210,37 +208,6 @@ struct Inputs {
     progress: watch::Receiver<Progress>,
 }
 
-/// When the peer is told how far we are.
-struct Acks {
-    last: Option<Ack>,
-    is_due: bool,
-    not_before: Instant,
-}
-
-impl Default for Acks {
-    fn default() -> Self {
-        Self {
-            last: None,
-            is_due: false,
-            not_before: Instant::now(),
-        }
-    }
-}
-
-impl Acks {
-    /// What is to be told now, if it is anything new.
-    fn take(&mut self, now: impl FnOnce() -> Ack) -> Option<Ack> {
-        if !self.is_due || Instant::now() < self.not_before {
-            return None;
-        }
-        self.is_due = false;
-        let ack = Some(now()).filter(|ack| self.last != Some(*ack))?;
-        self.last = Some(ack);
-        self.not_before = Instant::now() + ACK_GATHER;
-        Some(ack)
-    }
-}
-
 /// From the journal, and the others, to the peer.
 async fn write(
     session: &Session,
@@ -254,7 +221,7 @@ async fn write(
     let mut refresh = interval(REFRESH);
     refresh.set_missed_tick_behavior(MissedTickBehavior::Delay);
     let mut copies_heard = 0;
-    let mut acks = Acks::default();
+    let (mut acks, mut seen) = (Acks::default(), Telling::default());
     let mut questions = Vec::new();
     loop {
         let (copying, mut thoroughly) = (outgoing.is_copying(), false);
@@ -280,7 +247,7 @@ async fn write(
                 question @ Message::Owe(_) => questions.push(question),
                 Message::Copied => {
                     // What was refused in the copy is known before it counts as complete.
-                    writer.push(&Message::Ack(session.ack(&inputs)));
+                    writer.push(&Message::Ack(session.ack(&inputs, &outgoing, &mut seen)));
                     writer.push(&Message::Copied);
                 }
                 other => writer.push(&other),
@@ -304,13 +271,13 @@ async fn write(
                 }
             }
             _ = heartbeat.tick() => {
-                writer.push(&Message::Ack(session.ack(&inputs)));
+                writer.push(&Message::Ack(session.ack(&inputs, &outgoing, &mut seen)));
                 writer.push(&session.ping());
             }
             // What else an acknowledgement says: what has come back, what is owed.
             _ = refresh.tick() => (acks.is_due, thoroughly) = (true, true),
         }
-        if let Some(ack) = acks.take(|| session.ack(&inputs)) {
+        if let Some(ack) = acks.take(|| session.ack(&inputs, &outgoing, &mut seen)) {
             writer.push(&Message::Ack(ack));
         }
         push_questions(&mut questions, session, &mut outgoing, &mut writer).await?;
@@ -468,11 +435,14 @@ impl Session {
         self.board.lock().round_trip_seconds = Some(trip.as_secs_f64());
     }
 
-    fn ack(&self, inputs: &Inputs) -> Ack {
+    fn ack(&self, inputs: &Inputs, outgoing: &Outgoing, seen: &mut Telling) -> Ack {
+        let now = self.gate.seen(&inputs.progress.borrow());
+        // Asked after what we have seen: records that had seen less are in the journal.
+        let last = self.shared.journal.last_record();
         Ack {
             received: inputs.heard.borrow().received,
             applied: inputs.applied.borrow().at,
-            seen: self.settled(self.gate.seen(&inputs.progress.borrow())),
+            seen: self.settled(seen.tell(now, last, outgoing.sent)),
             owed: self.owed(),
         }
     }

@@ -32,6 +32,8 @@ mod initial;
 #[cfg(test)]
 mod gap;
 #[cfg(test)]
+mod backlog;
+#[cfg(test)]
 mod compression;
 #[cfg(test)]
 mod journal;
