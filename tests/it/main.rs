@@ -34,6 +34,8 @@ mod gap;
 #[cfg(test)]
 mod backlog;
 #[cfg(test)]
+mod sites;
+#[cfg(test)]
 mod compression;
 #[cfg(test)]
 mod journal;

@@ -59,7 +59,7 @@ pub(crate) struct Site {
 
 impl Site {
     /// A site whose sidecar is not started and has no peers.
-    fn new(name: &'static str, version: &str, options: &Options) -> Self {
+    pub(super) fn new(name: &'static str, version: &str, options: &Options) -> Self {
         let server = if version.is_empty() {
             Server::start(options.servers)
         } else {
@@ -347,7 +347,7 @@ impl Activity {
 }
 
 /// Why a site is not at rest, if it is not.
-fn unrest(name: &str, offset: u64, status: Result<Status, String>) -> Option<String> {
+pub(super) fn unrest(name: &str, offset: u64, status: Result<Status, String>) -> Option<String> {
     match status {
         Err(error) => Some(format!("{name}: {error}")),
         Ok(status) if status.redis.offset < offset => Some(format!(
