@@ -117,6 +117,8 @@ fn what_is_written_through_a_long_cut_comes_from_the_journal() {
     // Of 10 KB each: 10 GB, which a busy server writes in an hour.
     let writes: u64 = if is_full { 1_000_000 } else { 10_000 };
     const AT_ONCE: u64 = 100;
+    // Less than the server keeps for a replica that is behind, in bytes.
+    const AHEAD: u64 = 256 << 20;
     let mut pair = Pair::prepare(&Options {
         servers: &["client-output-buffer-limit replica 1gb 1gb 0"],
         ..Options::default()
@@ -138,6 +140,16 @@ fn what_is_written_through_a_long_cut_comes_from_the_journal() {
         pipe.exec(a.connection()).expect("a batch");
         if batch % 10 == 0 {
             pair.b.client().run("INCR n");
+        }
+        // An hour of writes in a minute: the disk of the journal must keep up, as it would in an hour.
+        if batch % 100 == 99 {
+            wait_until("the journal to keep up", patience(60), || {
+                let read = pair.a.sidecar.status()?.redis.offset;
+                match a.offset().saturating_sub(read) < AHEAD {
+                    true => Ok(()),
+                    false => Err(format!("it is at {read}")),
+                }
+            });
         }
     }
     pair.mend_link();
