@@ -293,16 +293,15 @@ impl Applier {
 /// read. That those deleted what is missing is certain only where everything has travelled, and where
 /// the Redis is the process that it was, in the same history: it cannot have forgotten anything.
 fn lacking(mark: &Mark, state: &EpochState) -> Lacking {
-    if let Some(begun) = mark.copy {
-        let is_sure = mark.entire && mark.home >= state.doubt;
-        return match begun.lacking {
-            Lacking::Deleted if !is_sure => Lacking::Doubtful,
-            known => known,
-        };
-    }
     let is_certain = mark.entire && mark.home >= state.doubt;
-    match mark.base > Epoch::UNDONE && mark.home < state.base && state.older < state.base {
-        true if is_certain => Lacking::Deleted,
+    let is_gap = match mark.copy {
+        // It has begun before, and the mark says since when.
+        Some(begun) => begun.lacking != Lacking::New,
+        None => mark.base > Epoch::UNDONE && mark.home < state.base && state.older < state.base,
+    };
+    let was_doubtful = mark.copy.is_some_and(|c| c.lacking == Lacking::Doubtful);
+    match is_gap {
+        true if is_certain && !was_doubtful => Lacking::Deleted,
         true => Lacking::Doubtful,
         false => Lacking::New,
     }

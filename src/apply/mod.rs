@@ -285,6 +285,14 @@ impl Applier {
         Saved::run_id(known.unwrap_or_default())
     }
 
+    /// Whether that server may write on its own what no client has written.
+    #[must_use]
+    pub fn server_writes_alone(&self) -> bool {
+        self.writing
+            .as_ref()
+            .is_none_or(|writing| writing.info.writes_alone)
+    }
+
     /// The stream has been read up to the fence, and so the mark should have come back. It has not
     /// when it was written while nobody read, before a new history began. Then it is written again:
     /// what we say we have seen must be exactly what the data holds, for a peer writes what we

@@ -34,7 +34,8 @@ pub(super) fn begin(peer: &Peer, flow: Flow, ours: &Hello, theirs: &Hello) -> Be
 }
 
 /// Whether everything that happens at one of the two sites happens at the other too: nothing is left out
-/// by configuration, and no third site knows of keys that the other has not heard of yet.
+/// by configuration, no third site knows of keys that the other has not heard of yet, and no module
+/// writes at one of them alone.
 fn is_entire(peer: &Peer, ours: &Hello, theirs: &Hello) -> bool {
     let sync = &peer.config.sync;
     let copies = [ours, theirs]
@@ -44,6 +45,7 @@ fn is_entire(peer: &Peer, ours: &Hello, theirs: &Hello) -> bool {
         && sync.flush == Flush::Forward
         && copies
         && peer.shared.dockets.len() == 1
+        && !peer.applier.server_writes_alone()
 }
 
 /// Whether the peer has had every key that we had where our records go on: one that it lacks and that we

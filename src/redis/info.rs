@@ -47,6 +47,10 @@ impl std::fmt::Display for Version {
     }
 }
 
+/// Modules that come with the servers, and write nothing but what clients have them write: Redis 8 has the
+/// first five, Valkey 9.1 the last.
+const TAME_MODULES: [&str; 6] = ["bf", "ReJSON", "search", "timeseries", "vectorset", "lua"];
+
 /// The parts of INFO that matter to us.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Info {
@@ -77,6 +81,9 @@ pub struct Info {
     pub eviction: String,
     /// Keys over all databases.
     pub keys: u64,
+    /// Whether it may write on its own what no client has written: it has a module of somebody's. Before
+    /// 6.0 a server does not say.
+    pub writes_alone: bool,
 }
 
 impl Info {
@@ -132,10 +139,17 @@ impl Info {
                 "aof_enabled" => info.aof = value == "1",
                 "loading" => info.loading = value == "1",
                 "maxmemory_policy" => value.clone_into(&mut info.eviction),
+                "module" => {
+                    let name = value
+                        .strip_prefix("name=")
+                        .and_then(|v| v.split(',').next());
+                    info.writes_alone |= name.is_none_or(|name| !TAME_MODULES.contains(&name));
+                }
                 _ if key.starts_with("db") => info.keys += keys_of_database(value),
                 _ => {}
             }
         }
+        info.writes_alone |= !info.version.at_least(6, 0);
         info.product = format!("{name} {own}");
         info
     }
@@ -210,5 +224,11 @@ mod tests {
             ("Redis 5.0.6", 9)
         );
         assert!(Version::parse("4.0.14") < OLDEST);
+        let with = |module: &str| {
+            Info::parse(&format!("redis_version:7.0.0\r\n{module}\r\n")).writes_alone
+        };
+        assert!(!with("") && !with("module:name=vectorset,ver=1,api=1"));
+        assert!(with("module:name=mine,ver=1,api=1") && with("module:odd"));
+        assert!(old.writes_alone, "it does not say");
     }
 }

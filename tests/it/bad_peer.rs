@@ -105,15 +105,12 @@ struct Stranger {
 impl Stranger {
     fn saying(words: Vec<u8>) -> Self {
         let (listener, port) = listen();
+        listener.set_nonblocking(false).expect("blocking");
         let ended = Arc::new(AtomicBool::new(false));
         let flag = Arc::clone(&ended);
         let thread = thread::spawn(move || {
             while !flag.load(Ordering::SeqCst) {
-                let Ok((mut stream, _)) = listener.accept() else {
-                    thread::sleep(Duration::from_millis(5));
-                    continue;
-                };
-                drop(stream.set_nonblocking(false));
+                let (mut stream, _) = listener.accept().expect("a connection");
                 drop(stream.set_read_timeout(Some(Duration::from_millis(200))));
                 drop(stream.read(&mut [0; 4096]));
                 drop(stream.write_all(&words));
@@ -130,6 +127,8 @@ impl Stranger {
 impl Drop for Stranger {
     fn drop(&mut self) {
         self.ended.store(true, Ordering::SeqCst);
+        // It waits for a connection.
+        drop(TcpStream::connect(("127.0.0.1", self.port)));
         let thread = self.thread.take().expect("a thread");
         thread.join().expect("the stranger");
     }

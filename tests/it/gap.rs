@@ -7,7 +7,7 @@ use tandem::status::CopyCounts;
 use crate::harness::{Options, Pair, compare, patience, wait_for};
 
 /// Servers whose backlog is soon too short.
-const SHORT: &[&str] = &["repl-backlog-size 16kb"];
+pub(crate) const SHORT: &[&str] = &["repl-backlog-size 16kb"];
 /// The same, which have on disk what they acknowledged.
 const SHORT_AND_DURABLE: &[&str] = &[
     "repl-backlog-size 16kb",
@@ -16,7 +16,7 @@ const SHORT_AND_DURABLE: &[&str] = &[
 ];
 
 /// Two sites with 50 keys in each of two databases, `old:<n>`, and a sidecar of a that is away now.
-fn away(options: &Options) -> Pair {
+pub(crate) fn away(options: &Options) -> Pair {
     let mut pair = Pair::start(options);
     let mut a = pair.a.client();
     for db in [0, 3] {
@@ -29,7 +29,7 @@ fn away(options: &Options) -> Pair {
 }
 
 /// Clients of a delete the first twenty of each database, and write more than the backlog holds.
-fn delete(pair: &Pair) {
+pub(crate) fn delete(pair: &Pair) {
     let mut a = pair.a.client();
     for db in [0, 3] {
         a.run(&format!("SELECT {db}"));
@@ -67,7 +67,7 @@ fn old_keys(pair: &Pair) -> usize {
     databases.iter().sum()
 }
 
-fn short(servers: &'static [&'static str]) -> Options {
+pub(crate) fn short(servers: &'static [&'static str]) -> Options {
     Options {
         servers,
         ..Options::default()
@@ -75,7 +75,7 @@ fn short(servers: &'static [&'static str]) -> Options {
 }
 
 /// What was deleted has come back, and that was told.
-fn returned(pair: &mut Pair) {
+pub(crate) fn returned(pair: &mut Pair) {
     let copied = come_back(pair);
     assert_eq!(old_keys(pair), 100);
     assert_eq!((copied.deleted, copied.returned), (0, 40), "{copied:?}");

@@ -4,6 +4,7 @@ use std::process::Command;
 
 use tempfile::TempDir;
 
+use crate::gap;
 use crate::harness::compare::differences;
 use crate::harness::{Client, Options, Pair, Tap, compare, patience, wait_for};
 
@@ -190,4 +191,17 @@ fn what_a_module_writes_because_of_a_peers_write_stays_where_it_is() {
         assert_eq!(tap.count("RPUSH replicate:b"), 20, "{:#?}", tap.commands());
     }
     pair.no_echo();
+}
+
+/// What a module has written at one site alone never was at the other: that it is missing there proves
+/// nothing.
+#[test]
+fn beside_a_module_what_is_missing_is_not_deleted() {
+    let module = Module::build();
+    let mut pair = gap::away(&gap::short(gap::SHORT));
+    module.load(&mut pair.b.client(), "");
+    pair.b.sidecar.kill();
+    pair.b.sidecar.start();
+    gap::delete(&pair);
+    gap::returned(&mut pair);
 }

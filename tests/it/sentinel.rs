@@ -4,11 +4,10 @@ use std::time::Duration;
 
 use tandem::status::Status;
 
-use crate::harness::load::{self, Load};
+use crate::harness::load::Load;
 use crate::harness::sentinel::says;
-use crate::harness::{
-    FaultProxy, Group, Options, Pair, Server, compare, patience, wait_for, wait_until,
-};
+use crate::harness::{FaultProxy, Group, Options, Pair, Server, patience, wait_for, wait_until};
+use crate::resume::judged;
 
 /// Between two writes of a client.
 const PAUSE: Duration = Duration::from_micros(200);
@@ -109,12 +108,7 @@ impl Sites {
     }
 
     fn check(&self, load: Load) {
-        let tallies = load.finish();
-        self.pair.wait_synchronizing();
-        self.pair.settle();
-        compare(&self.pair);
-        load::check(&tallies, &mut self.pair.a.client());
-        self.pair.no_echo();
+        judged(&self.pair, load, false);
     }
 }
 

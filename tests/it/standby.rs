@@ -5,9 +5,10 @@ use std::time::{Duration, Instant};
 
 use tandem::status::PeerState;
 
-use crate::harness::load::{self, Load};
+use crate::harness::load::Load;
 use crate::harness::ports::free_port;
-use crate::harness::{Options, Pair, Sidecar, compare, patience, wait_for, wait_until};
+use crate::harness::{Options, Pair, Sidecar, patience, wait_for, wait_until};
+use crate::resume::judged;
 
 /// Between two writes of a client.
 const PAUSE: Duration = Duration::from_micros(500);
@@ -59,12 +60,7 @@ impl Sites {
     }
 
     fn check(&self, load: Load) {
-        let tallies = load.finish();
-        self.pair.wait_synchronizing();
-        self.pair.settle();
-        compare(&self.pair);
-        load::check(&tallies, &mut self.pair.a.client());
-        self.pair.no_echo();
+        judged(&self.pair, load, false);
     }
 }
 

@@ -23,15 +23,26 @@ class Refused(Exception):
     pass
 
 
+def wait_until(holds, seconds):
+    until = time.monotonic() + seconds
+    while not holds():
+        if time.monotonic() > until:
+            raise TimeoutError("waited %s s" % seconds)
+        time.sleep(0.02)
+
+
 class Client:
     def __init__(self, port):
-        for _ in range(100):
-            try:
-                self.socket = socket.create_connection(("127.0.0.1", port))
-                break
-            except ConnectionRefusedError:
-                time.sleep(0.05)
+        # A server listens when it is ready; it has five seconds for that.
+        wait_until(lambda: self.connect(port), 5)
         self.file = self.socket.makefile("rb")
+
+    def connect(self, port):
+        try:
+            self.socket = socket.create_connection(("127.0.0.1", port))
+        except ConnectionRefusedError:
+            return False
+        return True
 
     def __call__(self, *words):
         words = [w if isinstance(w, bytes) else str(w).encode() for w in words]

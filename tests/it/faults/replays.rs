@@ -104,28 +104,21 @@ fn a_session_that_is_replayed_applies_nothing() {
         said.iter().any(|words| words.len() > 1000),
         "nothing was recorded"
     );
+    let say_again = |b: &mut crate::harness::Client| {
+        for words in &said {
+            replay(port, words);
+            let (bytes, n) = (words.len(), b.ask::<u64>("GET n"));
+            println!("{bytes} bytes said again: n is {n}");
+        }
+    };
     // While the real one is there, and behind it when it is gone.
-    for words in &said {
-        replay(port, words);
-        println!(
-            "{} bytes said again: n is {}",
-            words.len(),
-            b.ask::<u64>("GET n")
-        );
-    }
+    say_again(&mut b);
     pair.wait_synchronizing();
     increment(&mut a, &mut b);
     pair.settle();
     pair.a.sidecar.kill();
     increment(&mut a, &mut b);
-    for words in &said {
-        replay(port, words);
-        println!(
-            "{} bytes said again: n is {}",
-            words.len(),
-            b.ask::<u64>("GET n")
-        );
-    }
+    say_again(&mut b);
     assert_eq!(b.ask::<u64>("GET n"), 250);
     pair.a.sidecar.start();
     pair.wait_synchronizing();

@@ -1,11 +1,9 @@
 //! A clock that is wrong on demand, for one process: a library that is loaded before the C library.
 
-use std::fs;
 use std::path::PathBuf;
-use std::process::Command;
 use std::time::Duration;
 
-use tempfile::TempDir;
+use super::preload::Preload;
 
 /// What the library does: it looks into its control file now and then, for the seconds by which the
 /// wall clock is wrong and for the parts in a thousand by which it runs too fast. Clocks that measure
@@ -72,47 +70,24 @@ time_t time(time_t *at) {
 "#;
 
 /// The library, built, and its control file.
-pub(crate) struct ClockFault {
-    dir: TempDir,
-}
+pub(crate) struct ClockFault(Preload);
 
 impl ClockFault {
-    /// Builds it with the C compiler that the linker of Rust needs anyway.
     pub(crate) fn build() -> Self {
-        let dir = tempfile::tempdir().expect("a temporary directory");
-        let source = dir.path().join("clock.c");
-        fs::write(&source, SOURCE).expect("write the source");
-        let built = Command::new("cc")
-            .args(["-shared", "-fPIC", "-o"])
-            .arg(dir.path().join("clock.so"))
-            .arg(&source)
-            .arg("-ldl")
-            .status()
-            .expect("cc runs");
-        assert!(built.success(), "{built}");
-        let fault = Self { dir };
+        let fault = Self(Preload::build(SOURCE, "TANDEM_CLOCK_FAULT"));
         fault.set(0, 0);
         fault
     }
 
     /// Variables of the process that is to have such a clock.
     pub(crate) fn variables(&self) -> Vec<(&'static str, PathBuf)> {
-        vec![
-            ("LD_PRELOAD", self.dir.path().join("clock.so")),
-            ("TANDEM_CLOCK_FAULT", self.control()),
-        ]
+        self.0.variables()
     }
 
     /// From now on the clock is wrong by so many seconds, and gains so many parts in a thousand.
     pub(crate) fn set(&self, seconds: i64, gains: i64) {
         let since = std::time::UNIX_EPOCH.elapsed().unwrap_or(Duration::ZERO);
-        let text = format!("{seconds} {gains} {}", since.as_secs_f64());
-        let new = self.control().with_extension("new");
-        fs::write(&new, text).expect("write the control file");
-        fs::rename(&new, self.control()).expect("replace the control file");
-    }
-
-    fn control(&self) -> PathBuf {
-        self.dir.path().join("control")
+        self.0
+            .say(&format!("{seconds} {gains} {}", since.as_secs_f64()));
     }
 }

@@ -1,10 +1,8 @@
 //! A disk that fails on demand, for one process: a library that is loaded before the C library.
 
-use std::fs;
-use std::path::{Path, PathBuf};
-use std::process::Command;
+use std::path::PathBuf;
 
-use tempfile::TempDir;
+use super::preload::Preload;
 
 /// What the library does: it looks into its control file at each call, which is few bytes in the page
 /// cache. Only files of a journal are meant.
@@ -20,14 +18,20 @@ const SOURCE: &str = r#"
 #include <sys/types.h>
 #include <unistd.h>
 
-static int is(const char *word) {
+/* What the control file says. */
+static int control(char *text, size_t room) {
   const char *path = getenv("TANDEM_DISK_FAULT");
-  char text[32] = {0};
   int fd = path ? open(path, O_RDONLY) : -1;
   if (fd < 0) return 0;
-  ssize_t n = read(fd, text, sizeof text - 1);
+  ssize_t n = read(fd, text, room - 1);
   close(fd);
-  return n > 0 && strncmp(text, word, strlen(word)) == 0;
+  text[n > 0 ? n : 0] = 0;
+  return n > 0;
+}
+
+static int is(const char *word) {
+  char text[32];
+  return control(text, sizeof text) && strncmp(text, word, strlen(word)) == 0;
 }
 
 static int is_journal(int fd) {
@@ -41,14 +45,9 @@ static int is_journal(int fd) {
 
 /* Counts the calls at a point of death, "before-write 7"; dies at the last of them. */
 static int dies(const char *point, int *calls) {
-  const char *path = getenv("TANDEM_DISK_FAULT");
-  char text[32] = {0};
-  int fd = path ? open(path, O_RDONLY) : -1;
-  if (fd < 0) return 0;
-  ssize_t n = read(fd, text, sizeof text - 1);
-  close(fd);
+  char text[32];
   size_t length = strlen(point);
-  if (n <= 0 || strncmp(text, point, length) != 0 || text[length] != ' ') return 0;
+  if (!control(text, sizeof text) || strncmp(text, point, length) != 0 || text[length] != ' ') return 0;
   return __sync_add_and_fetch(calls, 1) == atoi(text + length);
 }
 
@@ -87,9 +86,7 @@ ssize_t pwrite64(int fd, const void *bytes, size_t length, off64_t offset) {
 "#;
 
 /// The library, built, and its control file.
-pub(crate) struct DiskFault {
-    dir: TempDir,
-}
+pub(crate) struct DiskFault(Preload);
 
 /// How the disk fails.
 #[derive(Clone, Copy, Debug)]
@@ -114,28 +111,13 @@ pub(crate) enum Point {
 }
 
 impl DiskFault {
-    /// Builds it with the C compiler that the linker of Rust needs anyway.
     pub(crate) fn build() -> Self {
-        let dir = tempfile::tempdir().expect("a temporary directory");
-        let source = dir.path().join("fault.c");
-        fs::write(&source, SOURCE).expect("write the source");
-        let built = Command::new("cc")
-            .args(["-shared", "-fPIC", "-o"])
-            .arg(dir.path().join("fault.so"))
-            .arg(&source)
-            .arg("-ldl")
-            .status()
-            .expect("cc runs");
-        assert!(built.success(), "{built}");
-        Self { dir }
+        Self(Preload::build(SOURCE, "TANDEM_DISK_FAULT"))
     }
 
     /// Variables of the process that is to have such a disk.
     pub(crate) fn variables(&self) -> Vec<(&'static str, PathBuf)> {
-        vec![
-            ("LD_PRELOAD", self.dir.path().join("fault.so")),
-            ("TANDEM_DISK_FAULT", self.control()),
-        ]
+        self.0.variables()
     }
 
     /// From now on the disk fails like this.
@@ -145,7 +127,7 @@ impl DiskFault {
             Fault::Slow => "slow",
             Fault::ReadOnly => "readonly",
         };
-        replace(&self.control(), word);
+        self.0.say(word);
     }
 
     /// The process dies at this point, when it has come there so often from now on. It has not been
@@ -158,22 +140,11 @@ impl DiskFault {
             Point::BeforeSync => "before-sync",
             Point::AfterSync => "after-sync",
         };
-        replace(&self.control(), &format!("{word} {calls}"));
+        self.0.say(&format!("{word} {calls}"));
     }
 
     /// From now on it does not.
     pub(crate) fn mend(&self) {
-        replace(&self.control(), "fine");
+        self.0.say("fine");
     }
-
-    fn control(&self) -> PathBuf {
-        self.dir.path().join("control")
-    }
-}
-
-/// At once, so that nobody reads half of it.
-fn replace(path: &Path, text: &str) {
-    let new = path.with_extension("new");
-    fs::write(&new, text).expect("write the control file");
-    fs::rename(&new, path).expect("replace the control file");
 }

@@ -11,6 +11,7 @@ pub(crate) mod load;
 pub(crate) mod mesh;
 pub(crate) mod pair;
 pub(crate) mod ports;
+pub(crate) mod preload;
 pub(crate) mod sentinel;
 pub(crate) mod server;
 pub(crate) mod sidecar;
