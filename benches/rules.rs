@@ -8,7 +8,7 @@ use std::time::Instant;
 
 use anyhow::Result;
 use tandem::command::{Catalog, Effects, for_each_in};
-use tandem::converge::{Docket, Filed, Judge, Table};
+use tandem::converge::{Claims, Docket, Filed, Judge, Table};
 use tandem::model::{
     Cursor, Epoch, FrameBuilder, Hlc, InstanceId, Mark, Offset, Owes, Seen, SiteId, Tags,
 };
@@ -30,7 +30,9 @@ fn main() -> Result<()> {
         Catalog::default(),
     );
     let dockets = [(b.clone(), docket.clone())].into();
-    let mut judge = Judge::new(a.clone(), Arc::clone(&table), catalog.clone(), &dockets);
+    let claims = Claims::new(&a, std::slice::from_ref(&b));
+    let tables = (Arc::clone(&table), Arc::default());
+    let mut judge = Judge::new(a.clone(), tables, catalog.clone(), (&dockets, claims));
     let runtime = tokio::runtime::Builder::new_current_thread().build()?;
     let (mut own, mut theirs) = (0, 0);
     for turn in 0..TURNS {
@@ -45,7 +47,7 @@ fn main() -> Result<()> {
             judge.on_own(&mut effects, at(place), Hlc(place));
         }
         judge.note();
-        judge.forget(at(first.saturating_sub(UNSEEN * TURN)));
+        judge.forget(at(first.saturating_sub(UNSEEN * TURN)), |_| Cursor::ZERO);
         own += start.elapsed().as_nanos();
         let (frame, end) = frame(&a, first);
         let filed = Filed::Records {

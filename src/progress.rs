@@ -2,7 +2,7 @@
 
 use std::collections::{BTreeMap, HashMap};
 use std::sync::atomic::{AtomicUsize, Ordering};
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use tokio::sync::{Notify, watch};
 
@@ -82,46 +82,81 @@ pub struct Delivered {
     pub seen: Cursor,
 }
 
-/// What each peer has of our history.
+/// What each peer has of our history, and of the others'.
 #[derive(Debug)]
 pub struct Deliveries {
-    peers: HashMap<SiteId, Mutex<Delivered>>,
+    site: SiteId,
+    peers: HashMap<SiteId, Mutex<Told>>,
     /// A peer has applied more.
     news: Notify,
 }
 
+/// What one peer has told.
+#[derive(Clone, Debug, Default)]
+struct Told {
+    applied: Cursor,
+    /// Of each site.
+    seen: Seen,
+}
+
 impl Deliveries {
-    /// Nothing delivered yet to any of these.
+    /// Nothing delivered yet from this site to any of these.
     #[must_use]
-    pub fn new(peers: &[SiteId]) -> Arc<Self> {
+    pub fn new(site: &SiteId, peers: &[SiteId]) -> Arc<Self> {
         let peers = peers.iter().map(|p| (p.clone(), Mutex::default()));
         Arc::new(Self {
+            site: site.clone(),
             peers: peers.collect(),
             news: Notify::new(),
         })
     }
 
-    /// Takes note of what a peer has.
-    pub fn advance(&self, peer: &SiteId, applied: Cursor, seen: Cursor) {
-        if let Some(delivered) = self.peers.get(peer) {
-            let mut delivered = delivered.lock().unwrap_or_else(PoisonError::into_inner);
-            delivered.seen = delivered.seen.max(seen);
-            if applied > delivered.applied {
-                delivered.applied = applied;
-                self.news.notify_one();
+    fn told(&self, peer: &SiteId) -> Option<MutexGuard<'_, Told>> {
+        let told = self.peers.get(peer)?.lock();
+        Some(told.unwrap_or_else(PoisonError::into_inner))
+    }
+
+    /// A peer has applied our history up to here.
+    pub fn applied(&self, peer: &SiteId, applied: Cursor) {
+        if let Some(mut told) = self.told(peer)
+            && applied > told.applied
+        {
+            told.applied = applied;
+            self.news.notify_one();
+        }
+    }
+
+    /// So much of each site's history has come back at a peer: its records from now on have seen it.
+    pub fn seen(&self, peer: &SiteId, seen: &Seen) {
+        if let Some(mut told) = self.told(peer) {
+            for (site, at) in seen.iter() {
+                told.seen.advance(site, *at);
             }
         }
     }
 
-    /// A peer's data holds our history only up to here. When we had known of more, its Redis has lost
-    /// that, and up to where it had held it is given: what it writes now may not have seen what it had.
-    pub fn rewind(&self, peer: &SiteId, at: Cursor) -> Option<Cursor> {
-        let delivered = self.peers.get(peer)?;
-        let mut delivered = delivered.lock().unwrap_or_else(PoisonError::into_inner);
-        let known = delivered.applied.max(delivered.seen);
-        delivered.applied = delivered.applied.min(at);
-        delivered.seen = delivered.seen.min(at);
-        (known > at).then_some(known)
+    /// A peer's data holds so much of ours and of the others' histories, and no more. Where we had known
+    /// of more, its Redis has lost that, and up to where it had held each is given: what it writes now
+    /// may not have seen what it had.
+    #[must_use]
+    pub fn rewind(&self, peer: &SiteId, at: Cursor, seen: &Seen) -> Seen {
+        let mut lost = Seen::default();
+        let Some(mut told) = self.told(peer) else {
+            return lost;
+        };
+        let known = told.applied.max(told.seen.of(&self.site));
+        if known > at {
+            lost.advance(&self.site, known);
+        }
+        for (site, known) in told.seen.iter() {
+            if *site != self.site && *known > seen.of(site) {
+                lost.advance(site, *known);
+            }
+        }
+        let mut now = seen.clone();
+        now.advance(&self.site, at);
+        (told.applied, told.seen) = (told.applied.min(at), told.seen.common(&now));
+        lost
     }
 
     /// Waits until a peer has applied more than when this was last waited for. For one who waits.
@@ -133,24 +168,77 @@ impl Deliveries {
     /// What this peer has.
     #[must_use]
     pub fn of(&self, peer: &SiteId) -> Delivered {
-        let delivered = self.peers.get(peer).map(Mutex::lock);
-        delivered.map_or_else(Delivered::default, |delivered| {
-            *delivered.unwrap_or_else(PoisonError::into_inner)
-        })
+        let told = self.told(peer);
+        told.map_or_else(Delivered::default, |told| self.delivered(&told))
+    }
+
+    fn delivered(&self, told: &Told) -> Delivered {
+        Delivered {
+            applied: told.applied,
+            seen: told.seen.of(&self.site),
+        }
     }
 
     /// What every peer has: the least of all.
     #[must_use]
     pub fn by_all(&self) -> Delivered {
-        let each = self
-            .peers
-            .values()
-            .map(|d| *d.lock().unwrap_or_else(PoisonError::into_inner));
+        let each = self.peers.keys().map(|peer| self.of(peer));
         each.reduce(|a, b| Delivered {
             applied: a.applied.min(b.applied),
             seen: a.seen.min(b.seen),
         })
         .unwrap_or_default()
+    }
+
+    /// What every other peer has seen of a peer's history.
+    #[must_use]
+    pub fn of_third(&self, origin: &SiteId) -> Cursor {
+        let others = self.peers.keys().filter(|peer| *peer != origin);
+        let seen = others.filter_map(|peer| Some(self.told(peer)?.seen.of(origin)));
+        seen.min().unwrap_or_default()
+    }
+}
+
+/// Per peer, up to where all of its records have been applied here: further than the last of them, where
+/// the peer says that there is none behind it.
+#[derive(Debug, Default)]
+pub struct Reached(watch::Sender<Seen>);
+
+impl Reached {
+    /// All records of a peer up to here have been applied.
+    pub fn advance(&self, peer: &SiteId, at: Cursor) {
+        self.0.send_if_modified(|reached| {
+            let is_new = reached.of(peer) < at;
+            if is_new {
+                reached.advance(peer, at);
+            }
+            is_new
+        });
+    }
+
+    /// Up to where those of a peer have been.
+    #[must_use]
+    pub fn of(&self, peer: &SiteId) -> Cursor {
+        self.0.borrow().of(peer)
+    }
+
+    /// Shows when it is further.
+    #[must_use]
+    pub fn watch(&self) -> watch::Receiver<Seen> {
+        self.0.subscribe()
+    }
+
+    /// Whether everything that `seen` says of `sites` has been applied, or has come back.
+    #[must_use]
+    pub fn has<'a>(
+        &self,
+        sites: impl IntoIterator<Item = &'a SiteId>,
+        seen: &Seen,
+        progress: &Progress,
+    ) -> bool {
+        let mut sites = sites.into_iter();
+        let reached = self.0.borrow();
+        sites.all(|site| progress.seen.of(site).max(reached.of(site)) >= seen.of(site))
     }
 }
 

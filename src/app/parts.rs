@@ -11,7 +11,7 @@ use super::Error;
 use super::door::listen;
 use crate::command::Catalog;
 use crate::config::{Acknowledge, Config, Fsync, WhenFull};
-use crate::converge::{Docket, Table};
+use crate::converge::{Claims, Docket, Foreign, Table};
 use crate::intake::{self, ConflictLog, Intake, Shared};
 use crate::journal::{self, Writer};
 use crate::model::{InstanceId, SELF_KEY, SiteId, fence_key, mark_key, owed_key, part_key};
@@ -70,8 +70,11 @@ impl Parts {
         let shared = Shared {
             journal,
             table: Arc::new(Table::new(config.conflicts.remember)),
+            foreign: Arc::new(Foreign::new(&names, config.conflicts.remember)),
+            claims: Claims::new(&config.site, &names),
+            reached: Arc::default(),
             catalog: Catalog::default(),
-            deliveries: Deliveries::new(&names),
+            deliveries: Deliveries::new(&config.site, &names),
             shelf: Arc::default(),
             dockets,
             board: Arc::clone(&board),

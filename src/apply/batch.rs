@@ -328,8 +328,14 @@ mod tests {
     use super::*;
     use crate::command::{Access, Catalog, Dialect};
     use crate::config::{Flush, Publish};
+    use crate::converge::Claims;
     use crate::model::SiteId;
     use crate::redis::Info;
+
+    fn debts() -> Debts {
+        let [a, b] = ["a", "b"].map(|name| SiteId::try_new(name).unwrap());
+        Debts::new(&b, &Claims::new(&a, std::slice::from_ref(&b)))
+    }
 
     fn target(version: &str) -> Target {
         Target {
@@ -337,10 +343,7 @@ mod tests {
             catalog: Catalog::default(),
             flush: Flush::Forward,
             publish: Publish::Forward,
-            debts: Debts::new(
-                &SiteId::try_new("a").unwrap(),
-                &SiteId::try_new("b").unwrap(),
-            ),
+            debts: debts(),
             disputes: false,
             site: SiteId::try_new("a").unwrap(),
             table: Arc::new(crate::converge::Table::new(1 << 19)),

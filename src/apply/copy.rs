@@ -81,7 +81,8 @@ impl Applier {
         if snapshot < mark.at {
             return Err(Error::Unexpected("a copy"));
         }
-        self.copy_seen = begin.seen.of(&self.config.site);
+        self.copy_seen = begin.seen.clone();
+        self.await_causes(&begin.holds, stop).await?;
         {
             let mut board = self.board.lock();
             board.receiving = Some(CopyStatus::begin("receiving", copy.next, begin.keys));
@@ -168,7 +169,7 @@ impl Applier {
         let mark = self.marked()?;
         let copy = mark.copy.ok_or(Error::Unexpected("a part of a copy"))?;
         let rules = Rules {
-            seen: self.copy_seen,
+            seen: &self.copy_seen.clone(),
             keep: copy.keep,
             rebase: false,
             lacking: copy.lacking,
@@ -204,7 +205,9 @@ impl Applier {
         let owes = match self.owes_back {
             false => Owes::Nothing,
             true if mark.home < state.base => Owes::All,
-            true if self.journal.last_record() > self.copy_seen => Owes::Written,
+            true if self.journal.last_record() > self.copy_seen.of(&self.config.site) => {
+                Owes::Written
+            }
             true => Owes::Missing,
         };
         let mark = Mark {
@@ -264,12 +267,13 @@ impl Applier {
             return Ok(());
         }
         let rules = Rules {
-            seen: owed.seen.of(&self.config.site),
+            seen: &owed.seen,
             keep: false,
             rebase: true,
             lacking: Lacking::New,
         };
         let mark = self.marked()?;
+        self.await_causes(&owed.seen, stop).await?;
         // Behind records that they do not hold, they would undo them.
         if owed.at < mark.at {
             return Err(Error::Unexpected("states"));

@@ -1,18 +1,16 @@
 //! Debts: states that the peer owes us. They are kept in a set in Redis, written in the same
-//! transactions as the mark, so that a crash forgets none; this is that set in memory, shared with
-//! the part that answers the peer's own requests.
+//! transactions as the mark, so that a crash forgets none; this is that set in memory. What it holds
+//! counts among the [claims](Claims) of this site, by which the peer's own requests are answered.
 
-use std::cmp::Ordering;
 use std::collections::{HashMap, HashSet};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use bytes::Bytes;
-use tokio::sync::Notify;
 
-use crate::converge::Wish;
+use crate::converge::{Claims, Wish};
 use crate::link::Question;
 pub use crate::model::Key;
-use crate::model::{Cursor, Need, SiteId};
+use crate::model::{Cursor, Need, Seen, SiteId};
 
 /// The most debts. There is one per key that clients write here while the peer's copy of it
 /// arrives, and one per key of a command that failed here: beyond this something else is wrong.
@@ -21,11 +19,9 @@ pub(super) const MAX_DEBTS: usize = 200_000;
 /// Shared between the applier and the answering side.
 #[derive(Clone, Debug)]
 pub struct Debts {
-    /// Whether our value is sent first when both sites ask each other for the same key.
-    ours_first: bool,
+    peer: SiteId,
+    claims: Arc<Claims>,
     inner: Arc<Mutex<Inner>>,
-    /// Something is due.
-    is_due: Arc<Notify>,
 }
 
 /// A debt.
@@ -41,22 +37,18 @@ struct Inner {
     wanted: HashMap<Key, Want>,
     /// Those not yet asked for.
     unasked: Vec<Key>,
-    /// Those that the peer has asked for, and gets when they have come from it; how it needs them.
-    deferred: HashMap<Key, Need>,
-    /// Those of them that have come.
-    due: Vec<(Key, Need)>,
     /// Those whose state in the last copy was refused; none when that is not known.
     refused: Option<HashSet<Key>>,
 }
 
 impl Debts {
-    /// No debts yet between these two.
+    /// No debts of this peer yet.
     #[must_use]
-    pub fn new(site: &SiteId, peer: &SiteId) -> Self {
+    pub fn new(peer: &SiteId, claims: &Arc<Claims>) -> Self {
         Self {
-            ours_first: site < peer,
+            peer: peer.clone(),
+            claims: Arc::clone(claims),
             inner: Arc::default(),
-            is_due: Arc::default(),
         }
     }
 
@@ -124,6 +116,7 @@ impl Debts {
         let mut inner = self.lock();
         let known = inner.wanted.get(&key).map_or(need, |want| want.need);
         let need = need.max(known);
+        self.claims.want(&self.peer, &key, need);
         inner.wanted.insert(key.clone(), Want { after, need });
         inner.unasked.push(key);
     }
@@ -170,43 +163,35 @@ impl Debts {
         is_new
     }
 
-    /// The debt is paid; false when there was none.
-    pub fn remove(&self, key: &Key) -> bool {
-        let mut inner = self.lock();
-        if let Some(need) = inner.deferred.remove(key) {
-            inner.due.push((key.clone(), need));
-            self.is_due.notify_one();
-        }
-        inner.wanted.remove(key).is_some()
+    /// The debt is paid: the sites that must hear that what they had got of the key is stale. None when
+    /// there was no debt.
+    pub fn remove(&self, key: &Key) -> Option<Vec<SiteId>> {
+        let was_owed = self.lock().wanted.remove(key).is_some();
+        let misled = self.claims.paid(&self.peer, key);
+        was_owed.then_some(misled)
     }
 
     /// Waits for keys that the peer has asked for while we waited for them ourselves, and gives the
     /// question again. Cancel safe.
     pub async fn due(&self) -> Question {
         loop {
-            let due = {
-                let due = &mut self.lock().due;
-                let need = due.first().map(|(_, need)| *need);
-                let of_a_kind = due.extract_if(.., |(_, n)| Some(*n) == need);
-                need.map(|need| Question {
-                    // It had been seen when the question came.
-                    after: Cursor::ZERO,
+            if let Some((need, keys)) = self.claims.take_due(&self.peer) {
+                // All of it had been seen when the question came.
+                let (after, seen) = (Cursor::ZERO, Seen::default());
+                return Question {
+                    after,
+                    seen,
                     need,
-                    keys: of_a_kind.map(|(key, _)| key).collect(),
-                })
-            };
-            match due {
-                Some(due) => return due,
-                None => self.is_due.notified().await,
+                    keys,
+                };
             }
+            self.claims.news(&self.peer).await;
         }
     }
 
     /// Forgets what the peer has asked for.
     pub fn forget_asked(&self) {
-        let mut inner = self.lock();
-        inner.deferred.clear();
-        inner.due.clear();
+        self.claims.forget_asked(&self.peer);
     }
 
     /// Forgets what was asked: everything is asked for again, and must have seen what is here now. The
@@ -215,6 +200,7 @@ impl Debts {
     pub fn begin(&self, stored: impl IntoIterator<Item = (Key, Need)>, after: Cursor) {
         let mut inner = self.lock();
         for (key, need) in stored {
+            self.claims.want(&self.peer, &key, need);
             inner.wanted.entry(key).or_insert(Want { after, need });
         }
         inner
@@ -225,9 +211,9 @@ impl Debts {
     }
 
     /// What to ask for now: at most `most` keys, all for the same reason, and the place that satisfies
-    /// all of them.
+    /// all of them; `seen` is what of third sites is here now.
     #[must_use]
-    pub fn ask(&self, most: usize) -> Option<Question> {
+    pub fn ask(&self, most: usize, seen: impl FnOnce() -> Seen) -> Option<Question> {
         let inner = &mut *self.lock();
         let wanted = &inner.wanted;
         inner.unasked.retain(|key| wanted.contains_key(key));
@@ -243,37 +229,19 @@ impl Debts {
         keys.dedup();
         let places = keys.iter().filter_map(|key| wanted.get(key));
         let after = places.map(|want| want.after).max()?;
-        Some(Question { after, need, keys })
+        let seen = seen();
+        Some(Question {
+            after,
+            seen,
+            need,
+            keys,
+        })
     }
 
-    /// The peer asks for these: those of them that it gets now. Of those that we want ourselves, the
-    /// site with the lesser need sends its value first, or else the one whose name sorts first. The
-    /// other answers when that has come; so both questions are answered, and none is in vain. (Each
-    /// new need is asked for anew. So when all that was asked has come, both sites agree on who is
-    /// first; and while they do not, both may wait, or a state is refused that has not seen the
-    /// other: never do the two swap values.)
+    /// The peer asks for these: those of them that it gets now. See [`Claims::answerable`].
     #[must_use]
-    pub fn answerable(&self, mut asked: Vec<Key>, need: Need) -> Vec<Key> {
-        let Inner {
-            wanted, deferred, ..
-        } = &mut *self.lock();
-        asked.retain(|key| {
-            let is_first = wanted
-                .get(key)
-                .is_none_or(|ours| match need.cmp(&ours.need) {
-                    Ordering::Greater => true,
-                    Ordering::Less => false,
-                    Ordering::Equal => self.ours_first,
-                });
-            if !is_first {
-                let known = deferred.entry(key.clone()).or_insert(need);
-                *known = need.max(*known);
-            } else if deferred.get(key).is_some_and(|known| *known <= need) {
-                deferred.remove(key);
-            }
-            is_first
-        });
-        asked
+    pub fn answerable(&self, asked: Vec<Key>, need: Need) -> Vec<Key> {
+        self.claims.answerable(&self.peer, asked, need)
     }
 }
 
@@ -324,10 +292,9 @@ mod tests {
     }
 
     fn debts(site: &str, peer: &str) -> Debts {
-        Debts::new(
-            &SiteId::try_new(site).unwrap(),
-            &SiteId::try_new(peer).unwrap(),
-        )
+        let [site, peer] = [site, peer].map(|name| SiteId::try_new(name).unwrap());
+        let claims = Claims::new(&site, std::slice::from_ref(&peer));
+        Debts::new(&peer, &claims)
     }
 
     fn wants(debts: &Debts, name: &'static str) -> bool {
@@ -341,26 +308,52 @@ mod tests {
         debts.add(key("x"), at(5), Need::Lacks);
         debts.add(key("y"), at(9), Need::Lacks);
         let asked = |after, need, keys: &[&'static str]| {
-            let keys = keys.iter().map(|k| key(k)).collect();
-            Some(Question { after, need, keys })
+            let (keys, seen) = (keys.iter().map(|k| key(k)).collect(), Seen::default());
+            Some(Question {
+                after,
+                seen,
+                need,
+                keys,
+            })
         };
-        assert_eq!(debts.ask(10), asked(at(9), Need::Lacks, &["x", "y"]));
-        assert_eq!(debts.ask(10), None);
+        assert_eq!(
+            debts.ask(10, Seen::default),
+            asked(at(9), Need::Lacks, &["x", "y"])
+        );
+        assert_eq!(debts.ask(10, Seen::default), None);
         debts.add_again(key("x"), at(20));
-        assert_eq!(debts.ask(10), asked(at(20), Need::Lacks, &["x"]));
+        assert_eq!(
+            debts.ask(10, Seen::default),
+            asked(at(20), Need::Lacks, &["x"])
+        );
         debts.remove(&key("x"));
         assert!(wants(&debts, "y") && !wants(&debts, "x"));
         debts.begin([(key("z"), Need::Lacks)], at(30));
-        assert_eq!(debts.ask(10), asked(at(30), Need::Lacks, &["y", "z"]));
+        assert_eq!(
+            debts.ask(10, Seen::default),
+            asked(at(30), Need::Lacks, &["y", "z"])
+        );
         assert!(!debts.add_wrong(key("y"), wish(31)));
         assert!(debts.add_wrong(key("w"), wish(32)));
-        assert_eq!(debts.ask(10), asked(at(32), Need::Wrong, &["w"]));
+        assert_eq!(
+            debts.ask(10, Seen::default),
+            asked(at(32), Need::Wrong, &["w"])
+        );
         debts.add_again(key("w"), at(33));
-        assert_eq!(debts.ask(10), asked(at(33), Need::Wrong, &["w"]));
+        assert_eq!(
+            debts.ask(10, Seen::default),
+            asked(at(33), Need::Wrong, &["w"])
+        );
         debts.add(key("w"), at(34), Need::Lacks);
-        assert_eq!(debts.ask(10), asked(at(34), Need::Lacks, &["w"]));
+        assert_eq!(
+            debts.ask(10, Seen::default),
+            asked(at(34), Need::Lacks, &["w"])
+        );
         debts.add(key("w"), at(35), Need::Unsure);
-        assert_eq!(debts.ask(10), asked(at(35), Need::Lacks, &["w"]));
+        assert_eq!(
+            debts.ask(10, Seen::default),
+            asked(at(35), Need::Lacks, &["w"])
+        );
     }
 
     #[tokio::test]

@@ -257,11 +257,13 @@ impl Applier {
 
     /// Says of a state whether there is a write of its key here that it has not seen.
     fn is_unseen(&self) -> impl Fn(&State) -> bool {
-        let may_be = !self.table.is_all_seen(self.copy_seen);
+        let (peer, seen) = (&self.config.peer, &self.copy_seen);
+        let of_us = seen.of(&self.config.site);
+        let may_be = !self.table.is_all_seen(of_us) || !self.foreign.is_all_seen(peer, seen);
         move |state| {
             may_be && {
                 let hash = key_hash(state.db, &state.key);
-                self.table.unseen(hash, self.copy_seen).is_some()
+                self.table.unseen(hash, of_us).is_some() || self.foreign.is_unseen(hash, peer, seen)
             }
         }
     }

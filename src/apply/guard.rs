@@ -23,7 +23,7 @@ use super::{Applier, Error};
 use crate::command::key_hash;
 use crate::link::{Standing, State, Value};
 use crate::model::{
-    Cursor, GONE_KEY, Lacking, Mark, Need, is_reserved, owed_key, part_key, put_bytes,
+    Cursor, GONE_KEY, Lacking, Mark, Need, Seen, is_reserved, owed_key, part_key, put_bytes,
 };
 use crate::status::{Conflicts, CopyCounts};
 
@@ -82,9 +82,9 @@ impl Verdict {
 
 /// How states are to be taken.
 #[derive(Clone, Copy, Debug)]
-pub(super) struct Rules {
-    /// What the states had seen of our history.
-    pub seen: Cursor,
+pub(super) struct Rules<'a> {
+    /// What the states had seen.
+    pub seen: &'a Seen,
     /// Whether keys that are here stay.
     pub keep: bool,
     /// Whether what the states have not seen is written again on top of them.
@@ -98,7 +98,7 @@ impl Applier {
     pub(super) async fn take_states(
         &mut self,
         states: &[State],
-        rules: Rules,
+        rules: Rules<'_>,
         mark: &Mark,
         stop: &CancellationToken,
     ) -> Result<(), Error> {
@@ -165,7 +165,7 @@ impl Applier {
         &mut self,
         states: &[State],
         verdicts: &mut [Option<Verdict>],
-        rules: Rules,
+        rules: Rules<'_>,
         stop: &CancellationToken,
     ) -> Result<(), Error> {
         let open: Vec<usize> = (0..states.len())
@@ -184,7 +184,8 @@ impl Applier {
             .map(|(state, here)| self.verdict(state, here, rules))
             .collect();
         if rules.rebase {
-            self.rebase(&looking, &mut found, rules.seen, fence)?;
+            let of_us = rules.seen.of(&self.config.site);
+            self.rebase(&looking, &mut found, of_us, fence)?;
         }
         for (i, verdict) in open.into_iter().zip(found) {
             if let Some(place) = verdicts.get_mut(i) {
@@ -194,7 +195,9 @@ impl Applier {
         Ok(())
     }
 
-    /// Turns refusals into rebases where only writes of the very key are unseen. Not of a state that
+    /// Turns refusals into rebases where only writes of the very key are unseen. Not where there are third
+    /// sites: what is written again comes behind what the state has seen of them, and they may have found
+    /// it to be right before. Not of a state that
     /// has expired on its way: at the peer a command that we write again may have come in time, to
     /// prolong its life, and here it would find nothing. Until the peer says how it went there, it is
     /// asked again.
@@ -209,7 +212,8 @@ impl Applier {
         let soon = writing.now_ms() + EXPIRES_SOON_MS;
         let may = |state: &State| {
             let hash = key_hash(state.db, &state.key);
-            !state.is_expired(soon)
+            self.foreign.is_empty()
+                && !state.is_expired(soon)
                 && (!self.gap || theirs_wins(&self.config))
                 && !self.table.sent_unseen(hash, seen)
         };
@@ -227,7 +231,7 @@ impl Applier {
         Ok(())
     }
 
-    fn verdict(&self, state: &State, here: &Here, rules: Rules) -> Verdict {
+    fn verdict(&self, state: &State, here: &Here, rules: Rules<'_>) -> Verdict {
         let exists = here.exists();
         if is_reserved(&state.key) || matches!(state.value, Value::Unsaid) {
             return Verdict::Leave { kept: false };
@@ -246,10 +250,11 @@ impl Applier {
             let kept = state.standing != Standing::Asked;
             return Verdict::Leave { kept };
         }
-        let unseen = self
-            .table
-            .unseen(key_hash(state.db, &state.key), rules.seen);
-        let seen_all = unseen.is_none() && (!self.gap || theirs_wins(&self.config) || !exists);
+        let (hash, seen) = (key_hash(state.db, &state.key), rules.seen);
+        let unseen = self.table.unseen(hash, seen.of(&self.config.site));
+        let seen_all = unseen.is_none()
+            && !self.foreign.is_unseen(hash, &self.config.peer, seen)
+            && (!self.gap || theirs_wins(&self.config) || !exists);
         let is_deleted = rules.lacking == Lacking::Deleted
             && state.standing == Standing::Old
             && !exists
@@ -266,7 +271,7 @@ impl Applier {
     async fn carry_out(
         &mut self,
         (states, verdicts, forms): (&[State], &[Verdict], &[Form]),
-        rules: Rules,
+        rules: Rules<'_>,
         mark: &Mark,
         stop: &CancellationToken,
     ) -> Result<Executed, Error> {
@@ -357,7 +362,7 @@ impl Applier {
     }
 
     /// The counts and the debts after states were taken or refused.
-    fn settle(&self, states: &[State], verdicts: &[Verdict], rules: Rules) {
+    fn settle(&self, states: &[State], verdicts: &[Verdict], rules: Rules<'_>) {
         let is_copy = !rules.rebase;
         let read = self.progress.borrow().read;
         let mut paid = Vec::new();
@@ -378,8 +383,8 @@ impl Applier {
                 continue;
             }
             let is_paid = verdict.pays() && self.debts.is_paid(&name, is_said(state));
-            if is_paid && self.debts.remove(&name) {
-                paid.push(name);
+            if is_paid && let Some(misled) = self.debts.remove(&name) {
+                paid.push((name, misled));
             }
         }
         if let Some(mark) = &self.mark {

@@ -5,6 +5,7 @@
 //! Batches grow while one is in flight, so the round trip to the local Redis costs little.
 
 mod batch;
+mod causes;
 mod commit;
 mod copy;
 mod debts;
@@ -37,15 +38,16 @@ pub use self::self_mark::keep_self_mark;
 use self::target::{FENCE_TIMEOUT, Writing, await_fence, put_fence};
 use crate::command::{Catalog, ScanError};
 use crate::config::{Flush, Publish};
-use crate::converge::{Docket, Filed, Table, Wish};
+use crate::converge::{Docket, Filed, Foreign, Table, Wish};
 use crate::intake::Shared;
 use crate::intake::history::Saved;
 use crate::journal::{self, Journal};
 use crate::link::{self, Flow, MAX_KEYS, Message};
 use crate::model::{
-    Cursor, Epoch, InstanceId, Mark, MarkError, Need, Owes, RecordError, SiteId, mark_key, part_key,
+    Cursor, Epoch, InstanceId, Mark, MarkError, Need, Owes, RecordError, Seen, SiteId, mark_key,
+    part_key,
 };
-use crate::progress::{Deliveries, EpochState, Progress};
+use crate::progress::{Deliveries, EpochState, Progress, Reached};
 use crate::redis::{self, Info, Lease, Settings};
 use crate::status::{PeerBoard, Ration, Stop};
 
@@ -162,6 +164,10 @@ pub struct Applier {
     progress: watch::Receiver<Progress>,
     journal: Journal,
     table: Arc<Table>,
+    foreign: Arc<Foreign>,
+    /// The sites that are neither this nor the peer.
+    third: Vec<SiteId>,
+    reached: Arc<Reached>,
     docket: Docket,
     catalog: Catalog,
     deliveries: Arc<Deliveries>,
@@ -190,8 +196,8 @@ pub struct Applier {
     owes_back: bool,
     /// Whether everything travels between the two sites: see [`Mark::entire`].
     entire: bool,
-    /// What the snapshot being copied had seen of us.
-    copy_seen: Cursor,
+    /// What the snapshot being copied had seen.
+    copy_seen: Seen,
     /// How much of our history the peer must have seen before the two sites are merged.
     torn_after: Option<Cursor>,
     /// How the commands of records behind this went is not known: they are being applied, or we were
@@ -210,12 +216,16 @@ impl Applier {
         debts: Debts,
     ) -> Self {
         let docket = shared.dockets.get(&config.peer);
+        let third = shared.foreign.third(&config.peer);
         let docket = docket.cloned().unwrap_or_default();
         Self {
             config,
             progress,
             journal: shared.journal.clone(),
             table: Arc::clone(&shared.table),
+            third,
+            foreign: Arc::clone(&shared.foreign),
+            reached: Arc::clone(&shared.reached),
             docket,
             catalog: shared.catalog.clone(),
             deliveries: Arc::clone(&shared.deliveries),
@@ -234,7 +244,7 @@ impl Applier {
             disputes: false,
             owes_back: false,
             entire: false,
-            copy_seen: Cursor::ZERO,
+            copy_seen: Seen::default(),
             torn_after: None,
             unsettled: Some(Cursor::ZERO),
         }
@@ -345,7 +355,7 @@ impl Applier {
             self.take_asked()?;
             self.take_wishes()?;
             self.tear(stop).await?;
-            ask_for_debts(&self.debts, outlet).await?;
+            self.ask_for_debts(outlet).await?;
             let next = tokio::select! {
                 biased;
                 () = stop.cancelled() => return Err(Error::Stopped),
@@ -374,11 +384,16 @@ impl Applier {
                         self.reach(question.after, stop).await?;
                         None
                     }
+                    Message::Stale(keys) => {
+                        held = 0;
+                        self.docket.stale(keys);
+                        None
+                    }
                     Message::Ack(ack) => {
                         // In the order of the stream: what follows has seen this too.
                         held = 0;
-                        self.deliveries
-                            .advance(&self.config.peer, Cursor::ZERO, ack.seen);
+                        self.deliveries.seen(&self.config.peer, &ack.seen);
+                        self.reached.advance(&self.config.peer, ack.sent);
                         None
                     }
                     message => {
@@ -546,6 +561,27 @@ impl Applier {
         self.progress.borrow().state.clone()
     }
 
+    /// Asks the peer for the states that it has not been asked for.
+    async fn ask_for_debts(&mut self, outlet: &Outlet) -> Result<(), Error> {
+        // What is here of third sites the peer must have seen too.
+        let third = || {
+            let (progress, mut seen) = (self.progress.borrow(), Seen::default());
+            for site in &self.third {
+                seen.advance(site, progress.seen.of(site));
+            }
+            seen
+        };
+        while let Some(question) = self.debts.ask(MAX_KEYS, third) {
+            let message = Message::Owe(question);
+            outlet
+                .messages
+                .send(message)
+                .await
+                .map_err(|_| Error::Stopped)?;
+        }
+        Ok(())
+    }
+
     fn report(&self, outlet: &Outlet) {
         let Some(mark) = &self.mark else { return };
         let applied = Applied {
@@ -562,19 +598,6 @@ impl Applier {
         board.committed_offset = mark.at.offset.0;
         board.states_owed = self.debts.len() as u64;
     }
-}
-
-/// Asks the peer for the states that it has not been asked for.
-async fn ask_for_debts(debts: &Debts, outlet: &Outlet) -> Result<(), Error> {
-    while let Some(question) = debts.ask(MAX_KEYS) {
-        let message = Message::Owe(question);
-        outlet
-            .messages
-            .send(message)
-            .await
-            .map_err(|_| Error::Stopped)?;
-    }
-    Ok(())
 }
 
 /// The named stop for a site that two sidecars serve.

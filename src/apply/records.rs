@@ -61,6 +61,11 @@ impl Applier {
                     self.apply(batch, epoch, &tags, stop).await?;
                     return Err(Error::Stop(flushed(&self.config.peer)));
                 }
+                if self.must_wait(&record, &tags) {
+                    let whole = std::mem::replace(&mut batch, self.batch()?);
+                    self.apply(whole, epoch, &tags, stop).await?;
+                    self.await_causes(&record.seen, stop).await?;
+                }
                 batch.push(&record)?;
                 tags = record.seen;
                 if batch.is_full() {

@@ -122,6 +122,12 @@ impl Clash {
         }
     }
 
+    /// Whether a delete that had not seen this may have been left undone where this was written: a third
+    /// site, which has executed both, cannot know.
+    pub(super) const fn yields(&self, theirs: Act) -> bool {
+        matches!(theirs, Act::Delete) && self.renews && !self.is_unknown
+    }
+
     /// Whether the value here, where ours took effect first and theirs then, is wrong, and the
     /// peer's is right. Where nothing is known, both sites may say so.
     pub(super) fn is_wrong_here(&self, theirs: Theirs<'_>) -> bool {

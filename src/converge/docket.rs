@@ -6,7 +6,7 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use bytes::Bytes;
 use tokio::sync::{Notify, OwnedSemaphorePermit, Semaphore};
 
-use crate::model::{Cursor, Epoch, InstanceId, Key, Need, Offset};
+use crate::model::{Cursor, Epoch, InstanceId, Key, Need, Offset, SiteId};
 
 /// The most bytes of records that wait to be judged: what is applied in less than a second. The
 /// applier waits when there are more, which happens only when our own stream is not read.
@@ -55,6 +55,10 @@ struct State {
     owed: Vec<Key>,
     /// Keys whose states an operator has asked for.
     asked: Vec<Key>,
+    /// Keys of which the peer says that what it had sent is not right.
+    stale: Vec<Key>,
+    /// Keys of which the peer knows that, for it has asked again.
+    told: Vec<Key>,
     /// How the commands of records behind this went is not known yet.
     unsettled: Option<Cursor>,
     /// Something was settled, and the judge has not noted it.
@@ -97,8 +101,11 @@ pub enum Filed {
 pub(super) struct Paid {
     pub instance: InstanceId,
     pub batch: u64,
-    pub keys: Vec<Key>,
+    pub keys: Vec<Settled>,
 }
+
+/// A key whose state was taken, and the sites that must hear that what they had got of it is stale.
+pub type Settled = (Key, Vec<SiteId>);
 
 impl Filed {
     fn size(&self) -> usize {
@@ -148,7 +155,7 @@ impl Docket {
     }
 
     /// The states of these keys were taken in the transaction of this number.
-    pub fn paid(&self, instance: InstanceId, batch: u64, keys: Vec<Key>) {
+    pub fn paid(&self, instance: InstanceId, batch: u64, keys: Vec<Settled>) {
         if !keys.is_empty() {
             self.lock().paid.push_back(Paid {
                 instance,
@@ -189,6 +196,20 @@ impl Docket {
         std::mem::take(&mut self.lock().asked)
     }
 
+    /// The peer says that what it had sent of these keys is not right.
+    pub fn stale(&self, keys: Vec<Key>) {
+        self.lock().stale.extend(keys);
+        self.0.news.notify_one();
+    }
+
+    /// The peer knows so of these keys.
+    pub fn told(&self, keys: Vec<Key>) {
+        if !keys.is_empty() {
+            self.lock().told.extend(keys);
+            self.0.news.notify_one();
+        }
+    }
+
     /// Records behind `from` are being applied; none when it is known how all of them went.
     pub fn set_unsettled(&self, from: Option<Cursor>) {
         let mut state = self.lock();
@@ -223,6 +244,19 @@ impl Docket {
     /// safe. (The semaphore is never closed: it is always a permit.)
     pub async fn applying(&self) -> Option<OwnedSemaphorePermit> {
         Arc::clone(&self.0.turn).acquire_owned().await.ok()
+    }
+
+    /// The same, if nobody is applying records now.
+    #[must_use]
+    pub fn try_applying(&self) -> Option<OwnedSemaphorePermit> {
+        Arc::clone(&self.0.turn).try_acquire_owned().ok()
+    }
+
+    /// Whether it is not known of some records how they went: they are being applied, or the session
+    /// ended before that was known.
+    #[must_use]
+    pub fn is_unsettled(&self) -> bool {
+        self.lock().unsettled.is_some()
     }
 
     /// Waits until everything that was applied is settled; while this lives, nothing is applied.
@@ -265,6 +299,13 @@ impl Docket {
         self.lock().wishes.len()
     }
 
+    /// Whether the peer is to be asked for a key.
+    #[must_use]
+    pub fn has_wish(&self, key: &Key) -> bool {
+        let state = self.lock();
+        !state.wishes.is_empty() && state.wishes.contains_key(key)
+    }
+
     /// Hands over the keys whose state the peer is to be asked for. Whoever counts these first, and
     /// then where they go, misses none.
     pub fn take_wishes(&self, mut to: impl FnMut(Key, Wish)) {
@@ -292,6 +333,21 @@ impl Docket {
         std::mem::take(&mut self.lock().owed)
     }
 
+    /// Takes what the peer says to be stale, but for keys of which a state was taken that has not come
+    /// back: it is the one that was not right, and what is noted of it comes first.
+    pub(super) fn take_stale(&self) -> Vec<Key> {
+        let state = &mut *self.lock();
+        let waits = |key: &Key| {
+            let mut taken = state.paid.iter().flat_map(|paid| &paid.keys);
+            taken.any(|(paid, _)| paid == key)
+        };
+        state.stale.extract_if(.., |key| !waits(key)).collect()
+    }
+
+    pub(super) fn take_told(&self) -> Vec<Key> {
+        std::mem::take(&mut self.lock().told)
+    }
+
     /// Takes what comes next.
     pub(super) fn take_first(&self) -> Option<Filed> {
         let mut state = self.lock();
@@ -303,7 +359,7 @@ impl Docket {
     }
 
     /// Keys that were paid in transactions up to this one.
-    pub(super) fn take_paid(&self, instance: InstanceId, batch: u64) -> Vec<Key> {
+    pub(super) fn take_paid(&self, instance: InstanceId, batch: u64) -> Vec<Settled> {
         let mut state = self.lock();
         let mut keys = Vec::new();
         while state
@@ -385,10 +441,14 @@ mod tests {
     fn what_is_paid_counts_when_its_transaction_has_come_back() {
         let (docket, life) = (Docket::default(), InstanceId::new(7));
         let key = |name: &'static str| (0, Bytes::from_static(name.as_bytes()));
-        docket.paid(life, 5, vec![key("a")]);
-        docket.paid(life, 9, vec![key("b")]);
+        let settled = |name| (key(name), Vec::new());
+        docket.paid(life, 5, vec![settled("a")]);
+        docket.paid(life, 9, vec![settled("b")]);
         assert_eq!(docket.take_paid(life, 4), []);
-        assert_eq!(docket.take_paid(life, 8), [key("a")]);
-        assert_eq!(docket.take_paid(life, 9), [key("b")]);
+        assert_eq!(docket.take_paid(life, 8), [settled("a")]);
+        docket.stale(vec![key("b"), key("c")]);
+        assert_eq!(docket.take_stale(), [key("c")], "it was taken before");
+        assert_eq!(docket.take_paid(life, 9), [settled("b")]);
+        assert_eq!(docket.take_stale(), [key("b")]);
     }
 }

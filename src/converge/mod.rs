@@ -20,15 +20,19 @@
 //! it was read; what it had not seen of ours is written again on top of it. That is the applier's
 //! part, and so is that a state never destroys what it has not seen.
 
+mod claims;
 mod clash;
 mod docket;
+mod foreign;
 mod judge;
 mod reading;
 mod recent;
 mod table;
 
+pub use self::claims::Claims;
 pub use self::clash::Clash;
-pub use self::docket::{Docket, Filed, Wish};
+pub use self::docket::{Docket, Filed, Settled, Wish};
+pub use self::foreign::Foreign;
 pub use self::judge::{Judge, Overrun, Verdicts};
 pub use self::reading::Reading;
 pub use self::table::Table;

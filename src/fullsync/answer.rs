@@ -43,6 +43,9 @@ enum Size {
     Unneeded,
 }
 
+/// While this lives, nothing is applied.
+type Quiet = Vec<OwnedSemaphorePermit>;
+
 /// Reads states for one peer.
 #[derive(Debug)]
 pub struct Answerer {
@@ -81,7 +84,7 @@ impl Answerer {
         debts: Debts,
         (dir, part_size): (PathBuf, u64),
     ) -> Self {
-        let gate = Gate::new(peer.clone());
+        let gate = Gate::new();
         let (number, reads) = (0, VecDeque::new());
         Self {
             site,
@@ -134,6 +137,10 @@ impl Answerer {
             let Some(request) = request else {
                 return Ok(());
             };
+            let told = self.shared.claims.told(&self.peer, &request.keys);
+            if let Some(docket) = self.shared.dockets.get(&self.peer) {
+                docket.told(told);
+            }
             // While a copy is on its way to us, what is here says nothing about what is right. But what
             // the peer lacks it gets: the copy may wait for that.
             if request.need < Need::Lacks && !applied.borrow().whole {
@@ -141,13 +148,7 @@ impl Answerer {
                 continue;
             }
             // What was asked for must have seen what the peer has seen.
-            let (peer, after) = (self.peer.clone(), request.after);
-            if self
-                .progress
-                .wait_for(|p| p.seen.of(&peer) >= after)
-                .await
-                .is_err()
-            {
+            if self.reach(&request).await.is_none() {
                 return Ok(());
             }
             let connection = match &mut connection {
@@ -203,9 +204,63 @@ impl Answerer {
         }
     }
 
-    /// Until what the peer has written, and what follows from that, is here.
-    async fn quiet(&self) -> Option<OwnedSemaphorePermit> {
-        self.shared.dockets.get(&self.peer)?.quiet().await
+    /// Waits until we have seen what the peer had when it asked; none when nothing comes any more.
+    async fn reach(&mut self, request: &Question) -> Option<()> {
+        let Self {
+            shared, progress, ..
+        } = self;
+        let (peer, third) = (&self.peer, shared.foreign.third(&self.peer));
+        let mut reached = shared.reached.watch();
+        loop {
+            let has_all = |p: &Progress| {
+                p.seen.of(peer) >= request.after && shared.reached.has(&third, &request.seen, p)
+            };
+            if has_all(&progress.borrow_and_update()) {
+                return Some(());
+            }
+            tokio::select! {
+                changed = progress.changed() => changed.ok()?,
+                changed = reached.changed() => changed.ok()?,
+            }
+        }
+    }
+
+    /// Until what the peer has written, and what follows from that, is here, and nothing of others is
+    /// under way.
+    async fn quiet(&self) -> Quiet {
+        let others = || {
+            self.shared
+                .dockets
+                .iter()
+                .filter(|(of, _)| **of != self.peer)
+        };
+        'again: loop {
+            let mut turns = Vec::new();
+            if let Some(docket) = self.shared.dockets.get(&self.peer) {
+                turns.extend(docket.quiet().await);
+            }
+            for (_, docket) in others() {
+                let Some(turn) = docket.try_applying() else {
+                    // Who waits holds nothing: two that answer could wait for each other.
+                    drop(turns);
+                    drop(docket.applying().await);
+                    continue 'again;
+                };
+                turns.push(turn);
+            }
+            return turns;
+        }
+    }
+
+    /// Takes note of keys whose states were just read: the peer is misled if they are wrong here, or if
+    /// something of a third site may be missing in them that comes when that is back.
+    fn note_answered(&self, keys: &[Key]) {
+        let dockets = || self.shared.dockets.iter();
+        let is_doubtful = dockets().any(|(of, docket)| *of != self.peer && docket.is_unsettled());
+        for key in keys {
+            let is_wrong = is_doubtful || dockets().any(|(_, docket)| docket.has_wish(key));
+            self.shared.claims.answered(&self.peer, key, is_wrong);
+        }
     }
 
     /// Reads states at one place of our stream.
@@ -214,7 +269,7 @@ impl Answerer {
         connection: &mut Connection,
         mut keys: Vec<Key>,
         size: Size,
-        quiet: Option<OwnedSemaphorePermit>,
+        quiet: Quiet,
     ) -> Result<Option<Insert>, Error> {
         keys.retain(|(_, key)| !is_reserved(key));
         if keys.is_empty() {
@@ -229,6 +284,9 @@ impl Answerer {
         let Some((at, seen)) = self.fence().await else {
             return Ok(None);
         };
+        if size != Size::Unneeded {
+            self.note_answered(&keys);
+        }
         let now = self.now_ms();
         let mut pairs = replies.chunks(2);
         if size != Size::Unneeded {
@@ -249,7 +307,7 @@ impl Answerer {
         &mut self,
         connection: &mut Connection,
         mut keys: Vec<Key>,
-        (turn, quiet): (OwnedSemaphorePermit, Option<OwnedSemaphorePermit>),
+        (turn, quiet): (OwnedSemaphorePermit, Quiet),
     ) -> Result<Option<Insert>, Error> {
         keys.retain(|(_, key)| !is_reserved(key));
         let Some((db, key)) = keys.first().cloned() else {
@@ -266,6 +324,7 @@ impl Answerer {
         let Some((at, seen)) = self.fence().await else {
             return Ok(None);
         };
+        self.note_answered(&keys);
         let read = reading.finish(at);
         self.reads.extend(read.into_iter().map(|hash| (hash, at)));
         let mut owed = OwedStates {

@@ -14,7 +14,7 @@ use std::sync::{Arc, Mutex, PoisonError};
 use tokio::sync::{OwnedSemaphorePermit, Semaphore, mpsc};
 
 use crate::link::{Bundle, CopyBegin, OwedStates};
-use crate::model::{Cursor, SiteId};
+use crate::model::{Cursor, Seen};
 use crate::progress::Progress;
 
 pub use self::answer::Answerer;
@@ -73,17 +73,15 @@ pub type Parts = mpsc::Receiver<Result<Part, Error>>;
 /// not seen them have arrived.
 #[derive(Clone, Debug)]
 pub struct Gate {
-    peer: SiteId,
-    holds: Arc<Mutex<Vec<Cursor>>>,
+    holds: Arc<Mutex<Vec<Seen>>>,
     turn: Arc<Semaphore>,
 }
 
 impl Gate {
-    /// A gate for a peer.
+    /// An open gate.
     #[must_use]
-    pub fn new(peer: SiteId) -> Self {
+    pub fn new() -> Self {
         Self {
-            peer,
             holds: Arc::default(),
             turn: Arc::new(Semaphore::new(1)),
         }
@@ -107,23 +105,21 @@ impl Gate {
             .is_empty()
     }
 
-    /// What of the peer we may say now that we have seen.
+    /// What we may say now that we have seen.
     #[must_use]
-    pub fn seen(&self, progress: &Progress) -> Cursor {
-        let seen = progress.seen.of(&self.peer);
+    pub fn seen(&self, progress: &Progress) -> Seen {
         let holds = self.holds.lock().unwrap_or_else(PoisonError::into_inner);
-        holds.iter().copied().fold(seen, Cursor::min)
+        let seen = Seen::clone(&progress.seen);
+        holds.iter().fold(seen, |seen, hold| seen.common(hold))
     }
 
-    /// Closes it: what we say we have seen stays at `at`, or before.
+    /// Closes it: what we say we have seen stays at `seen`, or before.
     #[must_use]
-    pub fn close(&self, at: Cursor) -> Hold {
-        self.holds
-            .lock()
-            .unwrap_or_else(PoisonError::into_inner)
-            .push(at);
+    pub fn close(&self, seen: Seen) -> Hold {
+        let mut holds = self.holds.lock().unwrap_or_else(PoisonError::into_inner);
+        holds.push(seen.clone());
         Hold {
-            at,
+            seen,
             holds: Arc::clone(&self.holds),
         }
     }
@@ -132,14 +128,14 @@ impl Gate {
 /// Keeps the gate closed until it is dropped.
 #[derive(Debug)]
 pub struct Hold {
-    at: Cursor,
-    holds: Arc<Mutex<Vec<Cursor>>>,
+    seen: Seen,
+    holds: Arc<Mutex<Vec<Seen>>>,
 }
 
 impl Drop for Hold {
     fn drop(&mut self) {
         let mut holds = self.holds.lock().unwrap_or_else(PoisonError::into_inner);
-        if let Some(mine) = holds.iter().position(|h| *h == self.at) {
+        if let Some(mine) = holds.iter().position(|h| *h == self.seen) {
             holds.swap_remove(mine);
         }
     }
@@ -148,34 +144,32 @@ impl Drop for Hold {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::model::{Epoch, Offset, Seen};
+    use crate::model::{Epoch, Offset, SiteId};
 
-    fn at(offset: u64) -> Cursor {
-        Cursor {
-            epoch: Epoch(1),
-            offset: Offset(offset),
-        }
+    fn seen(offset: u64) -> Seen {
+        let (epoch, offset) = (Epoch(1), Offset(offset));
+        let mut seen = Seen::default();
+        seen.advance(&SiteId::try_new("b").unwrap(), Cursor { epoch, offset });
+        seen
     }
 
     fn progress(offset: u64) -> Progress {
-        let mut seen = Seen::default();
-        seen.advance(&SiteId::try_new("b").unwrap(), at(offset));
         Progress {
-            seen: Arc::new(seen),
+            seen: Arc::new(seen(offset)),
             ..Progress::default()
         }
     }
 
     #[test]
     fn a_gate_opens_when_the_last_state_under_way_has_passed() {
-        let gate = Gate::new(SiteId::try_new("b").unwrap());
-        let (first, second) = (gate.close(at(5)), gate.close(at(7)));
-        assert_eq!(gate.seen(&progress(9)), at(5));
+        let gate = Gate::new();
+        let (first, second) = (gate.close(seen(5)), gate.close(seen(7)));
+        assert_eq!(gate.seen(&progress(9)), seen(5));
         drop(first);
-        assert_eq!(gate.seen(&progress(9)), at(7));
+        assert_eq!(gate.seen(&progress(9)), seen(7));
         assert!(gate.is_closed());
         drop(second);
         assert!(!gate.is_closed());
-        assert_eq!(gate.seen(&progress(9)), at(9));
+        assert_eq!(gate.seen(&progress(9)), seen(9));
     }
 }

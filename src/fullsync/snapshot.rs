@@ -144,7 +144,7 @@ impl Copier {
                 (None, self.settled(&seen))
             }
         };
-        let hold = self.gate.close(seen.of(peer).min(progress.seen.of(peer)));
+        let hold = self.gate.close(seen.common(&progress.seen));
         Prepared {
             copy,
             hold,
@@ -189,9 +189,12 @@ impl Copier {
         }
         self.reach(snapshot.at).await?;
         reading.finish(snapshot.at);
+        // The stream has been read beyond it.
+        let holds = Seen::clone(&self.progress.borrow().seen);
         let begin = CopyBegin {
             at: snapshot.at,
             seen,
+            holds,
             first,
             keep: copy.keep,
             keys: self.keys().await?,

@@ -32,10 +32,10 @@ use self::conflicts::Conflicts;
 use self::filter::Filter;
 use self::stream::Stream;
 use crate::command::Catalog;
-use crate::converge::{Docket, Judge, Table};
+use crate::converge::{Claims, Docket, Foreign, Judge, Table};
 use crate::journal::{Journal, Recovered, Writer};
 use crate::model::{InstanceId, SiteId};
-use crate::progress::{Deliveries, Progress, Reserve};
+use crate::progress::{Deliveries, Progress, Reached, Reserve};
 use crate::redis::{self, Lease, Settings};
 use crate::replica::{self, Shelf, SnapshotError};
 use crate::status::Board;
@@ -92,8 +92,14 @@ pub struct Shared {
     pub journal: Journal,
     /// Recent local writes.
     pub table: Arc<Table>,
+    /// Recent writes of third sites.
+    pub foreign: Arc<Foreign>,
+    /// What this site wants and was asked for.
+    pub claims: Arc<Claims>,
     /// What is known of commands.
     pub catalog: Catalog,
+    /// Up to where peers' records have been applied.
+    pub reached: Arc<Reached>,
     /// What peers have.
     pub deliveries: Arc<Deliveries>,
     /// The last snapshot.
@@ -201,8 +207,9 @@ impl Intake {
         recovered: &Recovered,
     ) -> Result<(Self, watch::Receiver<Progress>), Error> {
         let (journal, catalog) = (&shared.journal, &shared.catalog);
-        let (site, table) = (config.site.clone(), Arc::clone(&shared.table));
-        let mut judge = Judge::new(site, table, catalog.clone(), &shared.dockets);
+        let tables = (Arc::clone(&shared.table), Arc::clone(&shared.foreign));
+        let asking = (&*shared.dockets, Arc::clone(&shared.claims));
+        let mut judge = Judge::new(config.site.clone(), tables, catalog.clone(), asking);
         let resume = resume::Resume::from_journal(journal, recovered, catalog, &mut judge)?;
         let board = Arc::clone(&shared.board);
         let log = config.conflicts.clone();

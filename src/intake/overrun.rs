@@ -11,28 +11,35 @@ use crate::model::{
     BatchReader, Cursor, Entry, Epoch, FrameBuilder, Key, Record, SiteId, is_reserved,
 };
 
-/// The keys of ours that are wrong after a write of whole databases: those that are in the journal,
-/// and those of the frame that will be. What the journal has no longer, every peer had seen.
+/// The keys that are wrong here after a write of whole databases: those of ours that are in the journal,
+/// and of the frame that will be, and those that third sites had written. What the journal has no
+/// longer, every peer had seen.
 pub(super) fn written_since(
     shared: &Shared,
     site: &SiteId,
     overrun: &Overrun,
     (epoch, frame): (Epoch, &FrameBuilder),
 ) -> Result<Vec<Key>, Error> {
+    let seen = overrun.seen.of(site);
     let mut keys = BTreeSet::new();
+    for (third, record) in &overrun.third {
+        if overrun.is_wrong(third, record.hlc) {
+            add_record(shared, record, overrun.whole, &mut keys);
+        }
+    }
     let mut add = |records: BatchReader, epoch| {
         for entry in records {
             let Ok(Entry::Record(record)) = entry else {
                 continue;
             };
             let offset = record.offset;
-            let is_unseen = Cursor { epoch, offset } > overrun.seen;
+            let is_unseen = Cursor { epoch, offset } > seen;
             if is_unseen && overrun.is_wrong(site, record.hlc) {
                 add_record(shared, &record, overrun.whole, &mut keys);
             }
         }
     };
-    let from = overrun.seen.max(shared.journal.first());
+    let from = seen.max(shared.journal.first());
     let mut reader = shared.journal.reader(from)?;
     while let Some(read) = reader.try_next()? {
         let header = read.header;

@@ -38,6 +38,8 @@ pub(super) struct Resume {
     pub wishes: BTreeSet<(SiteId, Key)>,
     /// Peers with which this site is to be merged.
     pub torn: BTreeSet<SiteId>,
+    /// Keys of which peers must hear that what they were sent is not right.
+    pub stale: BTreeSet<(SiteId, Key)>,
 }
 
 impl Resume {
@@ -72,7 +74,8 @@ impl Resume {
             judge.note();
         }
         let wishes = std::mem::take(&mut resume.wishes);
-        let found = (wishes, &resume.torn);
+        let stale = std::mem::take(&mut resume.stale);
+        let found = (wishes, stale, &resume.torn);
         judge.resume((&saved.seen, &saved.judged), found, saved.at);
         resume.saved = Some(saved);
         Ok(resume)
@@ -134,6 +137,12 @@ impl Resume {
             Entry::Judgement(Judgement::Judged(origin, at)) => saved.judged.advance(&origin, at),
             Entry::Judgement(Judgement::Wished(origin, key)) => {
                 self.wishes.insert((origin, key));
+            }
+            Entry::Judgement(Judgement::Stale(site, key)) => {
+                self.stale.insert((site, key));
+            }
+            Entry::Judgement(Judgement::Told(site, key)) => {
+                self.stale.remove(&(site, key));
             }
             Entry::Judgement(Judgement::Torn(origin)) => {
                 self.torn.insert(origin);

@@ -5,7 +5,7 @@ use serde::{Deserialize, Serialize};
 
 use super::message::MessageError;
 use crate::config::{Existing, Initial};
-use crate::model::{Cursor, Epoch, Mark, SiteId};
+use crate::model::{Cursor, Epoch, Mark, Seen, SiteId};
 
 /// A site and its sidecar, as the peer must know them to decide how to go on.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -42,6 +42,8 @@ pub struct Hello {
     pub snapshot: Option<String>,
     /// What it has of the peer: the text of its mark.
     pub mark: Option<String>,
+    /// What of third sites has come back there.
+    pub seen: String,
     /// Up to where it has judged the peer's records; those behind it are sent to it once more.
     pub judged: String,
     /// Drawn at random for this connection: what is said behind the two hellos is numbered from both, so
@@ -83,6 +85,7 @@ impl Hello {
             .parse::<Cursor>()
             .map_err(|_| "last_record")?;
         self.judged.parse::<Cursor>().map_err(|_| "judged")?;
+        self.seen.parse::<Seen>().map_err(|()| "seen")?;
         let place = |text: &Option<String>| text.as_deref().map(str::parse::<Cursor>).transpose();
         place(&self.from_scratch).map_err(|_| "from_scratch")?;
         place(&self.snapshot).map_err(|_| "snapshot")?;
@@ -116,6 +119,12 @@ impl Hello {
     #[must_use]
     pub fn judged(&self) -> Cursor {
         self.judged.parse().unwrap_or(Cursor::ZERO)
+    }
+
+    /// [`Self::seen`] as places.
+    #[must_use]
+    pub fn seen(&self) -> Seen {
+        self.seen.parse().unwrap_or_default()
     }
 
     /// From where all of its data can be sent as records.
@@ -171,6 +180,7 @@ pub(super) mod tests {
             from_scratch: None,
             snapshot: None,
             mark: None,
+            seen: String::new(),
             judged: "0/0".to_owned(),
             nonce: 7,
             packs: false,

@@ -10,10 +10,10 @@ use bytes::{Buf, Bytes, BytesMut};
 use crc_fast::{CrcAlgorithm, checksum};
 
 use super::hello::Hello;
-use super::question::Question;
+use super::question::{Question, put_keys, take_keys};
 use super::state::{State, put_states, take_states};
 use crate::model::{
-    Cursor, Epoch, MAX_FRAME, Offset, RecordError, Seen, put_varint, take_u8, take_varint,
+    Cursor, Epoch, Key, MAX_FRAME, Offset, RecordError, Seen, put_varint, take_u8, take_varint,
 };
 
 /// The first bytes of a connection: a name that no other protocol begins with, then the versions
@@ -78,6 +78,8 @@ pub struct CopyBegin {
     pub at: Cursor,
     /// What the sender had seen when it was taken, at least.
     pub seen: Seen,
+    /// The same, at most.
+    pub holds: Seen,
     /// The number of the first entry that follows.
     pub first: u64,
     /// About how many keys the sender has.
@@ -119,14 +121,16 @@ pub struct OwedStates {
 }
 
 /// How far the sender of this message is with the other's history.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Ack {
     /// Received.
     pub received: Cursor,
     /// Applied.
     pub applied: Cursor,
-    /// Come back in its own stream: its records from now on have seen it.
-    pub seen: Cursor,
+    /// Of each site, what has come back in its own stream: its records from now on have seen it.
+    pub seen: Seen,
+    /// All of its own records up to here have been sent.
+    pub sent: Cursor,
     /// How many states it still wants.
     pub owed: u64,
 }
@@ -158,6 +162,8 @@ pub enum Message {
     Ping(u64),
     /// The answer.
     Pong(u64),
+    /// What the sender has answered of these keys is not right any more: ask again.
+    Stale(Vec<Key>),
     /// The first word behind the hellos: its number shows that both were said on this connection.
     Confirm,
 }
@@ -175,6 +181,7 @@ const ACK: u8 = 10;
 const PING: u8 = 11;
 const PONG: u8 = 12;
 const CONFIRM: u8 = 13;
+const STALE: u8 = 14;
 
 impl Message {
     /// Appends the message as a frame.
@@ -204,6 +211,7 @@ impl Message {
                 out.push(COPY_BEGIN);
                 put_cursor(out, begin.at);
                 begin.seen.encode(out);
+                begin.holds.encode(out);
                 put_varint(out, begin.first);
                 put_varint(out, begin.keys);
                 out.push(u8::from(begin.keep));
@@ -231,7 +239,8 @@ impl Message {
                 out.push(ACK);
                 put_cursor(out, ack.received);
                 put_cursor(out, ack.applied);
-                put_cursor(out, ack.seen);
+                ack.seen.encode(out);
+                put_cursor(out, ack.sent);
                 put_varint(out, ack.owed);
             }
             Self::Ping(number) => {
@@ -241,6 +250,10 @@ impl Message {
             Self::Pong(number) => {
                 out.push(PONG);
                 put_varint(out, *number);
+            }
+            Self::Stale(keys) => {
+                out.push(STALE);
+                put_keys(out, keys);
             }
             Self::Confirm => out.push(CONFIRM),
         }
@@ -289,6 +302,7 @@ impl Message {
             COPY_BEGIN => Self::CopyBegin(CopyBegin {
                 at: take_cursor(input)?,
                 seen: Seen::decode(input)?,
+                holds: Seen::decode(input)?,
                 first: take_varint(input)?,
                 keys: take_varint(input)?,
                 keep: take_u8(input)? != 0,
@@ -310,11 +324,13 @@ impl Message {
             ACK => Self::Ack(Ack {
                 received: take_cursor(input)?,
                 applied: take_cursor(input)?,
-                seen: take_cursor(input)?,
+                seen: Seen::decode(input)?,
+                sent: take_cursor(input)?,
                 owed: take_varint(input)?,
             }),
             PING => Self::Ping(take_varint(input)?),
             PONG => Self::Pong(take_varint(input)?),
+            STALE => Self::Stale(take_keys(input)?),
             CONFIRM => Self::Confirm,
             kind => return Err(MessageError::Kind(kind)),
         };
@@ -445,6 +461,7 @@ mod tests {
             Message::CopyBegin(CopyBegin {
                 at,
                 seen: seen.clone(),
+                holds: seen.clone(),
                 first: 1,
                 keep: true,
                 keys: 2,
@@ -456,9 +473,14 @@ mod tests {
                 states: states.clone(),
             }),
             Message::CopyEnd(9),
-            Message::OwedStates(OwedStates { at, seen, states }),
+            Message::OwedStates(OwedStates {
+                at,
+                seen: seen.clone(),
+                states,
+            }),
             Message::Owe(Question {
                 after: at,
+                seen: seen.clone(),
                 need: Need::Lacks,
                 keys: vec![(1, Bytes::from_static(b"a")), (2, Bytes::new())],
             }),
@@ -466,11 +488,13 @@ mod tests {
             Message::Ack(Ack {
                 received: at,
                 applied: at,
-                seen: Cursor::ZERO,
+                seen,
+                sent: Cursor::ZERO,
                 owed: 3,
             }),
             Message::Ping(5),
             Message::Pong(6),
+            Message::Stale(vec![(3, Bytes::from_static(b"k"))]),
             Message::Confirm,
         ]
     }

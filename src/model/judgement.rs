@@ -10,7 +10,17 @@ const KIND_WISHED: u8 = 5;
 const KIND_PAID: u8 = 6;
 const KIND_TORN: u8 = 8;
 const KIND_MERGING: u8 = 9;
-const KINDS: [u8; 5] = [KIND_JUDGED, KIND_WISHED, KIND_PAID, KIND_TORN, KIND_MERGING];
+const KIND_STALE: u8 = 10;
+const KIND_TOLD: u8 = 11;
+const KINDS: [u8; 7] = [
+    KIND_JUDGED,
+    KIND_WISHED,
+    KIND_PAID,
+    KIND_TORN,
+    KIND_MERGING,
+    KIND_STALE,
+    KIND_TOLD,
+];
 
 /// What is found out about the conflicts with an origin, as the journal keeps it.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -25,6 +35,10 @@ pub enum Judgement {
     Torn(SiteId),
     /// The mark says that a copy from it is needed.
     Merging(SiteId),
+    /// What it was sent of a key was wrong here, and it must hear that the right value has come.
+    Stale(SiteId, Key),
+    /// It has heard it.
+    Told(SiteId, Key),
 }
 
 impl Judgement {
@@ -37,6 +51,8 @@ impl Judgement {
             Self::Paid(origin, _) => (KIND_PAID, origin),
             Self::Torn(origin) => (KIND_TORN, origin),
             Self::Merging(origin) => (KIND_MERGING, origin),
+            Self::Stale(origin, _) => (KIND_STALE, origin),
+            Self::Told(origin, _) => (KIND_TOLD, origin),
         };
         put_bytes(&mut entry, origin.as_str().as_bytes());
         match self {
@@ -44,7 +60,10 @@ impl Judgement {
                 put_varint(&mut entry, at.epoch.0);
                 put_varint(&mut entry, at.offset.0);
             }
-            Self::Wished(_, (db, key)) | Self::Paid(_, (db, key)) => {
+            Self::Wished(_, (db, key))
+            | Self::Paid(_, (db, key))
+            | Self::Stale(_, (db, key))
+            | Self::Told(_, (db, key)) => {
                 put_varint(&mut entry, u64::from(*db));
                 put_bytes(&mut entry, key);
             }
@@ -69,6 +88,8 @@ impl Judgement {
             KIND_WISHED => Self::Wished(origin, key(body)?),
             KIND_PAID => Self::Paid(origin, key(body)?),
             KIND_TORN => Self::Torn(origin),
+            KIND_STALE => Self::Stale(origin, key(body)?),
+            KIND_TOLD => Self::Told(origin, key(body)?),
             _ => Self::Merging(origin),
         }))
     }

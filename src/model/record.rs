@@ -492,7 +492,9 @@ mod tests {
         let judgements = [
             Judgement::Judged(SiteId::try_new("b").unwrap(), at),
             Judgement::Wished(SiteId::try_new("b").unwrap(), key.clone()),
-            Judgement::Paid(SiteId::try_new("b").unwrap(), key),
+            Judgement::Paid(SiteId::try_new("b").unwrap(), key.clone()),
+            Judgement::Stale(SiteId::try_new("b").unwrap(), key.clone()),
+            Judgement::Told(SiteId::try_new("b").unwrap(), key),
             Judgement::Torn(SiteId::try_new("b").unwrap()),
             Judgement::Merging(SiteId::try_new("b").unwrap()),
         ];

@@ -30,6 +30,22 @@ impl Seen {
         *at = (*at).max(to);
     }
 
+    /// Whether everything that another has seen was seen.
+    #[must_use]
+    pub fn covers(&self, other: &Self) -> bool {
+        other.iter().all(|(site, at)| self.of(site) >= *at)
+    }
+
+    /// What both have seen.
+    #[must_use]
+    pub fn common(&self, other: &Self) -> Self {
+        let both = self
+            .iter()
+            .map(|(site, at)| (site, other.of(site).min(*at)));
+        let known = both.filter(|(_, at)| *at > Cursor::ZERO);
+        Self(known.map(|(site, at)| (site.clone(), at)).collect())
+    }
+
     /// The sites and places, by name.
     pub fn iter(&self) -> impl Iterator<Item = (&SiteId, &Cursor)> {
         self.0.iter()
@@ -62,6 +78,12 @@ impl Seen {
             seen.advance(&site, Cursor { epoch, offset });
         }
         Ok(seen)
+    }
+}
+
+impl FromIterator<(SiteId, Cursor)> for Seen {
+    fn from_iter<T: IntoIterator<Item = (SiteId, Cursor)>>(sites: T) -> Self {
+        Self(sites.into_iter().collect())
     }
 }
 

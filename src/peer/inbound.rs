@@ -10,7 +10,7 @@ use crate::link::{self, Ack, Message, Question, Reader};
 use crate::model::Cursor;
 
 /// What the reading side tells the others.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub(super) struct Heard {
     /// The last place of the peer's history received.
     pub received: Cursor,
@@ -46,9 +46,8 @@ pub(super) async fn read(
             | Message::OwedStates(_) => {}
             Message::Copied => hear.send_modify(|h| h.copied += 1),
             Message::Ack(ack) => {
-                let ack = *ack;
                 session.on_ack(ack);
-                hear.send_modify(|h| h.ack = ack);
+                hear.send_modify(|h| h.ack = ack.clone());
             }
             Message::Ping(number) => {
                 pass(&to_peer, Message::Pong(*number)).await?;
@@ -69,19 +68,29 @@ pub(super) async fn read(
             Message::Hello(_) | Message::Confirm => {
                 return Err(reader.unexpected("a second hello").into());
             }
-            Message::Owe(_) => {}
+            Message::Owe(_) | Message::Stale(_) => {}
         }
         // The question goes to the one who answers, its place to the applier, in order.
         let message = match message {
             Message::Owe(question) => {
                 let keys = Vec::new();
-                let place = Question { keys, ..question };
+                let (after, seen) = (question.after, question.seen.clone());
+                let need = question.need;
+                let place = Question {
+                    after,
+                    seen,
+                    need,
+                    keys,
+                };
                 pass(&requests, question).await?;
                 Message::Owe(place)
             }
             other => other,
         };
-        if !matches!(message, Message::Ack(_) | Message::Owe(_)) {
+        if !matches!(
+            message,
+            Message::Ack(_) | Message::Owe(_) | Message::Stale(_)
+        ) {
             session.pending.fetch_add(1, Ordering::AcqRel);
             session.board.lock().quiet = false;
         }

@@ -180,7 +180,7 @@ impl Peer {
         reserved: Vec<String>,
         incoming: mpsc::Receiver<Incoming>,
     ) -> Self {
-        let debts = Debts::new(&config.site, &config.peer);
+        let debts = Debts::new(&config.peer, &shared.claims);
         let applying = apply::Config {
             site: config.site.clone(),
             instance: config.instance,
@@ -425,6 +425,7 @@ impl Peer {
             from_scratch: scratch.filter(|at| first <= *at).map(|at| at.to_string()),
             snapshot: snapshot.map(|at| at.to_string()),
             mark: mark.map(ToString::to_string),
+            seen: progress.seen.to_string(),
             judged: progress.judged.of(&self.config.peer).to_string(),
             nonce: rand::random(),
             packs: self.config.compression == Compression::Zstd,

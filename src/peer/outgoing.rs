@@ -35,6 +35,8 @@ pub(super) struct Outgoing {
     /// Where the last record sent ends.
     pub sent: Cursor,
     pub records_sent: u64,
+    /// A copy comes that the peer does not have yet.
+    pub copy_ahead: bool,
     /// A copy or a large state that is being sent.
     copying: Option<(Parts, Hold)>,
     /// The most bytes of copies a second.
@@ -63,12 +65,23 @@ impl Outgoing {
             unapplied: VecDeque::new(),
             sent: start,
             records_sent: 0,
+            copy_ahead: false,
             copying: None,
             max_rate,
             not_before: Instant::now(),
             snapshot: None,
             spooled: None,
         })
+    }
+
+    /// Up to where the peer has been sent all of our records: when there are no others up to the `last`,
+    /// up to where we had `read` before. What a copy brings is not among them.
+    pub(super) fn complete(&self, read: Cursor, last: Cursor) -> Cursor {
+        match self.sent >= last {
+            _ if self.copy_ahead || self.is_copying() => Cursor::ZERO,
+            true => read.max(self.sent),
+            false => self.sent,
+        }
     }
 
     /// Whether a copy or a large state is being sent: records wait.

@@ -18,8 +18,8 @@ use crate::apply::{self, Applied, Debts, Outlet};
 use crate::converge::Docket;
 use crate::fullsync::{Answerer, Copier, Gate, Insert, Prepared};
 use crate::intake::Shared;
-use crate::link::{self, Ack, Copy, Flow, Hello, Message, Plan, Question, Sent, Writer};
-use crate::model::{Cursor, Epoch, Owes, SiteId};
+use crate::link::{self, Ack, Copy, Flow, Hello, MAX_KEYS, Message, Plan, Question, Sent, Writer};
+use crate::model::{Cursor, Epoch, Owes, Seen, SiteId};
 use crate::progress::Progress;
 use crate::status::{CopyStatus, PeerBoard, PeerState};
 
@@ -34,6 +34,7 @@ const MESSAGES: usize = 64;
 
 /// Shared by the parts of a session.
 pub(super) struct Session {
+    site: SiteId,
     pub(super) peer: SiteId,
     epoch: Epoch,
     shared: Shared,
@@ -62,7 +63,7 @@ pub(super) async fn run(
     let session = Session::new(peer, &ours);
     let rate = peer.config.sync.max_rate;
     let start = plan.send.sent_after(&ours, &theirs);
-    let outgoing = Outgoing::new(&peer.shared.journal, start, rate)?;
+    let mut outgoing = Outgoing::new(&peer.shared.journal, start, rate)?;
     let (queue, mut work) = link::queue();
     let (to_peer, messages) = mpsc::channel(MESSAGES);
     let (requests, mut asked) = mpsc::channel(MESSAGES);
@@ -86,8 +87,8 @@ pub(super) async fn run(
         applied: applied.clone(),
         progress: peer.progress.clone(),
     };
-    let copy_ahead = plan.send.copy.is_some();
-    let writing = write(&session, wire.writer, outgoing, copy_ahead, inputs);
+    outgoing.copy_ahead = plan.send.copy.is_some();
+    let writing = write(&session, wire.writer, outgoing, inputs);
     let back_keeps = link::back_keeps(peer.config.sync.existing);
     let answering = answer(&mut peer.answerer, &mut asked, &inserts, applied.clone());
     let copying = copy(
@@ -213,7 +214,6 @@ async fn write(
     session: &Session,
     mut writer: Writer,
     mut outgoing: Outgoing,
-    mut copy_ahead: bool,
     mut inputs: Inputs,
 ) -> Result<(), Error> {
     let mut heartbeat = interval(HEARTBEAT);
@@ -222,7 +222,8 @@ async fn write(
     refresh.set_missed_tick_behavior(MissedTickBehavior::Delay);
     let mut copies_heard = 0;
     let (mut acks, mut seen) = (Acks::default(), Telling::default());
-    let mut questions = Vec::new();
+    let (mut questions, is_due) = (Vec::new(), true);
+    let mut stale = Stale { told: 0, is_due };
     loop {
         let (copying, mut thoroughly) = (outgoing.is_copying(), false);
         tokio::select! {
@@ -259,11 +260,11 @@ async fn write(
             () = sleep_until(acks.not_before), if acks.is_due => {}
             changed = inputs.heard.changed() => {
                 changed.map_err(|_| Error::Stopping)?;
-                let heard = *inputs.heard.borrow();
+                let heard = inputs.heard.borrow().clone();
                 outgoing.applied(heard.ack.applied);
                 if heard.copied > copies_heard {
                     copies_heard = heard.copied;
-                    copy_ahead = false;
+                    outgoing.copy_ahead = false;
                     session.board.lock().sending = None;
                     if let Some(snapshot) = outgoing.snapshot.take() {
                         snapshot.remove();
@@ -274,6 +275,7 @@ async fn write(
                 writer.push(&Message::Ack(session.ack(&inputs, &outgoing, &mut seen)));
                 writer.push(&session.ping());
             }
+            () = session.shared.claims.stale_news(&session.peer) => stale.is_due = true,
             // What else an acknowledgement says: what has come back, what is owed.
             _ = refresh.tick() => (acks.is_due, thoroughly) = (true, true),
         }
@@ -281,10 +283,34 @@ async fn write(
             writer.push(&Message::Ack(ack));
         }
         push_questions(&mut questions, session, &mut outgoing, &mut writer).await?;
+        stale.push(session, &outgoing, &mut writer);
         if writer.pending() > 0 {
             session.tell_sent(writer.flush().await?);
         }
-        session.refresh(&outgoing, copy_ahead, &inputs, thoroughly);
+        session.refresh(&outgoing, &inputs, thoroughly);
+    }
+}
+
+/// Tells the peer what is stale of what it was sent.
+struct Stale {
+    /// The number of what it was told last, in this session.
+    told: u64,
+    /// There may be more.
+    is_due: bool,
+}
+
+impl Stale {
+    /// Behind the states that it means: those are on their way as long as the gate is closed.
+    fn push(&mut self, session: &Session, outgoing: &Outgoing, writer: &mut Writer) {
+        if !self.is_due || outgoing.is_copying() || session.gate.is_closed() {
+            return;
+        }
+        self.is_due = false;
+        let (keys, last) = session.shared.claims.stale(&session.peer, self.told);
+        self.told = last;
+        for keys in keys.chunks(MAX_KEYS) {
+            writer.push(&Message::Stale(keys.to_vec()));
+        }
     }
 }
 
@@ -402,6 +428,7 @@ async fn replaced(
 impl Session {
     fn new(peer: &Peer, ours: &Hello) -> Self {
         Self {
+            site: peer.config.site.clone(),
             peer: peer.config.peer.clone(),
             epoch: Epoch(ours.epoch),
             shared: peer.shared.clone(),
@@ -413,11 +440,9 @@ impl Session {
         }
     }
 
-    pub(super) fn on_ack(&self, ack: Ack) {
+    pub(super) fn on_ack(&self, ack: &Ack) {
         // What the peer has seen is told to the table by the applier, in order.
-        self.shared
-            .deliveries
-            .advance(&self.peer, ack.applied, Cursor::ZERO);
+        self.shared.deliveries.applied(&self.peer, ack.applied);
         let mut board = self.board.lock();
         board.applied = ack.applied;
         board.applied_offset = ack.applied.offset.0;
@@ -436,21 +461,29 @@ impl Session {
     }
 
     fn ack(&self, inputs: &Inputs, outgoing: &Outgoing, seen: &mut Telling) -> Ack {
-        let now = self.gate.seen(&inputs.progress.borrow());
+        let (now, read) = {
+            let progress = inputs.progress.borrow();
+            (self.gate.seen(&progress), progress.read)
+        };
         // Asked after what we have seen: records that had seen less are in the journal.
         let last = self.shared.journal.last_record();
         Ack {
             received: inputs.heard.borrow().received,
             applied: inputs.applied.borrow().at,
             seen: self.settled(seen.tell(now, last, outgoing.sent)),
+            sent: outgoing.complete(read, last),
             owed: self.owed(),
         }
     }
 
     /// Of what we have seen, that of which we know how it went: the rest the peer keeps.
-    fn settled(&self, seen: Cursor) -> Cursor {
-        let docket = self.shared.dockets.get(&self.peer);
-        docket.map_or(seen, |docket| docket.settled(seen))
+    fn settled(&self, seen: Seen) -> Seen {
+        let settled = |(site, at): (&SiteId, &Cursor)| {
+            let docket = self.shared.dockets.get(site);
+            let at = docket.map_or(*at, |docket| docket.settled(*at));
+            (site.clone(), at)
+        };
+        seen.iter().map(settled).collect()
     }
 
     /// How many states we wait for. What has come back is judged before it is published, and the
@@ -490,16 +523,17 @@ impl Session {
     }
 
     /// Makes up the status; thoroughly: also what takes longer to find out.
-    fn refresh(&self, outgoing: &Outgoing, copy_ahead: bool, inputs: &Inputs, thoroughly: bool) {
-        let (applied, heard) = (*inputs.applied.borrow(), *inputs.heard.borrow());
-        let whole = applied.whole && !applied.owes.any() && !copy_ahead;
+    fn refresh(&self, outgoing: &Outgoing, inputs: &Inputs, thoroughly: bool) {
+        let (applied, heard) = (*inputs.applied.borrow(), inputs.heard.borrow().clone());
+        let whole = applied.whole && !applied.owes.any() && !outgoing.copy_ahead;
         let idle = self.pending.load(Ordering::Acquire) == 0;
         let paid = self.owed() == 0 && heard.ack.owed == 0;
         // What was applied is judged when it has come back.
         let has_judged = inputs.progress.borrow().seen.of(&self.peer) >= applied.at;
         let docket = self.shared.dockets.get(&self.peer);
         let is_noted = docket.is_none_or(Docket::is_noted);
-        let is_judged = heard.ack.seen >= self.shared.journal.last_record();
+        let seen = heard.ack.seen.of(&self.site);
+        let is_judged = seen >= self.shared.journal.last_record();
         let mut board = self.board.lock();
         // A copy is not over before the states that were refused in it have come anew.
         let had_all = board.state == PeerState::Synchronizing;

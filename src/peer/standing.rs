@@ -13,9 +13,17 @@ use crate::redis::Info;
 /// place. What it writes without having seen what it lost meets writes that we have forgotten.
 pub(super) fn note_what_is_lost(peer: &Peer, theirs: &Hello) {
     let at = theirs.mark().map_or(Cursor::ZERO, |mark| mark.at);
-    if let Some(known) = peer.shared.deliveries.rewind(&peer.config.peer, at) {
-        info!(peer = %peer.config.peer, %at, %known, "the peer's Redis has lost what it had of this site");
-        peer.shared.table.note_all_written(known);
+    let shared = &peer.shared;
+    let lost = shared
+        .deliveries
+        .rewind(&peer.config.peer, at, &theirs.seen());
+    for (site, known) in lost.iter() {
+        if *site == peer.config.site {
+            info!(peer = %peer.config.peer, %at, %known, "the peer's Redis has lost what it had of this site");
+            shared.table.note_all_written(*known);
+        } else {
+            shared.foreign.note_all_written(site, *known);
+        }
     }
 }
 

@@ -3,7 +3,7 @@
 use tokio::time::{Duration, Instant};
 
 use crate::link::Ack;
-use crate::model::Cursor;
+use crate::model::{Cursor, Seen};
 
 /// How long an acknowledgement may wait for the next: at high rates each transaction would cost both
 /// sides a message. What waits for it is room in the journal, and a person who looks at the status.
@@ -34,8 +34,8 @@ impl Acks {
             return None;
         }
         self.is_due = false;
-        let ack = Some(now()).filter(|ack| self.last != Some(*ack))?;
-        self.last = Some(ack);
+        let ack = Some(now()).filter(|ack| self.last.as_ref() != Some(ack))?;
+        self.last = Some(ack.clone());
         self.not_before = Instant::now() + ACK_GATHER;
         Some(ack)
     }
@@ -45,15 +45,15 @@ impl Acks {
 /// told before every record that had seen less has been sent.
 #[derive(Debug, Default)]
 pub(super) struct Telling {
-    told: Cursor,
+    told: Seen,
     /// What is told when the records up to there have been sent.
-    next: Option<(Cursor, Cursor)>,
+    next: Option<(Seen, Cursor)>,
 }
 
 impl Telling {
     /// What may be told now, when `now` is what we have seen, `last` the end of the last record that was
     /// made before we had, and records are sent up to `sent`.
-    pub(super) fn tell(&mut self, now: Cursor, last: Cursor, sent: Cursor) -> Cursor {
+    pub(super) fn tell(&mut self, now: Seen, last: Cursor, sent: Cursor) -> Seen {
         if let Some((seen, _)) = self.next.take_if(|(_, upto)| sent >= *upto) {
             self.told = seen;
         }
@@ -62,14 +62,14 @@ impl Telling {
         } else if self.next.is_none() {
             self.next = Some((now, last));
         }
-        self.told
+        self.told.clone()
     }
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::model::{Epoch, Offset};
+    use crate::model::{Epoch, Offset, SiteId};
 
     fn at(offset: u64) -> Cursor {
         Cursor {
@@ -78,15 +78,21 @@ mod tests {
         }
     }
 
+    fn seen(offset: u64) -> Seen {
+        let mut seen = Seen::default();
+        seen.advance(&SiteId::try_new("b").unwrap(), at(offset));
+        seen
+    }
+
     #[test]
     fn what_was_seen_is_told_when_what_had_not_seen_it_has_been_sent() {
         let mut telling = Telling::default();
-        assert_eq!(telling.tell(at(5), at(100), at(100)), at(5));
+        assert_eq!(telling.tell(seen(5), at(100), at(100)), seen(5));
         // Records up to 200 had not seen more, and are not all sent.
-        assert_eq!(telling.tell(at(9), at(200), at(150)), at(5));
-        assert_eq!(telling.tell(at(30), at(300), at(199)), at(5));
-        assert_eq!(telling.tell(at(40), at(400), at(250)), at(9));
-        assert_eq!(telling.tell(at(50), at(500), at(410)), at(40));
-        assert_eq!(telling.tell(at(60), at(510), at(510)), at(60));
+        assert_eq!(telling.tell(seen(9), at(200), at(150)), seen(5));
+        assert_eq!(telling.tell(seen(30), at(300), at(199)), seen(5));
+        assert_eq!(telling.tell(seen(40), at(400), at(250)), seen(9));
+        assert_eq!(telling.tell(seen(50), at(500), at(410)), seen(40));
+        assert_eq!(telling.tell(seen(60), at(510), at(510)), seen(60));
     }
 }

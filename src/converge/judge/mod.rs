@@ -1,6 +1,8 @@
 //! Judging a peer's records when their echo is read.
 
 mod origin;
+mod record;
+mod third;
 mod verdicts;
 
 use std::collections::{BTreeMap, BTreeSet, HashMap, HashSet};
@@ -10,39 +12,26 @@ use bytes::Bytes;
 use tokio::sync::Notify;
 
 use self::origin::{Origin, Wrong};
+use self::third::Third;
 pub use self::verdicts::{Overrun, Verdicts};
-use super::clash::Theirs;
+use super::claims::Claims;
 use super::docket::{Docket, Wish};
+use super::foreign::Foreign;
 use super::recent::{Recent, Write};
 use super::table::Table;
-use crate::command::{Act, Catalog, Command, Effects, Touch, Whole, for_each_in, key_hash};
+use crate::command::{Catalog, Effects, Whole, for_each_in, key_hash};
 use crate::model::{
     Conflict, ConflictKind, Cursor, Epoch, Hlc, InstanceId, Judgement, Key, Mark, Need, Record,
-    Seen, SiteId, Winner, is_reserved,
+    Seen, SiteId, Winner,
 };
-
-/// What is found out about the commands of a record.
-#[derive(Debug, Default)]
-struct Findings {
-    /// Keys whose value is wrong here.
-    wrong: Vec<Key>,
-    /// Keys that may have lost their time to live here.
-    doubtful: Vec<Key>,
-    /// Of one command: the keys that it met in the wrong order.
-    hashes: HashSet<u128>,
-    /// Of one command: the keys that were in conflict, in whichever order.
-    met: HashMap<u128, (ConflictKind, Winner, Option<Hlc>)>,
-    /// Of one command: whether keys may have lost their time to live.
-    doubts: bool,
-    /// Of one command: whether it touches keys whose value is not what it was there.
-    touched: bool,
-}
 
 /// Owned by the intake, which tells it everything in the order of the stream.
 #[derive(Debug)]
 pub struct Judge {
     site: SiteId,
     table: Arc<Table>,
+    foreign: Arc<Foreign>,
+    claims: Arc<Claims>,
     catalog: Catalog,
     recent: Recent,
     /// Our own writes that are not in the table yet.
@@ -53,6 +42,10 @@ pub struct Judge {
     wishes: Vec<(SiteId, Key, Wish)>,
     /// The same of peers with which this site is to be merged.
     torn: Vec<SiteId>,
+    /// Keys of which peers must hear that what they got is not right: not handed over yet.
+    stale: Vec<(SiteId, Key)>,
+    /// The places of those that have not been heard.
+    unheard: HashMap<(SiteId, Key), Cursor>,
     verdicts: Verdicts,
     /// Of the command that is being looked at.
     effects: Effects,
@@ -63,26 +56,29 @@ impl Judge {
     #[must_use]
     pub fn new(
         site: SiteId,
-        table: Arc<Table>,
+        (table, foreign): (Arc<Table>, Arc<Foreign>),
         catalog: Catalog,
-        dockets: &BTreeMap<SiteId, Docket>,
+        (dockets, claims): (&BTreeMap<SiteId, Docket>, Arc<Claims>),
     ) -> Self {
         let origin = |(origin, docket): (&SiteId, &Docket)| {
             let known = Origin {
                 docket: docket.clone(),
                 echoed: Cursor::ZERO,
                 judged: Cursor::ZERO,
-                seen: Cursor::ZERO,
+                seen: Arc::default(),
                 reading: None,
                 deleted: HashMap::new(),
                 wrong: HashMap::new(),
                 torn: None,
+                third: Third::default(),
             };
             (origin.clone(), known)
         };
         Self {
             site,
             table,
+            foreign,
+            claims,
             catalog,
             recent: Recent::default(),
             written: Vec::new(),
@@ -90,6 +86,8 @@ impl Judge {
             judged: Arc::default(),
             wishes: Vec::new(),
             torn: Vec::new(),
+            stale: Vec::new(),
+            unheard: HashMap::new(),
             verdicts: Verdicts::default(),
             effects: Effects::default(),
         }
@@ -99,19 +97,31 @@ impl Judge {
     pub fn resume(
         &mut self,
         (seen, judged): (&Seen, &Seen),
-        (wishes, torn): (impl IntoIterator<Item = (SiteId, Key)>, &BTreeSet<SiteId>),
+        (wishes, stale, torn): (
+            impl IntoIterator<Item = (SiteId, Key)>,
+            impl IntoIterator<Item = (SiteId, Key)>,
+            &BTreeSet<SiteId>,
+        ),
         at: Cursor,
     ) {
         for (site, origin) in &mut self.origins {
             (origin.echoed, origin.judged) = (seen.of(site), judged.of(site));
             origin.torn = torn.contains(site).then_some(at);
             origin.docket.set_torn(origin.torn.is_some());
+            if let Some(table) = self.foreign.of(site) {
+                origin.third.skip(table, origin.echoed);
+            }
         }
         self.judged = Arc::new(judged.clone());
-        for (origin, key) in wishes {
-            if let Some(origin) = self.origins.get_mut(&origin) {
+        for (site, key) in stale {
+            self.claims.add_stale(&site, key.clone());
+            self.unheard.insert((site, key), at);
+        }
+        for (site, key) in wishes {
+            if let Some(origin) = self.origins.get_mut(&site) {
                 let (after, need) = (at, Need::Wrong);
                 origin.docket.wish(key.clone(), Wish { after, need });
+                self.claims.suspect(&site, &key);
                 let (hash, since) = (key_hash(key.0, &key.1), None);
                 origin.wrong.insert(hash, Wrong { key, at, since });
             }
@@ -138,7 +148,8 @@ impl Judge {
     pub fn oldest_wish(&self) -> Option<Cursor> {
         let wrong = self.origins.values().flat_map(|o| o.wrong.values());
         let torn = self.origins.values().filter_map(|origin| origin.torn);
-        wrong.map(|wrong| wrong.at).chain(torn).min()
+        let places = wrong.map(|wrong| wrong.at).chain(torn);
+        places.chain(self.unheard.values().copied()).min()
     }
 
     /// We have written: a record, the next of our stream. Its effects are taken.
@@ -156,7 +167,7 @@ impl Judge {
             let of = self.origins.iter().filter(|(_, o)| is_wrong(o));
             let of: Vec<SiteId> = of.map(|(site, _)| site.clone()).collect();
             for site in of {
-                self.wish(&site, made.keys.to_vec(), (Cursor::ZERO, Some(hlc)), at);
+                self.wish(&site, made.keys.to_vec(), (&Seen::default(), Some(hlc)), at);
             }
         }
     }
@@ -169,14 +180,30 @@ impl Judge {
         }
     }
 
-    /// Every peer has seen everything up to `upto`, and has said so behind its records. Those of
-    /// them that are not judged yet had perhaps seen less: but not less than the last that is. Up to
-    /// where everything is forgotten.
-    pub fn forget(&mut self, upto: Cursor) -> Cursor {
-        let waiting = self.origins.values().filter(|origin| origin.waits());
-        let upto = waiting.map(|origin| origin.seen).fold(upto, Cursor::min);
-        self.recent.forget(&self.table, upto);
-        upto
+    /// Every peer has seen our history up to `own`, and every other that of a third one up to what
+    /// `third` says; each has said so behind its records. Those of them that are not judged yet had
+    /// perhaps seen less: but not less than the last that is. Up to where all of ours is forgotten.
+    pub fn forget(&mut self, own: Cursor, third: impl Fn(&SiteId) -> Cursor) -> Cursor {
+        let own = self.seen_by_waiting(&self.site, own);
+        self.recent.forget(&self.table, own);
+        if !self.foreign.is_empty() {
+            let bound = |site: &SiteId| self.seen_by_waiting(site, third(site));
+            let bounds: Vec<Cursor> = self.origins.keys().map(bound).collect();
+            for ((site, origin), upto) in self.origins.iter_mut().zip(bounds) {
+                if let Some(table) = self.foreign.of(site) {
+                    origin.third.forget(table, upto);
+                }
+            }
+        }
+        own
+    }
+
+    /// What of a site's history all records of others have seen that are not judged, up to `upto`.
+    fn seen_by_waiting(&self, of: &SiteId, upto: Cursor) -> Cursor {
+        let waiting = self.origins.iter();
+        let waiting = waiting.filter(|(site, origin)| *site != of && origin.waits());
+        let seen = waiting.map(|(_, origin)| origin.seen.of(of));
+        seen.fold(upto, Cursor::min)
     }
 
     /// Anything may have been written up to here.
@@ -188,6 +215,9 @@ impl Judge {
     pub fn begin(&mut self, seen: &Seen) {
         for (site, origin) in &mut self.origins {
             (origin.echoed, origin.judged) = (seen.of(site), seen.of(site));
+            if let Some(table) = self.foreign.of(site) {
+                origin.third.skip(table, origin.echoed);
+            }
         }
         self.judged = Arc::new(seen.clone());
     }
@@ -218,7 +248,13 @@ impl Judge {
         }
         self.recent.note(&self.table, self.written.drain(..));
         if mark.instance == life {
-            for key in known.docket.take_paid(life, mark.batch) {
+            for (key, misled) in known.docket.take_paid(life, mark.batch) {
+                for site in misled {
+                    self.stale.push((site.clone(), key.clone()));
+                    self.unheard.insert((site.clone(), key.clone()), at);
+                    let note = Judgement::Stale(site, key.clone());
+                    self.verdicts.notes.push(note);
+                }
                 let hash = key_hash(key.0, &key.1);
                 let since = known.wrong.remove(&hash).and_then(|wrong| wrong.since);
                 let mended = since.map(|since| (origin.clone(), since));
@@ -238,15 +274,30 @@ impl Judge {
         let sites: Vec<SiteId> = self.origins.keys().cloned().collect();
         for site in sites {
             let known = self.wishes.len();
-            self.wish(&site, keys.to_vec(), (Cursor::ZERO, None), at);
+            self.wish(&site, keys.to_vec(), (&Seen::default(), None), at);
             let new = self.wishes.iter_mut().skip(known);
             new.for_each(|(_, _, wish)| wish.need = Need::Lacks);
         }
     }
 
     /// Takes note of keys of which something is not here, because a command failed: what is made of
-    /// them is not what the peer makes of them.
+    /// them is not what the peer makes of them. And of keys of which a peer says that what it sent was
+    /// not right.
     pub fn on_owed(&mut self, at: Cursor) {
+        for (site, origin) in &self.origins {
+            let told = origin.docket.take_told().into_iter();
+            let told = told.map(|key| (site.clone(), key));
+            for (site, key) in told {
+                self.unheard.remove(&(site.clone(), key.clone()));
+                self.verdicts.notes.push(Judgement::Told(site, key));
+            }
+        }
+        let stale = self.origins.iter();
+        let stale = stale.map(|(site, origin)| (site.clone(), origin.docket.take_stale()));
+        let stale: Vec<_> = stale.filter(|(_, keys)| !keys.is_empty()).collect();
+        for (site, keys) in stale {
+            self.wish(&site, keys, (&Seen::default(), None), at);
+        }
         let owed = |(site, origin): (&SiteId, &Origin)| {
             let mut owed = origin.docket.take_owed();
             owed.retain(|(db, name)| !origin.wrong.contains_key(&key_hash(*db, name)));
@@ -254,7 +305,7 @@ impl Judge {
         };
         let owed: Vec<_> = self.origins.iter().filter_map(owed).collect();
         for (site, keys) in owed {
-            self.wish(&site, keys, (Cursor::ZERO, None), at);
+            self.wish(&site, keys, (&Seen::default(), None), at);
         }
     }
 
@@ -291,18 +342,22 @@ impl Judge {
             self.verdicts.find(&overrun.origin, conflict);
         }
         let since = Some(overrun.hlc);
-        self.wish(&overrun.origin, keys, (overrun.seen, since), at);
+        self.wish(&overrun.origin, keys, (&overrun.seen, since), at);
     }
 
     /// Judges what has been filed and has come back.
     fn catch_up(&mut self, site: &SiteId, at: Cursor) {
         while let Some((record, place)) = self.origins.get_mut(site).and_then(Origin::next) {
-            if !self.has_seen_all(&record) {
+            if !self.has_seen_all(site, &record) {
                 self.judge(site, &record, at);
             }
             if let Some(origin) = self.origins.get_mut(site) {
                 origin.judged = place;
-                origin.seen = record.seen.of(&self.site);
+                if let Some(table) = self.foreign.of(site) {
+                    let (catalog, effects) = (&self.catalog, &mut self.effects);
+                    origin.third.note(table, catalog, effects, (&record, place));
+                }
+                origin.seen = Arc::clone(&record.seen);
                 if !origin.deleted.is_empty() {
                     without_deletes_of(&record, &mut origin.deleted);
                 }
@@ -311,7 +366,12 @@ impl Judge {
         // What the peer did to them was done to nothing here, and to something there.
         if let Some(origin) = self.origins.get_mut(site).filter(|o| o.judged >= o.echoed) {
             let expired = origin.deleted.drain().map(|(_, key)| key).collect();
-            self.wish(site, expired, (Cursor::ZERO, None), at);
+            self.wish(site, expired, (&Seen::default(), None), at);
+        } else if let (Some(origin), Some(table)) =
+            (self.origins.get_mut(site), self.foreign.of(site))
+        {
+            // Of some that have come back it is not known yet what they were.
+            origin.third.skip(table, origin.echoed);
         }
     }
 
@@ -330,168 +390,18 @@ impl Judge {
     }
 
     /// Whether nothing that is here can clash with a record, or make what it writes wrong.
-    fn has_seen_all(&self, record: &Record) -> bool {
+    fn has_seen_all(&self, site: &SiteId, record: &Record) -> bool {
         let mut origins = self.origins.values();
         origins.all(|o| o.wrong.is_empty() && o.deleted.is_empty())
-            && self.table.newest() <= record.seen.of(&self.site)
+            && self
+                .tables(site)
+                .all(|(of, table)| table.newest() <= record.seen.of(of))
     }
 
-    fn judge(&mut self, site: &SiteId, record: &Record, at: Cursor) {
-        let seen = record.seen.of(&self.site);
-        let mut findings = Findings::default();
-        let mut effects = std::mem::take(&mut self.effects);
-        let scanned = for_each_in(&record.commands, record.db, |command, db| {
-            effects.clear();
-            effects.add(&self.catalog, command, db, |_, _| true);
-            for whole in effects.wholes.drain(..) {
-                self.carry(whole, at);
-                self.overrun(site, whole, record, at);
-            }
-            self.look(site, record, &effects.touches, &mut findings);
-            self.judge_command(site, command, (db, seen), &mut findings);
-            if !findings.met.is_empty() {
-                self.tell(site, command, (db, record.hlc), &mut findings);
-            }
-            // Keys that the next command of this record makes of these are wrong too.
-            if !findings.wrong.is_empty() {
-                let since = Some(record.hlc);
-                let wrong = std::mem::take(&mut findings.wrong);
-                self.wish(site, wrong, (seen, since), at);
-            }
-        });
-        debug_assert!(scanned.is_ok(), "the applier has read it");
-        self.effects = effects;
-        if !findings.doubtful.is_empty() {
-            self.doubt(site, findings.doubtful, at);
-        }
-    }
-
-    /// Compares what a command of a peer touches with what of ours its record had not seen.
-    fn look(&self, site: &SiteId, record: &Record, touches: &[Touch], findings: &mut Findings) {
-        let seen = record.seen.of(&self.site);
-        let is_other = |hash| self.origins.get(site).is_some_and(|o| o.is_other(hash));
-        (findings.doubts, findings.touched) = (false, false);
-        findings.hashes.clear();
-        for touch in touches {
-            findings.touched |= is_other(&touch.key);
-            let clash = self.table.clash(*touch, seen);
-            findings.doubts |= clash.doubts();
-            if clash.is_none() {
-                continue;
-            }
-            if let Some(end) = clash.undone_before(touch.act) {
-                self.table
-                    .made_between(touch.key, (seen, end), &mut findings.wrong);
-            }
-            let theirs = Theirs {
-                act: touch.act,
-                hlc: record.hlc,
-                origin: site,
-                site: &self.site,
-            };
-            let met = (clash.kind(touch.act), clash.winner(theirs), clash.latest());
-            findings.met.entry(touch.key).or_insert(met);
-            if clash.is_wrong_here(theirs) {
-                findings.hashes.insert(touch.key);
-            }
-        }
-    }
-
-    /// Adds the keys that are wrong after a command of a peer, and those that may have lost their time
-    /// to live.
-    fn judge_command(
-        &self,
-        site: &SiteId,
-        command: &Command<'_>,
-        (db, seen): (u32, Cursor),
-        findings: &mut Findings,
-    ) {
-        let Findings {
-            wrong,
-            doubtful,
-            hashes,
-            doubts,
-            touched,
-            ..
-        } = findings;
-        let is_derived = (*touched || !hashes.is_empty()) && self.catalog.derives(command);
-        if is_derived
-            && *touched
-            && let Some(origin) = self.origins.get(site)
-        {
-            self.catalog.for_each_key(command, db, |db, name, _| {
-                let hash = key_hash(db, name);
-                if origin.is_other(&hash) {
-                    hashes.insert(hash);
-                }
-            });
-        }
-        if hashes.is_empty() {
-            if *doubts {
-                self.catalog.for_each_key(command, db, |db, name, _| {
-                    doubtful.push((db, Bytes::copy_from_slice(name)));
-                });
-            }
-            return;
-        }
-        self.catalog.for_each_key(command, db, |db, name, act| {
-            let is_meant = is_derived || hashes.contains(&key_hash(db, name));
-            if is_meant && act != Act::Read && !is_reserved(name) {
-                wrong.push((db, Bytes::copy_from_slice(name)));
-            }
-        });
-        // What we have made of a key that is only read by this command is as it was.
-        for hash in hashes.drain() {
-            self.table.made_of(hash, seen, wrong);
-        }
-    }
-
-    /// Tells of the conflicts of a command.
-    fn tell(
-        &mut self,
-        site: &SiteId,
-        command: &Command<'_>,
-        (db, theirs): (u32, Hlc),
-        findings: &mut Findings,
-    ) {
-        let verdicts = &mut self.verdicts;
-        self.catalog.for_each_key(command, db, |db, name, _| {
-            let Some((kind, winner, ours)) = findings.met.remove(&key_hash(db, name)) else {
-                return;
-            };
-            let conflict = Conflict {
-                key: (db, Bytes::copy_from_slice(name)),
-                kind,
-                winner,
-                ours,
-                theirs,
-                command: Bytes::copy_from_slice(command.arg(0)),
-            };
-            verdicts.find(site, conflict);
-        });
-        findings.met.clear();
-    }
-
-    /// A record writes whole databases, which may have been written here.
-    fn overrun(&mut self, site: &SiteId, whole: Whole, record: &Record, at: Cursor) {
-        let seen = record.seen.of(&self.site);
-        if self.table.newest() <= seen {
-            return;
-        }
-        let is_later = |ours| (ours, &self.site) > (record.hlc, site);
-        if self.table.tears(whole, seen).is_some_and(is_later)
-            && let Some(origin) = self.origins.get_mut(site)
-        {
-            origin.torn = Some(at);
-            self.torn.push(site.clone());
-            self.verdicts.notes.push(Judgement::Torn(site.clone()));
-        }
-        self.verdicts.overruns.push(Overrun {
-            origin: site.clone(),
-            whole,
-            seen,
-            hlc: record.hlc,
-        });
+    /// What each site but one has written, this one first.
+    fn tables(&self, but: &SiteId) -> impl Iterator<Item = (&SiteId, &Table)> {
+        let own = std::iter::once((&self.site, &*self.table));
+        own.chain(self.foreign.but(but))
     }
 
     /// Two databases change places: keys that are wrong here go with them.
@@ -503,8 +413,16 @@ impl Judge {
             (!keys.is_empty()).then(|| (site.clone(), keys))
         };
         let carried: Vec<_> = self.origins.iter().filter_map(carried).collect();
+        if carried.is_empty() {
+            return;
+        }
+        let mut seen = Seen::default();
+        seen.advance(&self.site, at);
+        for (site, origin) in &self.origins {
+            seen.advance(site, origin.echoed);
+        }
         for (site, keys) in carried {
-            self.wish(&site, keys, (at, None), at);
+            self.wish(&site, keys, (&seen, None), at);
         }
     }
 
@@ -514,27 +432,33 @@ impl Judge {
         &mut self,
         site: &SiteId,
         mut keys: Vec<Key>,
-        (seen, since): (Cursor, Option<Hlc>),
+        (seen, since): (&Seen, Option<Hlc>),
         at: Cursor,
     ) {
         let Some(origin) = self.origins.get_mut(site) else {
             return;
         };
+        let own = std::iter::once((&self.site, &*self.table));
+        let tables: Vec<_> = own.chain(self.foreign.all()).collect();
         let mut wished = HashSet::new();
         while let Some(key) = keys.pop() {
             let hash = key_hash(key.0, &key.1);
             if !wished.insert(key.clone()) {
                 continue;
             }
-            let elsewhere = self.table.partners(key.0, seen).into_iter();
-            keys.extend(elsewhere.map(|db| (db, key.1.clone())));
+            for (of, table) in &tables {
+                let elsewhere = table.partners(key.0, seen.of(of)).into_iter();
+                keys.extend(elsewhere.map(|db| (db, key.1.clone())));
+            }
             let wrong = Wrong {
                 key: key.clone(),
                 at,
                 since,
             };
             if origin.wrong.insert(hash, wrong).is_none() {
-                self.table.made_of(hash, seen, &mut keys);
+                for (of, table) in &tables {
+                    table.made_of(hash, seen.of(of), &mut keys);
+                }
             }
             let note = Judgement::Wished(site.clone(), key.clone());
             self.verdicts.notes.push(note);
@@ -558,6 +482,9 @@ impl Judge {
             if let Some(origin) = self.origins.get(&site) {
                 origin.docket.wish(key, wish);
             }
+        }
+        for (site, key) in self.stale.drain(..) {
+            self.claims.add_stale(&site, key);
         }
         for site in self.torn.drain(..) {
             if let Some(origin) = self.origins.get(&site) {

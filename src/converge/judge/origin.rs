@@ -2,9 +2,11 @@
 
 use std::collections::HashMap;
 use std::iter::Peekable;
+use std::sync::Arc;
 
+use super::third::Third;
 use crate::converge::docket::{Docket, Filed};
-use crate::model::{BatchReader, Cursor, Entry, Epoch, Hlc, Key, Record};
+use crate::model::{BatchReader, Cursor, Entry, Epoch, Hlc, Key, Record, Seen};
 
 /// What is known of a peer's records.
 #[derive(Debug)]
@@ -14,8 +16,8 @@ pub(super) struct Origin {
     pub echoed: Cursor,
     /// And are judged up to here.
     pub judged: Cursor,
-    /// What the last of these had seen of our history.
-    pub seen: Cursor,
+    /// What the last of these had seen.
+    pub seen: Arc<Seen>,
     /// The frame that is being judged.
     pub reading: Option<(Epoch, Peekable<BatchReader>)>,
     /// Keys that were deleted in what came back and is not judged.
@@ -25,6 +27,8 @@ pub(super) struct Origin {
     /// Where writes of whole databases met that do not commute, until the mark says that a copy is
     /// needed.
     pub torn: Option<Cursor>,
+    /// What third sites may not have seen of it; not used when there are none.
+    pub third: Third,
 }
 
 /// A key whose value here is wrong.

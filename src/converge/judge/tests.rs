@@ -32,12 +32,9 @@ impl Site {
     fn new() -> Self {
         let (docket, catalog) = (Docket::default(), Catalog::default());
         let dockets = [(site("b"), docket.clone())].into();
-        let judge = Judge::new(
-            site("a"),
-            Arc::new(Table::new(1 << 19)),
-            catalog.clone(),
-            &dockets,
-        );
+        let tables = (Arc::new(Table::new(1 << 19)), Arc::default());
+        let claims = Claims::new(&site("a"), &[site("b")]);
+        let judge = Judge::new(site("a"), tables, catalog.clone(), (&dockets, claims));
         Self {
             judge,
             docket,
@@ -220,7 +217,8 @@ async fn what_is_made_of_a_wrong_value_is_wrong_until_the_right_one_has_come() {
     a.reads(40, 2, &[]);
     assert_eq!(a.wishes(), "theirs");
     let keys = ["k", "ours", "theirs"].map(key);
-    a.docket.paid(LIFE, 3, keys.to_vec());
+    let settled = keys.map(|key| (key, Vec::new()));
+    a.docket.paid(LIFE, 3, settled.to_vec());
     a.writes(50, 12, "COPY k before");
     assert_eq!(a.wishes(), "before", "paid, but not come back yet");
     a.reads(40, 3, &[]);
@@ -269,7 +267,7 @@ async fn after_a_restart_what_had_come_back_is_judged_when_it_comes_again() {
     let mut seen = Seen::default();
     seen.advance(&site("b"), at(20));
     let wishes = [(site("b"), key("old"))];
-    let found = (wishes, &BTreeSet::new());
+    let found = (wishes, [], &BTreeSet::new());
     a.judge.resume((&seen, &Seen::default()), found, at(15));
     assert_eq!(a.wishes(), "old");
     a.applies((20, 1, 5), "SET k 2").await;
@@ -284,12 +282,12 @@ async fn what_a_record_had_not_seen_is_remembered_until_it_is_judged() {
     // Records of b wait; then b says that it has seen everything, and writes no more.
     a.applies((20, 1, 5), "SET other 2").await;
     a.applies((21, 1, 5), "SET k 2").await;
-    a.judge.forget(at(10));
+    a.judge.forget(at(10), |_| Cursor::ZERO);
     a.reads(20, 1, &[]);
-    a.judge.forget(at(10));
+    a.judge.forget(at(10), |_| Cursor::ZERO);
     a.reads(21, 2, &[]);
     assert_eq!(a.wishes(), "k");
-    a.judge.forget(at(10));
+    a.judge.forget(at(10), |_| Cursor::ZERO);
     assert!(a.judge.table.is_empty());
 }
 

@@ -1,9 +1,10 @@
 //! What the judge has found.
 
 use std::collections::BTreeMap;
+use std::sync::Arc;
 
 use crate::command::Whole;
-use crate::model::{Conflict, ConflictKind, Cursor, Hlc, Judgement, SiteId, Winner};
+use crate::model::{Conflict, ConflictKind, Hlc, Judgement, Record, Seen, SiteId, Winner};
 
 /// What becomes of the records that were judged.
 #[derive(Debug, Default)]
@@ -51,14 +52,16 @@ pub struct Overrun {
     pub origin: SiteId,
     /// What it was.
     pub whole: Whole,
-    /// What it had seen of our history.
-    pub seen: Cursor,
+    /// What it had seen.
+    pub seen: Arc<Seen>,
     /// When it was done.
     pub hlc: Hlc,
+    /// What third sites had written here that it had not seen.
+    pub third: Vec<(SiteId, Record)>,
 }
 
 impl Overrun {
-    /// Whether a write of ours, of this site, that it had not seen is now in the wrong order with it.
+    /// Whether a write of a site that it had not seen is now in the wrong order with it.
     #[must_use]
     pub fn is_wrong(&self, site: &SiteId, hlc: Hlc) -> bool {
         match self.whole {

@@ -172,7 +172,7 @@ impl Stream {
     /// Forgets, and removes from the journal, what every peer has.
     fn trim(&mut self) {
         let delivered = self.shared.deliveries.by_all();
-        let seen = self.judge.forget(delivered.seen);
+        let seen = self.forget();
         let wish = self.judge.oldest_wish().unwrap_or(seen);
         let upto = seen.min(delivered.applied).min(wish);
         if seen != Cursor::ZERO

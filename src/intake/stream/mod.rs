@@ -378,13 +378,20 @@ impl Stream {
             self.judge.on_overrun(&overrun, keys, at);
             found.append(self.judge.take());
         }
-        self.judge.forget(self.shared.deliveries.by_all().seen);
+        self.forget();
         for judgement in &found.notes {
             self.frame.push_judgement(judgement);
         }
         self.judgements.append(&mut found.notes);
         self.conflicts.tell(&found, wall_ms());
         Ok(())
+    }
+
+    /// Forgets what every site has seen of another: up to where all of ours is forgotten.
+    pub(super) fn forget(&mut self) -> Cursor {
+        let deliveries = &self.shared.deliveries;
+        let third = |site: &SiteId| deliveries.of_third(site);
+        self.judge.forget(deliveries.by_all().seen, third)
     }
 
     /// A mark of another life, after our applier has fenced off its predecessor: somebody else

@@ -1,0 +1,54 @@
+//! Causes before effects: what a peer had seen of third sites is applied here before what it then wrote.
+//!
+//! The links to two peers do not keep step. Without this, an answer could arrive before the question; and
+//! an entry of the table that a record had seen could come behind it, and be taken for concurrent.
+
+use std::sync::Arc;
+
+use tokio_util::sync::CancellationToken;
+
+use super::{Applier, Error};
+use crate::model::{Record, Seen, SiteId};
+
+impl Applier {
+    /// Whether everything of third sites that was seen is here.
+    pub(super) fn has_causes(&self, seen: &Seen) -> bool {
+        self.foreign.is_empty() || self.lacks(seen).is_none()
+    }
+
+    /// Whether a record must wait for what others have written. Most have the tags of the one before.
+    pub(super) fn must_wait(&self, record: &Record, known: &Arc<Seen>) -> bool {
+        !Arc::ptr_eq(&record.seen, known) && !self.has_causes(&record.seen)
+    }
+
+    /// A third site of which more was seen than is here.
+    fn lacks(&self, seen: &Seen) -> Option<SiteId> {
+        let here = self.progress.borrow();
+        let is_here = |site: &&SiteId| self.reached.has([*site], seen, &here);
+        self.third.iter().find(|site| !is_here(site)).cloned()
+    }
+
+    /// Waits until everything of third sites that was seen is here. While the link to one of them is
+    /// away, and the peer's to it is not, that can be long: the status says so.
+    pub(super) async fn await_causes(
+        &mut self,
+        seen: &Seen,
+        stop: &CancellationToken,
+    ) -> Result<(), Error> {
+        if self.has_causes(seen) {
+            return Ok(());
+        }
+        let mut reached = self.reached.watch();
+        while let Some(site) = self.lacks(seen) {
+            let waiting = format!("what {site} has written, and {} had seen", self.config.peer);
+            self.board.lock().waiting = Some(waiting);
+            tokio::select! {
+                () = stop.cancelled() => return Err(Error::Stopped),
+                changed = self.progress.changed() => changed.map_err(|_| Error::Stopped)?,
+                changed = reached.changed() => changed.map_err(|_| Error::Stopped)?,
+            }
+        }
+        self.board.lock().waiting = None;
+        Ok(())
+    }
+}

@@ -1,0 +1,229 @@
+//! One record of a peer against what is here.
+
+use std::collections::{BTreeMap, HashMap, HashSet};
+use std::sync::Arc;
+
+use bytes::Bytes;
+
+use super::{Judge, Overrun, Table};
+use crate::command::{Act, Command, Touch, Whole, for_each_in, key_hash};
+use crate::converge::clash::Theirs;
+use crate::model::{
+    Conflict, ConflictKind, Cursor, Hlc, Judgement, Key, Record, SiteId, Winner, is_reserved,
+};
+
+/// What is found out about the commands of a record.
+#[derive(Debug, Default)]
+struct Findings {
+    /// Of one command: what is to be asked of whom.
+    asks: BTreeMap<SiteId, Ask>,
+    /// Keys that may have lost their time to live here.
+    doubtful: Vec<Key>,
+    /// Of one command: the keys that were in conflict, in whichever order.
+    met: HashMap<u128, (ConflictKind, Winner, Option<Hlc>)>,
+    /// Of one command: whether keys may have lost their time to live.
+    doubts: bool,
+}
+
+/// What a command makes us ask one site.
+#[derive(Debug, Default)]
+struct Ask {
+    /// Keys that it met in the wrong order.
+    hashes: HashSet<u128>,
+    /// Whether it touches keys whose value is not what it is there.
+    touched: bool,
+    /// Keys whose value is wrong here.
+    wrong: Vec<Key>,
+}
+
+impl Findings {
+    fn ask(&mut self, site: &SiteId) -> &mut Ask {
+        self.asks.entry(site.clone()).or_default()
+    }
+}
+
+impl Judge {
+    /// Judges a record that has come back here at `at`.
+    pub(super) fn judge(&mut self, site: &SiteId, record: &Record, at: Cursor) {
+        let mut findings = Findings::default();
+        let mut effects = std::mem::take(&mut self.effects);
+        let scanned = for_each_in(&record.commands, record.db, |command, db| {
+            effects.clear();
+            effects.add(&self.catalog, command, db, |_, _| true);
+            for whole in effects.wholes.drain(..) {
+                self.carry(whole, at);
+                self.overrun(site, whole, record, at);
+            }
+            self.look(site, record, &effects.touches, &mut findings);
+            // Keys that the next command of this record makes of these are wrong too.
+            for (asked, ask) in std::mem::take(&mut findings.asks) {
+                let wrong = self.found_wrong(&asked, ask, command, (db, record));
+                if !wrong.is_empty() {
+                    let since = Some(record.hlc);
+                    self.wish(&asked, wrong, (&record.seen, since), at);
+                }
+            }
+            if std::mem::take(&mut findings.doubts) {
+                self.catalog.for_each_key(command, db, |db, name, _| {
+                    let key = (db, Bytes::copy_from_slice(name));
+                    findings.doubtful.push(key);
+                });
+            }
+            if !findings.met.is_empty() {
+                self.tell(site, command, (db, record.hlc), &mut findings);
+            }
+        });
+        debug_assert!(scanned.is_ok(), "the applier has read it");
+        self.effects = effects;
+        if !findings.doubtful.is_empty() {
+            self.doubt(site, findings.doubtful, at);
+        }
+    }
+
+    /// Compares what a command of a peer touches with what is here that its record had not seen.
+    fn look(&self, site: &SiteId, record: &Record, touches: &[Touch], findings: &mut Findings) {
+        for touch in touches {
+            for (other, origin) in &self.origins {
+                // What was deleted in what has come back of a peer is a matter of that peer.
+                let is_other = match other == site {
+                    true => origin.is_other(&touch.key),
+                    false => origin.wrong.contains_key(&touch.key),
+                };
+                if is_other {
+                    findings.ask(other).touched = true;
+                }
+            }
+            for (of, table) in self.tables(site) {
+                let seen = record.seen.of(of);
+                let clash = table.clash(*touch, seen);
+                findings.doubts |= clash.doubts();
+                if clash.is_none() {
+                    continue;
+                }
+                let theirs = Theirs {
+                    act: touch.act,
+                    hlc: record.hlc,
+                    origin: site,
+                    site: of,
+                };
+                let undone = clash.undone_before(touch.act);
+                if *of == self.site {
+                    let met = (clash.kind(touch.act), clash.winner(theirs), clash.latest());
+                    findings.met.entry(touch.key).or_insert(met);
+                    if let Some(end) = undone {
+                        let wrong = &mut findings.ask(site).wrong;
+                        table.made_between(touch.key, (seen, end), wrong);
+                    }
+                } else if clash.yields(touch.act) {
+                    // Whether it was spared there only they know; here it was not.
+                    findings.ask(of).hashes.insert(touch.key);
+                }
+                if clash.is_wrong_here(theirs) {
+                    findings.ask(site).hashes.insert(touch.key);
+                }
+            }
+        }
+    }
+
+    /// The keys for which a site is to be asked after a command of a peer.
+    fn found_wrong(
+        &self,
+        asked: &SiteId,
+        ask: Ask,
+        command: &Command<'_>,
+        (db, record): (u32, &Record),
+    ) -> Vec<Key> {
+        let Ask {
+            mut hashes,
+            touched,
+            mut wrong,
+        } = ask;
+        let is_derived = (touched || !hashes.is_empty()) && self.catalog.derives(command);
+        if is_derived
+            && touched
+            && let Some(origin) = self.origins.get(asked)
+        {
+            self.catalog.for_each_key(command, db, |db, name, _| {
+                let hash = key_hash(db, name);
+                if origin.is_other(&hash) {
+                    hashes.insert(hash);
+                }
+            });
+        }
+        if hashes.is_empty() {
+            return wrong;
+        }
+        self.catalog.for_each_key(command, db, |db, name, act| {
+            let is_meant = is_derived || hashes.contains(&key_hash(db, name));
+            if is_meant && act != Act::Read && !is_reserved(name) {
+                wrong.push((db, Bytes::copy_from_slice(name)));
+            }
+        });
+        // What was made here of a key that is only read by this command is as it was.
+        for hash in hashes {
+            for (of, table) in self.tables(asked) {
+                table.made_of(hash, record.seen.of(of), &mut wrong);
+            }
+        }
+        wrong
+    }
+
+    /// Tells of the conflicts of a command.
+    fn tell(
+        &mut self,
+        site: &SiteId,
+        command: &Command<'_>,
+        (db, theirs): (u32, Hlc),
+        findings: &mut Findings,
+    ) {
+        let verdicts = &mut self.verdicts;
+        self.catalog.for_each_key(command, db, |db, name, _| {
+            let Some((kind, winner, ours)) = findings.met.remove(&key_hash(db, name)) else {
+                return;
+            };
+            let conflict = Conflict {
+                key: (db, Bytes::copy_from_slice(name)),
+                kind,
+                winner,
+                ours,
+                theirs,
+                command: Bytes::copy_from_slice(command.arg(0)),
+            };
+            verdicts.find(site, conflict);
+        });
+        findings.met.clear();
+    }
+
+    /// A record writes whole databases, which may have been written here.
+    fn overrun(&mut self, site: &SiteId, whole: Whole, record: &Record, at: Cursor) {
+        let has_seen = |(of, table): (&SiteId, &Table)| table.newest() <= record.seen.of(of);
+        if self.tables(site).all(has_seen) {
+            return;
+        }
+        let tears = |(of, table): (&SiteId, &Table)| {
+            let ours = table.tears(whole, record.seen.of(of));
+            ours.is_some_and(|ours| (ours, of) > (record.hlc, site))
+        };
+        let mut is_torn = self.tables(site).any(tears);
+        let mut third = Vec::new();
+        for (of, origin) in self.origins.iter().filter(|(of, _)| *of != site) {
+            match origin.third.since(record.seen.of(of)) {
+                Some(records) => third.extend(records.map(|r| (of.clone(), r.clone()))),
+                // Which keys it has removed or carried here nobody knows.
+                None => is_torn |= !self.foreign.is_empty(),
+            }
+        }
+        if is_torn && let Some(origin) = self.origins.get_mut(site) {
+            origin.torn = Some(at);
+            self.torn.push(site.clone());
+            self.verdicts.notes.push(Judgement::Torn(site.clone()));
+        }
+        self.verdicts.overruns.push(Overrun {
+            origin: site.clone(),
+            whole,
+            seen: Arc::clone(&record.seen),
+            hlc: record.hlc,
+            third,
+        });
+    }
+}

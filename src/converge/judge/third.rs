@@ -1,0 +1,82 @@
+//! The records of a peer, as long as some other peer may not have seen them.
+
+use std::collections::VecDeque;
+
+use crate::command::{Catalog, Effects, for_each_in};
+use crate::converge::recent::{Recent, Write};
+use crate::converge::table::Table;
+use crate::model::{Cursor, Record};
+
+/// The most bytes of records of one peer that are kept: those of a round trip, or of some minutes while
+/// a site is away. Beyond, a flush or a swap that had not seen what is forgotten has the sites merged.
+const MAX_BYTES: usize = 32 << 20;
+
+/// What of a peer is remembered for the sake of third sites.
+#[derive(Debug, Default)]
+pub(super) struct Third {
+    recent: Recent,
+    /// The records themselves, by place: a write of whole databases asks which keys they have written.
+    records: VecDeque<(Cursor, Record)>,
+    bytes: usize,
+    /// Up to where they are forgotten, or were never known.
+    forgotten: Cursor,
+}
+
+impl Third {
+    /// A record of the peer has come back, and ends at this place in its history.
+    pub(super) fn note(
+        &mut self,
+        table: &Table,
+        catalog: &Catalog,
+        effects: &mut Effects,
+        (record, at): (&Record, Cursor),
+    ) {
+        effects.clear();
+        let scanned = for_each_in(&record.commands, record.db, |command, db| {
+            effects.add(catalog, command, db, |_, _| true);
+        });
+        debug_assert!(scanned.is_ok(), "the applier has read it");
+        let hlc = record.hlc;
+        let write = |touch| Write { touch, at, hlc };
+        self.recent
+            .note(table, effects.touches.drain(..).map(write));
+        for whole in effects.wholes.drain(..) {
+            self.recent.note_whole(table, whole, at, hlc);
+        }
+        for made in effects.made.drain(..) {
+            self.recent.note_made(table, &made.from, &made.keys, at);
+        }
+        self.bytes += record.commands.len();
+        self.records.push_back((at, record.clone()));
+        while self.bytes > MAX_BYTES {
+            self.forget_first();
+        }
+    }
+
+    /// What the peer has written up to here is not known.
+    pub(super) fn skip(&mut self, table: &Table, upto: Cursor) {
+        table.note_all_written(upto);
+        self.forgotten = self.forgotten.max(upto);
+    }
+
+    /// Every other peer has seen everything up to here.
+    pub(super) fn forget(&mut self, table: &Table, upto: Cursor) {
+        self.recent.forget(table, upto);
+        while self.records.front().is_some_and(|(at, _)| *at <= upto) {
+            self.forget_first();
+        }
+    }
+
+    /// Those that a site had not seen; none when some are not known.
+    pub(super) fn since(&self, seen: Cursor) -> Option<impl Iterator<Item = &Record>> {
+        let unseen = self.records.iter().filter(move |(at, _)| *at > seen);
+        (seen >= self.forgotten).then_some(unseen.map(|(_, record)| record))
+    }
+
+    fn forget_first(&mut self) {
+        if let Some((at, record)) = self.records.pop_front() {
+            self.bytes = self.bytes.saturating_sub(record.commands.len());
+            self.forgotten = self.forgotten.max(at);
+        }
+    }
+}
