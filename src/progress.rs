@@ -1,6 +1,6 @@
 //! Positions that the parts tell each other. A position needs no queue, only its newest value.
 
-use std::collections::{BTreeMap, HashMap};
+use std::collections::{BTreeMap, HashMap, VecDeque};
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
@@ -196,6 +196,55 @@ impl Deliveries {
         let others = self.peers.keys().filter(|peer| *peer != origin);
         let seen = others.filter_map(|peer| Some(self.told(peer)?.seen.of(origin)));
         seen.min().unwrap_or_default()
+    }
+}
+
+/// The last place of our stream of which a peer was told, though no record of ours ends there: others
+/// hear of it from that peer, and must know that we have sent them everything up to it.
+#[derive(Debug, Default)]
+pub struct Announced(watch::Sender<Cursor>);
+
+impl Announced {
+    /// A peer is told of this place.
+    pub fn advance(&self, at: Cursor) {
+        self.0.send_if_modified(|known| {
+            let is_new = *known < at;
+            *known = at.max(*known);
+            is_new
+        });
+    }
+
+    /// Shows when it is another.
+    #[must_use]
+    pub fn watch(&self) -> watch::Receiver<Cursor> {
+        self.0.subscribe()
+    }
+}
+
+/// What had come back of each peer at recent places of our stream.
+#[derive(Debug, Default)]
+pub struct SeenAt(Mutex<VecDeque<(Cursor, Arc<Seen>)>>);
+
+/// The most places that are remembered: those of some seconds. Whoever asks does so at once.
+const MAX_PLACES: usize = 1 << 16;
+
+impl SeenAt {
+    /// From this place on, this has been seen.
+    pub fn note(&self, at: Cursor, seen: &Arc<Seen>) {
+        let mut places = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        if places.len() >= MAX_PLACES {
+            places.pop_front();
+        }
+        places.push_back((at, Arc::clone(seen)));
+    }
+
+    /// What had been seen at a place; none when that is not remembered.
+    #[must_use]
+    pub fn find(&self, at: Cursor) -> Option<Arc<Seen>> {
+        let places = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        let behind = places.partition_point(|(place, _)| *place <= at);
+        let (_, seen) = places.get(behind.checked_sub(1)?)?;
+        Some(Arc::clone(seen))
     }
 }
 

@@ -72,6 +72,8 @@ impl Parts {
             table: Arc::new(Table::new(config.conflicts.remember)),
             foreign: Arc::new(Foreign::new(&names, config.conflicts.remember)),
             claims: Claims::new(&config.site, &names),
+            announced: Arc::default(),
+            seen_at: Arc::default(),
             reached: Arc::default(),
             catalog: Catalog::default(),
             deliveries: Deliveries::new(&config.site, &names),

@@ -259,7 +259,7 @@ impl Applier {
             let key = (state.db, state.key.clone());
             let is_unsaid = matches!(state.value, Value::Unsaid);
             if is_unsaid && self.debts.is_paid(&key, false) {
-                self.debts.remove(&key);
+                self.debts.remove(&key, false);
             }
             !is_unsaid && self.debts.wants(state.db, &state.key)
         });

@@ -163,12 +163,12 @@ impl Debts {
         is_new
     }
 
-    /// The debt is paid: the sites that must hear that what they had got of the key is stale. None when
+    /// The debt is paid; whether the value here is another now. The sites that must hear so; none when
     /// there was no debt.
-    pub fn remove(&self, key: &Key) -> Option<Vec<SiteId>> {
+    pub fn remove(&self, key: &Key, is_changed: bool) -> Option<Vec<SiteId>> {
         let was_owed = self.lock().wanted.remove(key).is_some();
-        let misled = self.claims.paid(&self.peer, key);
-        was_owed.then_some(misled)
+        let stale = self.claims.paid(&self.peer, key, is_changed);
+        was_owed.then_some(stale)
     }
 
     /// Waits for keys that the peer has asked for while we waited for them ourselves, and gives the
@@ -326,7 +326,7 @@ mod tests {
             debts.ask(10, Seen::default),
             asked(at(20), Need::Lacks, &["x"])
         );
-        debts.remove(&key("x"));
+        debts.remove(&key("x"), true);
         assert!(wants(&debts, "y") && !wants(&debts, "x"));
         debts.begin([(key("z"), Need::Lacks)], at(30));
         assert_eq!(
@@ -368,7 +368,7 @@ mod tests {
         // The connection to Redis is opened anew: A still waits.
         b.begin([], at(2));
         // A's value has come.
-        b.remove(&key("x"));
+        b.remove(&key("x"), true);
         let due = b.due().await;
         assert_eq!((due.need, &due.keys[..]), (Need::Wrong, &[key("x")][..]));
         assert_eq!(b.answerable(due.keys, due.need), [key("x")]);

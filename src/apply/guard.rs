@@ -184,8 +184,7 @@ impl Applier {
             .map(|(state, here)| self.verdict(state, here, rules))
             .collect();
         if rules.rebase {
-            let of_us = rules.seen.of(&self.config.site);
-            self.rebase(&looking, &mut found, of_us, fence)?;
+            self.rebase(&looking, &mut found, rules.seen, fence)?;
         }
         for (i, verdict) in open.into_iter().zip(found) {
             if let Some(place) = verdicts.get_mut(i) {
@@ -195,9 +194,7 @@ impl Applier {
         Ok(())
     }
 
-    /// Turns refusals into rebases where only writes of the very key are unseen. Not where there are third
-    /// sites: what is written again comes behind what the state has seen of them, and they may have found
-    /// it to be right before. Not of a state that
+    /// Turns refusals into rebases where only writes of the very key are unseen. Not of a state that
     /// has expired on its way: at the peer a command that we write again may have come in time, to
     /// prolong its life, and here it would find nothing. Until the peer says how it went there, it is
     /// asked again.
@@ -205,24 +202,25 @@ impl Applier {
         &self,
         states: &[&State],
         verdicts: &mut [Verdict],
-        seen: Cursor,
+        seen: &Seen,
         upto: Cursor,
     ) -> Result<(), Error> {
         let writing = self.writing.as_ref().ok_or(Error::NoStream)?;
         let soon = writing.now_ms() + EXPIRES_SOON_MS;
+        let of_us = seen.of(&self.config.site);
         let may = |state: &State| {
             let hash = key_hash(state.db, &state.key);
-            self.foreign.is_empty()
-                && !state.is_expired(soon)
+            !state.is_expired(soon)
+                && !self.foreign.is_unseen(hash, &self.config.peer, seen)
                 && (!self.gap || theirs_wins(&self.config))
-                && !self.table.sent_unseen(hash, seen)
+                && !self.table.sent_unseen(hash, of_us)
         };
         let refused = states
             .iter()
             .zip(verdicts.iter())
             .filter(|(s, v)| **v == Verdict::Refuse && may(s));
         let keys = refused.map(|(state, _)| (state.db, state.key.clone()));
-        let mut found = replays((&self.journal, &self.catalog), keys, seen, upto)?;
+        let mut found = replays((&self.journal, &self.catalog), keys, of_us, upto)?;
         for (state, verdict) in states.iter().zip(verdicts) {
             if let Some(Some(replay)) = found.remove(&(state.db, state.key.clone())) {
                 *verdict = Verdict::Rebase(replay);
@@ -255,6 +253,9 @@ impl Applier {
         let seen_all = unseen.is_none()
             && !self.foreign.is_unseen(hash, &self.config.peer, seen)
             && (!self.gap || theirs_wins(&self.config) || !exists);
+        if !seen_all {
+            debug!(peer=%self.config.peer, key=%state.key.escape_ascii(), ?unseen, sent=self.table.sent_unseen(hash, seen.of(&self.config.site)), why=%self.foreign.why(hash, &self.config.peer, seen), %seen, "REFUSE");
+        }
         let is_deleted = rules.lacking == Lacking::Deleted
             && state.standing == Standing::Old
             && !exists
@@ -383,8 +384,9 @@ impl Applier {
                 continue;
             }
             let is_paid = verdict.pays() && self.debts.is_paid(&name, is_said(state));
-            if is_paid && let Some(misled) = self.debts.remove(&name) {
-                paid.push((name, misled));
+            let is_changed = matches!(verdict, Verdict::Take { .. } | Verdict::Rebase(_));
+            if is_paid && let Some(stale) = self.debts.remove(&name, is_changed) {
+                paid.push((name, stale));
             }
         }
         if let Some(mark) = &self.mark {

@@ -47,7 +47,7 @@ use crate::model::{
     Cursor, Epoch, InstanceId, Mark, MarkError, Need, Owes, RecordError, Seen, SiteId, mark_key,
     part_key,
 };
-use crate::progress::{Deliveries, EpochState, Progress, Reached};
+use crate::progress::{Announced, Deliveries, EpochState, Progress, Reached};
 use crate::redis::{self, Info, Lease, Settings};
 use crate::status::{PeerBoard, Ration, Stop};
 
@@ -168,6 +168,7 @@ pub struct Applier {
     /// The sites that are neither this nor the peer.
     third: Vec<SiteId>,
     reached: Arc<Reached>,
+    announced: Arc<Announced>,
     docket: Docket,
     catalog: Catalog,
     deliveries: Arc<Deliveries>,
@@ -226,6 +227,7 @@ impl Applier {
             third,
             foreign: Arc::clone(&shared.foreign),
             reached: Arc::clone(&shared.reached),
+            announced: Arc::clone(&shared.announced),
             docket,
             catalog: shared.catalog.clone(),
             deliveries: Arc::clone(&shared.deliveries),
@@ -572,6 +574,7 @@ impl Applier {
             seen
         };
         while let Some(question) = self.debts.ask(MAX_KEYS, third) {
+            self.announced.advance(question.after);
             let message = Message::Owe(question);
             outlet
                 .messages

@@ -1,14 +1,15 @@
-//! Sites that ask each other for the same key: who answers first, and who must ask again.
+//! Sites that ask each other for the same key: who answers first, and who has the last word.
 //!
 //! A site that wants a key's state itself, because its own value is wrong, has nothing good to say of it.
 //! Yet if all waited for each other, all would wait for ever. So there is an order: by how badly the
-//! state is needed, then by the name of the site. Who comes before the asker in it answers at once, and
-//! remembers that the asker is *misled*; who comes behind answers when its own value is right. Waiting
-//! goes from lower to higher only, so it ends. When what was wanted has come, the misled are told that
-//! what they got is *stale*, and ask again: that goes from lower to higher too.
+//! state is needed, then by rank. Who comes before the asker in it answers at once; who comes behind
+//! answers when its own value is right. Of two sites both then have the same.
 //!
-//! Of two sites the one that was misled need not be told when it was itself that answered last: then its
-//! value is the one that is here.
+//! Of three and more that would not be enough: a third one has executed the writes of both in some order
+//! of its own. There the site whose name sorts first is the *arbiter*: its value is the one that all end
+//! with. Whoever meets a conflict asks it, whatever the order was in which the two took effect there; and
+//! when it has found its own order to be wrong, and has taken another site's value, it tells all others
+//! that what they have of the key is *stale*, and they ask again.
 
 use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
@@ -21,6 +22,8 @@ use crate::model::{Key, Need, SiteId};
 #[derive(Debug)]
 pub struct Claims {
     site: SiteId,
+    /// The site that has the last word; none of two.
+    arbiter: Option<SiteId>,
     inner: Mutex<Inner>,
     news: BTreeMap<SiteId, News>,
 }
@@ -42,12 +45,12 @@ struct Inner {
     deferred: HashMap<Key, BTreeMap<SiteId, Need>>,
     /// Those of them that have come.
     due: HashMap<SiteId, Vec<(Key, Need)>>,
-    /// Those of which a peer was sent a value that was wrong here.
-    misled: HashMap<Key, BTreeSet<SiteId>>,
     /// Those of which a peer must be told so, until it has asked again; numbered.
     stale: HashMap<SiteId, BTreeMap<Key, u64>>,
     /// The last number.
     number: u64,
+    /// The peers with which there is a session.
+    linked: BTreeSet<SiteId>,
 }
 
 impl Claims {
@@ -55,8 +58,10 @@ impl Claims {
     #[must_use]
     pub fn new(site: &SiteId, peers: &[SiteId]) -> Arc<Self> {
         let news = peers.iter().map(|peer| (peer.clone(), News::default()));
+        let first = peers.iter().chain([site]).min();
         Arc::new(Self {
             site: site.clone(),
+            arbiter: first.filter(|_| peers.len() > 1).cloned(),
             inner: Mutex::default(),
             news: news.collect(),
         })
@@ -64,6 +69,35 @@ impl Claims {
 
     fn lock(&self) -> MutexGuard<'_, Inner> {
         self.inner.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// The peer that has the last word; none when it is this site, and of two sites.
+    #[must_use]
+    pub fn arbiter(&self) -> Option<&SiteId> {
+        self.arbiter
+            .as_ref()
+            .filter(|arbiter| **arbiter != self.site)
+    }
+
+    /// Whether this site has the last word among three or more.
+    #[must_use]
+    pub fn is_arbiter(&self) -> bool {
+        self.arbiter.as_ref() == Some(&self.site)
+    }
+
+    /// A session with a peer begins, or is over.
+    pub fn set_linked(&self, peer: &SiteId, is_linked: bool) {
+        let linked = &mut self.lock().linked;
+        match is_linked {
+            true => linked.insert(peer.clone()),
+            false => linked.remove(peer),
+        };
+    }
+
+    /// Whether there is a session with a peer.
+    #[must_use]
+    pub fn is_linked(&self, peer: &SiteId) -> bool {
+        self.lock().linked.contains(peer)
     }
 
     /// This site wants the state of a key from a peer.
@@ -74,38 +108,58 @@ impl Claims {
         *known = need.max(*known);
     }
 
-    /// A wish from before this process began: whoever has asked for the key since it came up may have
-    /// been misled.
-    pub fn suspect(&self, peer: &SiteId, key: &Key) {
-        let others = self.news.keys().filter(|site| *site != peer).cloned();
-        let mut others = others.peekable();
-        if others.peek().is_some() {
-            let inner = &mut *self.lock();
-            inner.misled.entry(key.clone()).or_default().extend(others);
-        }
-    }
-
-    /// What this site wanted of a peer has come, or is not wanted any more. Those that must be told when
-    /// nothing else is wanted of the key: they were misled.
-    pub fn paid(&self, peer: &SiteId, key: &Key) -> Vec<SiteId> {
+    /// What this site wanted of a peer has come, or is not wanted any more; whether the value here is
+    /// another now. The peers that must hear so.
+    pub fn paid(&self, peer: &SiteId, key: &Key, is_changed: bool) -> Vec<SiteId> {
         let inner = &mut *self.lock();
         if let Some(of) = inner.wanted.get_mut(key) {
             of.remove(peer);
-            if !of.is_empty() {
-                return Vec::new();
-            }
-            inner.wanted.remove(key);
-        }
-        for (asker, need) in inner.deferred.remove(key).into_iter().flatten() {
-            let due = inner.due.entry(asker.clone()).or_default();
-            due.push((key.clone(), need));
-            if let Some(news) = self.news.get(&asker) {
-                news.is_due.notify_one();
+            if of.is_empty() {
+                inner.wanted.remove(key);
             }
         }
-        let mut misled = inner.misled.remove(key).unwrap_or_default();
-        misled.remove(peer);
-        misled.into_iter().collect()
+        let Inner {
+            wanted,
+            deferred,
+            due,
+            ..
+        } = inner;
+        if let Some(of) = deferred.get_mut(key) {
+            for (asker, need) in of.extract_if(.., |asker, need| {
+                self.is_first(wanted.get(key), asker, *need)
+            }) {
+                due.entry(asker.clone())
+                    .or_default()
+                    .push((key.clone(), need));
+                if let Some(news) = self.news.get(&asker) {
+                    news.is_due.notify_one();
+                }
+            }
+            if of.is_empty() {
+                deferred.remove(key);
+            }
+        }
+        match is_changed && self.is_arbiter() {
+            true => self.news.keys().cloned().collect(),
+            false => Vec::new(),
+        }
+    }
+
+    /// Whether this site answers a peer before it has got what it `wants` of the key itself.
+    fn is_first(&self, wants: Option<&BTreeMap<SiteId, Need>>, asker: &SiteId, need: Need) -> bool {
+        // That a value is in the wrong order does not keep others from asking each other for theirs; that
+        // something is not there does. And the last word is said when nothing is wrong any more.
+        let counts = |(of, need): &(&SiteId, &Need)| {
+            self.is_arbiter() || *of == asker || **need >= Need::Unsure
+        };
+        let ours = wants.into_iter().flatten().filter(counts);
+        let ours = ours.map(|(_, need)| *need).max();
+        ours.is_none_or(|ours| (ours, self.rank(&self.site)) < (need, self.rank(asker)))
+    }
+
+    /// Of two with the same need, the one of lower rank answers first.
+    fn rank<'a>(&self, site: &'a SiteId) -> (bool, &'a SiteId) {
+        (self.arbiter.as_ref() == Some(site), site)
     }
 
     /// A peer asks for these keys: those of them that it gets now.
@@ -119,8 +173,7 @@ impl Claims {
             wanted, deferred, ..
         } = &mut *self.lock();
         asked.retain(|key| {
-            let ours = wanted.get(key).and_then(|of| of.values().max());
-            let is_first = ours.is_none_or(|ours| (*ours, &self.site) < (need, asker));
+            let is_first = self.is_first(wanted.get(key), asker, need);
             let of = deferred.entry(key.clone()).or_default();
             if !is_first {
                 let known = of.entry(asker.clone()).or_insert(need);
@@ -134,17 +187,6 @@ impl Claims {
             is_first
         });
         asked
-    }
-
-    /// A peer is sent the state of a key, read just now: it is misled if that is wanted here, or known to
-    /// be wrong for another reason.
-    pub fn answered(&self, asker: &SiteId, key: &Key, is_wrong: bool) {
-        let inner = &mut *self.lock();
-        let is_wanted = inner.wanted.get(key).is_some_and(|of| !of.is_empty());
-        if is_wanted || is_wrong {
-            let misled = inner.misled.entry(key.clone()).or_default();
-            misled.insert(asker.clone());
-        }
     }
 
     /// Keys that a peer has asked for while they were wanted here, and that have come: all for the same
@@ -238,46 +280,47 @@ mod tests {
     }
 
     fn answers(claims: &Claims, asker: &str, need: Need) -> bool {
-        let asker = site(asker);
-        let keys = claims.answerable(&asker, vec![key("k")], need);
-        keys.iter()
-            .for_each(|key| claims.answered(&asker, key, false));
+        let keys = claims.answerable(&site(asker), vec![key("k")], need);
         !keys.is_empty()
     }
 
     #[test]
-    fn who_comes_first_answers_while_it_wants_the_key_itself_and_tells_later_that_it_was_wrong() {
+    fn the_arbiter_answers_when_nothing_is_wrong_with_it_and_tells_all_when_it_was() {
         let a = claims("a");
+        assert!(a.is_arbiter() && a.arbiter().is_none());
         a.want(&site("b"), &key("k"), Need::Wrong);
-        assert!(answers(&a, "c", Need::Wrong));
-        assert_eq!(a.paid(&site("b"), &key("k")), [site("c")]);
-        assert!(answers(&a, "c", Need::Wrong));
-        a.want(&site("b"), &key("k"), Need::Wrong);
-        assert_eq!(a.paid(&site("b"), &key("k")), [], "it was right then");
-    }
-
-    #[test]
-    fn who_comes_behind_waits_until_its_own_value_is_right() {
-        let b = claims("b");
-        b.want(&site("a"), &key("k"), Need::Wrong);
-        b.want(&site("c"), &key("k"), Need::Wrong);
-        assert!(!answers(&b, "a", Need::Wrong));
-        assert_eq!(b.paid(&site("a"), &key("k")), []);
-        assert_eq!(b.take_due(&site("a")), None, "c owes it still");
-        assert_eq!(b.paid(&site("c"), &key("k")), []);
-        let due = Some((Need::Wrong, vec![key("k")]));
-        assert_eq!(b.take_due(&site("a")), due);
-        assert_eq!(b.take_due(&site("a")), None);
-    }
-
-    #[test]
-    fn the_greater_need_is_answered_first() {
-        let (a, c) = (claims("a"), claims("c"));
-        a.want(&site("c"), &key("k"), Need::Lacks);
-        c.want(&site("a"), &key("k"), Need::Wrong);
         assert!(!answers(&a, "c", Need::Wrong));
-        assert!(answers(&c, "a", Need::Lacks));
-        assert_eq!(c.paid(&site("a"), &key("k")), [], "its value is a's");
+        assert!(answers(&a, "c", Need::Lacks), "c has less than a");
+        assert_eq!(a.paid(&site("b"), &key("k"), true), [site("b"), site("c")]);
+        assert_eq!(a.take_due(&site("c")), None, "it was answered");
+        a.want(&site("b"), &key("k"), Need::Wrong);
+        assert!(!answers(&a, "c", Need::Wrong));
+        assert_eq!(a.paid(&site("b"), &key("k"), false), []);
+        let due = Some((Need::Wrong, vec![key("k")]));
+        assert_eq!(a.take_due(&site("c")), due);
+    }
+
+    #[test]
+    fn the_arbiter_is_answered_at_once_unless_something_is_not_there() {
+        let b = claims("b");
+        assert_eq!(b.arbiter(), Some(&site("a")));
+        b.want(&site("a"), &key("k"), Need::Wrong);
+        assert!(answers(&b, "a", Need::Wrong) && answers(&b, "c", Need::Wrong));
+        b.want(&site("c"), &key("k"), Need::Lacks);
+        assert!(!answers(&b, "a", Need::Wrong));
+        assert_eq!(b.paid(&site("c"), &key("k"), true), []);
+        let due = Some((Need::Wrong, vec![key("k")]));
+        assert_eq!(b.take_due(&site("a")), due, "though a owes it still");
+    }
+
+    #[test]
+    fn of_two_others_the_first_by_name_answers_first() {
+        let (b, c) = (claims("b"), claims("c"));
+        b.want(&site("c"), &key("k"), Need::Wrong);
+        c.want(&site("b"), &key("k"), Need::Wrong);
+        assert!(answers(&b, "c", Need::Wrong) && !answers(&c, "b", Need::Wrong));
+        assert_eq!(c.paid(&site("b"), &key("k"), true), []);
+        assert_eq!(c.take_due(&site("b")), Some((Need::Wrong, vec![key("k")])));
     }
 
     #[test]
@@ -289,9 +332,5 @@ mod tests {
         assert_eq!(a.stale(&site("b"), 0), (Vec::new(), 1));
         assert_eq!(a.told(&site("c"), &[key("other"), key("k")]), [key("k")]);
         assert_eq!(a.stale(&site("c"), 0), (Vec::new(), 1));
-        // Nobody knows who was answered before a restart.
-        a.suspect(&site("b"), &key("k"));
-        a.want(&site("b"), &key("k"), Need::Wrong);
-        assert_eq!(a.paid(&site("b"), &key("k")), [site("c")]);
     }
 }

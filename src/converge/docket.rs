@@ -104,7 +104,7 @@ pub(super) struct Paid {
     pub keys: Vec<Settled>,
 }
 
-/// A key whose state was taken, and the sites that must hear that what they had got of it is stale.
+/// A key whose state was taken, and the sites that must hear that it is another now.
 pub type Settled = (Key, Vec<SiteId>);
 
 impl Filed {
@@ -252,13 +252,6 @@ impl Docket {
         Arc::clone(&self.0.turn).try_acquire_owned().ok()
     }
 
-    /// Whether it is not known of some records how they went: they are being applied, or the session
-    /// ended before that was known.
-    #[must_use]
-    pub fn is_unsettled(&self) -> bool {
-        self.lock().unsettled.is_some()
-    }
-
     /// Waits until everything that was applied is settled; while this lives, nothing is applied.
     /// Cancel safe.
     pub async fn quiet(&self) -> Option<OwnedSemaphorePermit> {
@@ -297,13 +290,6 @@ impl Docket {
     #[must_use]
     pub fn wishes(&self) -> usize {
         self.lock().wishes.len()
-    }
-
-    /// Whether the peer is to be asked for a key.
-    #[must_use]
-    pub fn has_wish(&self, key: &Key) -> bool {
-        let state = self.lock();
-        !state.wishes.is_empty() && state.wishes.contains_key(key)
     }
 
     /// Hands over the keys whose state the peer is to be asked for. Whoever counts these first, and

@@ -137,6 +137,7 @@ impl Answerer {
             let Some(request) = request else {
                 return Ok(());
             };
+            tracing::debug!(peer=%self.peer, ?request, whole=applied.borrow().whole, "ASKED");
             let told = self.shared.claims.told(&self.peer, &request.keys);
             if let Some(docket) = self.shared.dockets.get(&self.peer) {
                 docket.told(told);
@@ -151,6 +152,7 @@ impl Answerer {
             if self.reach(&request).await.is_none() {
                 return Ok(());
             }
+            tracing::debug!(peer=%self.peer, "REACHED");
             let connection = match &mut connection {
                 Some(connection) => connection,
                 none => {
@@ -176,7 +178,9 @@ impl Answerer {
                     // places.
                     let _turn = self.gate.turn().await;
                     let quiet = self.quiet().await;
+                    let before = keys.clone();
                     let keys = self.debts.answerable(keys, request.need);
+                    tracing::debug!(peer=%self.peer, ?before, ?keys, "ANSWERABLE");
                     let insert = match spooling {
                         Some(turn) => self.read_large(connection, keys, (turn, quiet)).await?,
                         None => self.read(connection, keys, size, quiet).await?,
@@ -252,17 +256,6 @@ impl Answerer {
         }
     }
 
-    /// Takes note of keys whose states were just read: the peer is misled if they are wrong here, or if
-    /// something of a third site may be missing in them that comes when that is back.
-    fn note_answered(&self, keys: &[Key]) {
-        let dockets = || self.shared.dockets.iter();
-        let is_doubtful = dockets().any(|(of, docket)| *of != self.peer && docket.is_unsettled());
-        for key in keys {
-            let is_wrong = is_doubtful || dockets().any(|(_, docket)| docket.has_wish(key));
-            self.shared.claims.answered(&self.peer, key, is_wrong);
-        }
-    }
-
     /// Reads states at one place of our stream.
     async fn read(
         &mut self,
@@ -284,9 +277,6 @@ impl Answerer {
         let Some((at, seen)) = self.fence().await else {
             return Ok(None);
         };
-        if size != Size::Unneeded {
-            self.note_answered(&keys);
-        }
         let now = self.now_ms();
         let mut pairs = replies.chunks(2);
         if size != Size::Unneeded {
@@ -324,7 +314,6 @@ impl Answerer {
         let Some((at, seen)) = self.fence().await else {
             return Ok(None);
         };
-        self.note_answered(&keys);
         let read = reading.finish(at);
         self.reads.extend(read.into_iter().map(|hash| (hash, at)));
         let mut owed = OwedStates {
@@ -474,7 +463,15 @@ impl Answerer {
         let seen = timeout(FENCE_TIMEOUT, self.progress.wait_for(|p| ours(p).is_some()));
         let progress = seen.await.ok()?.ok()?;
         // Exactly what the states hold: the peer writes again on top of them what they lack.
-        ours(&progress).map(|fence| (fence.at, Seen::clone(&fence.seen)))
+        let fence = ours(&progress)?;
+        self.shared.announced.advance(fence.at);
+        // Of third sites, something that it is not known how it went may be missing in them.
+        let settled = |(site, at): (&SiteId, &Cursor)| {
+            let docket = self.shared.dockets.get(site);
+            let at = docket.map_or(*at, |docket| docket.settled(*at));
+            (site.clone(), at)
+        };
+        Some((fence.at, fence.seen.iter().map(settled).collect()))
     }
 
     /// Forgets reads that every peer has seen.

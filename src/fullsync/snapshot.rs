@@ -189,8 +189,10 @@ impl Copier {
         }
         self.reach(snapshot.at).await?;
         reading.finish(snapshot.at);
-        // The stream has been read beyond it.
-        let holds = Seen::clone(&self.progress.borrow().seen);
+        // The stream has been read beyond it, and so what has been seen by now is more than it holds: two
+        // copies that hold each other's present would wait for each other.
+        let holds = self.shared.seen_at.find(snapshot.at);
+        let holds = holds.map_or_else(|| seen.clone(), |seen| Seen::clone(&seen));
         let begin = CopyBegin {
             at: snapshot.at,
             seen,

@@ -8,6 +8,7 @@ mod telling;
 
 use std::collections::BTreeSet;
 use std::path::PathBuf;
+use std::sync::Arc;
 use std::time::Duration;
 
 use tokio::sync::{mpsc, watch};
@@ -286,7 +287,10 @@ impl Peer {
             board.state = PeerState::Connecting;
             board.sessions += 1;
         }
+        let (claims, peer) = (Arc::clone(&self.shared.claims), self.config.peer.clone());
+        claims.set_linked(&peer, true);
         let result = Box::pin(session::run(self, agreed, stop)).await;
+        claims.set_linked(&peer, false);
         self.board.lock().quiet = false;
         result
     }

@@ -121,7 +121,6 @@ impl Judge {
             if let Some(origin) = self.origins.get_mut(&site) {
                 let (after, need) = (at, Need::Wrong);
                 origin.docket.wish(key.clone(), Wish { after, need });
-                self.claims.suspect(&site, &key);
                 let (hash, since) = (key_hash(key.0, &key.1), None);
                 origin.wrong.insert(hash, Wrong { key, at, since });
             }
@@ -247,9 +246,17 @@ impl Judge {
             self.verdicts.notes.push(note);
         }
         self.recent.note(&self.table, self.written.drain(..));
+        let mut paid = Vec::new();
+        if mark.instance != life
+            && let Some(table) = self.foreign.of(origin)
+        {
+            // What it was comes only when the session begins.
+            known.third.skip(table, known.echoed);
+        }
         if mark.instance == life {
-            for (key, misled) in known.docket.take_paid(life, mark.batch) {
-                for site in misled {
+            for (key, stale) in known.docket.take_paid(life, mark.batch) {
+                paid.push(key.clone());
+                for site in stale {
                     self.stale.push((site.clone(), key.clone()));
                     self.unheard.insert((site.clone(), key.clone()), at);
                     let note = Judgement::Stale(site, key.clone());
@@ -265,7 +272,24 @@ impl Judge {
                     .push(Judgement::Paid(origin.clone(), key));
             }
         }
+        // Who has no last word may have been wrong.
+        if let Some(arbiter) = self.claims.arbiter().filter(|arbiter| *arbiter != origin)
+            && !paid.is_empty()
+        {
+            let (arbiter, seen) = (arbiter.clone(), self.now(at));
+            self.wish(&arbiter, paid, (&seen, None), at);
+        }
         self.catch_up(origin, at);
+    }
+
+    /// What has been seen by now, where our stream has come up to `at`.
+    fn now(&self, at: Cursor) -> Seen {
+        let mut seen = Seen::default();
+        seen.advance(&self.site, at);
+        for (site, origin) in &self.origins {
+            seen.advance(site, origin.echoed);
+        }
+        seen
     }
 
     /// We have written these keys, and the data of our Redis does not hold it any more: the peers have
@@ -342,7 +366,28 @@ impl Judge {
             self.verdicts.find(&overrun.origin, conflict);
         }
         let since = Some(overrun.hlc);
-        self.wish(&overrun.origin, keys, (&overrun.seen, since), at);
+        for asked in self.asked(&overrun.origin) {
+            self.wish(&asked, keys.clone(), (&overrun.seen, since), at);
+        }
+    }
+
+    /// Whether a peer is asked for keys that its record has met in the wrong order: not while the arbiter
+    /// can be asked.
+    fn asks_peers(&self) -> bool {
+        let arbiter = self.claims.arbiter();
+        arbiter.is_none_or(|arbiter| !self.claims.is_linked(arbiter))
+    }
+
+    /// Who is asked for keys in conflict with a peer's record.
+    fn asked(&self, site: &SiteId) -> Vec<SiteId> {
+        let peer = self.asks_peers().then_some(site);
+        let arbiter = self.claims.arbiter().filter(|arbiter| *arbiter != site);
+        let both = peer.into_iter().chain(arbiter).cloned();
+        let mut asked: Vec<SiteId> = both.collect();
+        if asked.is_empty() {
+            asked.push(site.clone());
+        }
+        asked
     }
 
     /// Judges what has been filed and has come back.
@@ -367,11 +412,6 @@ impl Judge {
         if let Some(origin) = self.origins.get_mut(site).filter(|o| o.judged >= o.echoed) {
             let expired = origin.deleted.drain().map(|(_, key)| key).collect();
             self.wish(site, expired, (&Seen::default(), None), at);
-        } else if let (Some(origin), Some(table)) =
-            (self.origins.get_mut(site), self.foreign.of(site))
-        {
-            // Of some that have come back it is not known yet what they were.
-            origin.third.skip(table, origin.echoed);
         }
     }
 
@@ -416,11 +456,7 @@ impl Judge {
         if carried.is_empty() {
             return;
         }
-        let mut seen = Seen::default();
-        seen.advance(&self.site, at);
-        for (site, origin) in &self.origins {
-            seen.advance(site, origin.echoed);
-        }
+        let seen = self.now(at);
         for (site, keys) in carried {
             self.wish(&site, keys, (&seen, None), at);
         }

@@ -76,12 +76,20 @@ impl Judge {
         debug_assert!(scanned.is_ok(), "the applier has read it");
         self.effects = effects;
         if !findings.doubtful.is_empty() {
-            self.doubt(site, findings.doubtful, at);
+            for asked in self.asked(site) {
+                self.doubt(&asked, findings.doubtful.clone(), at);
+            }
         }
     }
 
     /// Compares what a command of a peer touches with what is here that its record had not seen.
+    ///
+    /// Where there is an arbiter, and it is a peer, that one is asked about every conflict. The peer itself
+    /// is asked where the order here was the wrong one, by two sites and by the arbiter; and by others while
+    /// the arbiter is out of reach, so that they are equal until it is back.
     fn look(&self, site: &SiteId, record: &Record, touches: &[Touch], findings: &mut Findings) {
+        let arbiter = self.claims.arbiter();
+        let asks_peer = self.asks_peers();
         for touch in touches {
             for (other, origin) in &self.origins {
                 // What was deleted in what has come back of a peer is a matter of that peer.
@@ -100,6 +108,9 @@ impl Judge {
                 if clash.is_none() {
                     continue;
                 }
+                if let Some(arbiter) = arbiter {
+                    findings.ask(arbiter).hashes.insert(touch.key);
+                }
                 let theirs = Theirs {
                     act: touch.act,
                     hlc: record.hlc,
@@ -110,15 +121,15 @@ impl Judge {
                 if *of == self.site {
                     let met = (clash.kind(touch.act), clash.winner(theirs), clash.latest());
                     findings.met.entry(touch.key).or_insert(met);
-                    if let Some(end) = undone {
+                    if let Some(end) = undone.filter(|_| asks_peer) {
                         let wrong = &mut findings.ask(site).wrong;
                         table.made_between(touch.key, (seen, end), wrong);
                     }
-                } else if clash.yields(touch.act) {
+                } else if asks_peer && clash.yields(touch.act) {
                     // Whether it was spared there only they know; here it was not.
                     findings.ask(of).hashes.insert(touch.key);
                 }
-                if clash.is_wrong_here(theirs) {
+                if asks_peer && clash.is_wrong_here(theirs) {
                     findings.ask(site).hashes.insert(touch.key);
                 }
             }
@@ -202,8 +213,11 @@ impl Judge {
         }
         let tears = |(of, table): (&SiteId, &Table)| {
             let ours = table.tears(whole, record.seen.of(of));
-            ours.is_some_and(|ours| (ours, of) > (record.hlc, site))
+            let is_wrong =
+                |ours| (ours, of) > (record.hlc, site) || self.claims.arbiter().is_some();
+            ours.is_some_and(is_wrong)
         };
+        let arbiter = self.claims.arbiter().cloned();
         let mut is_torn = self.tables(site).any(tears);
         let mut third = Vec::new();
         for (of, origin) in self.origins.iter().filter(|(of, _)| *of != site) {
@@ -213,10 +227,11 @@ impl Judge {
                 None => is_torn |= !self.foreign.is_empty(),
             }
         }
-        if is_torn && let Some(origin) = self.origins.get_mut(site) {
+        let with = arbiter.as_ref().unwrap_or(site);
+        if is_torn && let Some(origin) = self.origins.get_mut(with) {
             origin.torn = Some(at);
-            self.torn.push(site.clone());
-            self.verdicts.notes.push(Judgement::Torn(site.clone()));
+            self.torn.push(with.clone());
+            self.verdicts.notes.push(Judgement::Torn(with.clone()));
         }
         self.verdicts.overruns.push(Overrun {
             origin: site.clone(),
@@ -224,6 +239,7 @@ impl Judge {
             seen: Arc::clone(&record.seen),
             hlc: record.hlc,
             third,
+            any_order: arbiter.is_some(),
         });
     }
 }

@@ -58,6 +58,8 @@ pub struct Overrun {
     pub hlc: Hlc,
     /// What third sites had written here that it had not seen.
     pub third: Vec<(SiteId, Record)>,
+    /// Whether the arbiter is asked, whatever the right order is.
+    pub any_order: bool,
 }
 
 impl Overrun {
@@ -65,6 +67,7 @@ impl Overrun {
     #[must_use]
     pub fn is_wrong(&self, site: &SiteId, hlc: Hlc) -> bool {
         match self.whole {
+            _ if self.any_order => true,
             // It comes before every other write.
             Whole::Flush(_) | Whole::Unknown => true,
             Whole::Swap(..) => (hlc, site) > (self.hlc, &self.origin),

@@ -59,6 +59,7 @@ impl Stream {
         self.read_db = 0;
         self.state = Some(Arc::new(saved.state));
         self.seen = Arc::new(saved.seen);
+        self.shared.seen_at.note(saved.at, &self.seen);
         self.run_id = saved.run_id.into();
         self.own_since.clear();
         self.publish();

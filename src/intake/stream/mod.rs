@@ -300,6 +300,9 @@ impl Stream {
                     marks.insert(origin.clone(), Mark::clone(&mark));
                 }
                 let at = self.place(offset);
+                if !self.shared.foreign.is_empty() {
+                    self.shared.seen_at.note(at, &self.seen);
+                }
                 self.judge
                     .on_echo(&origin, &mark, deleted, self.instance, at);
                 self.on_mark(&origin, mark.instance, offset);

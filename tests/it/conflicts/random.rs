@@ -1,10 +1,12 @@
-//! Both sites write what comes, to the same keys, over a link that is slow and breaks, while
-//! sidecars die.
+//! All sites write what comes, to the same keys, over links that are slow and break, while sidecars
+//! die.
 //!
 //! `TANDEM_SEED=n` repeats one load as far as threads allow, `TANDEM_SEEDS=100` runs more of them,
 //! `TANDEM_SECONDS=60` each for longer.
 
 use std::env;
+use std::fs;
+use std::path::PathBuf;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::thread;
 use std::time::{Duration, Instant};
@@ -16,8 +18,9 @@ use super::exact::{self, Adder, Sums};
 use crate::conformance::generated::{Writer, forms, rest, unequal_keys};
 use crate::harness::client::words;
 use crate::harness::compare::differences_in_value;
+use crate::harness::pair::echoes;
 use crate::harness::wait::let_pass;
-use crate::harness::{FaultProxy, Options, Pair, Sidecar};
+use crate::harness::{FaultProxy, Mesh, Options, Sidecar, Site};
 
 /// How many loads there are, when nobody says.
 const SEEDS: u64 = 2;
@@ -50,6 +53,16 @@ const SHORT_LIVED: &[&str] = &["PEXPIRE {k} {soon}", "SET {s} {v} PX {soon}", "P
 
 #[test]
 fn random_writes_of_both_sites_end_equal() {
+    end_equal(2);
+}
+
+#[test]
+fn random_writes_of_three_sites_end_equal() {
+    end_equal(3);
+}
+
+/// Random loads of so many sites.
+fn end_equal(sites: usize) {
     let number = |name: &str| {
         let text = env::var(name).ok()?;
         Some(
@@ -67,8 +80,8 @@ fn random_writes_of_both_sites_end_equal() {
     let span = Duration::from_secs(number("TANDEM_SECONDS").unwrap_or(SECONDS));
     let mut failures = Vec::new();
     for seed in &seeds {
-        println!("TANDEM_SEED={seed}");
-        let wrong = load(*seed, span);
+        println!("TANDEM_SEED={seed}, {sites} sites");
+        let wrong = load(sites, *seed, span);
         if !wrong.is_empty() {
             let count = wrong.len();
             println!("TANDEM_SEED={seed}: {count} wrong:\n{}", wrong.join("\n"));
@@ -78,34 +91,38 @@ fn random_writes_of_both_sites_end_equal() {
     let summary = failures.join("\n");
     assert!(
         failures.is_empty(),
-        "{} of {} loads did not end well:\n{summary}",
+        "{} of {} loads of {sites} sites did not end well:\n{summary}",
         failures.len(),
         seeds.len()
     );
 }
 
 /// One load from the beginning to rest; what is wrong then.
-fn load(seed: u64, span: Duration) -> Vec<String> {
+fn load(count: usize, seed: u64, span: Duration) -> Vec<String> {
     let mut rng = StdRng::seed_from_u64(seed);
-    let mut pair = Pair::start(&Options::default());
-    for site in pair.sites() {
+    let mut mesh = Mesh::start(count, &Options::default());
+    for site in &mesh.sites {
         // Commands that meet a key of another type are told in the log.
         site.sidecar.expect_errors("");
     }
     let stopping = AtomicBool::new(false);
     let mut histories = Vec::new();
     let mut sums = Vec::new();
-    let Pair {
-        a: site_a,
-        b: site_b,
-        wire_a,
-        wire_b,
-    } = &mut pair;
-    let servers = [&site_a.server, &site_b.server];
-    let mut sidecars = [&mut site_a.sidecar, &mut site_b.sidecar];
+    let (sites, wires) = mesh.parts();
+    let (mut sidecars, mut servers) = (Vec::new(), Vec::new());
+    for Site {
+        name,
+        sidecar,
+        server,
+        ..
+    } in sites
+    {
+        sidecars.push(sidecar);
+        servers.push((*name, &*server));
+    }
     thread::scope(|scope| {
         let mut clients = Vec::new();
-        for (name, server) in ["a", "b"].into_iter().zip(servers) {
+        for (name, server) in servers {
             let [writing, adding] = [rng.random(), rng.random()].map(StdRng::seed_from_u64);
             let stopping = &stopping;
             clients.push((
@@ -115,7 +132,7 @@ fn load(seed: u64, span: Duration) -> Vec<String> {
         }
         let start = Instant::now();
         while start.elapsed() < span {
-            disturb(&mut rng, &mut sidecars, [wire_a, wire_b]);
+            disturb(&mut rng, &mut sidecars, &wires);
         }
         stopping.store(true, Ordering::SeqCst);
         for (writer, adder) in clients {
@@ -123,19 +140,34 @@ fn load(seed: u64, span: Duration) -> Vec<String> {
             sums.push(adder.join().expect("a client"));
         }
     });
-    pair.mend_link();
+    mesh.mend();
     println!("{} commands", histories.len());
     // Lines begin with the time.
     histories.sort();
-    if let Err(reason) = rest(&pair) {
+    if let Err(reason) = rest(&mesh.all()) {
+        keep_logs(&mesh, seed);
         return vec![reason];
     }
-    let mut wrong = unequal_keys(&pair, &histories, differences_in_value);
-    for site in pair.sites() {
+    let mut wrong = unequal_keys(&mesh.all(), &histories, differences_in_value);
+    for site in &mesh.sites {
         wrong.extend(exact::wrong(&sums, site));
     }
-    wrong.extend(pair.echoes());
+    wrong.extend(echoes(&mesh.all()));
+    if !wrong.is_empty() {
+        keep_logs(&mesh, seed);
+    }
     wrong
+}
+
+/// With `TANDEM_LOGS=directory`, what the sidecars said is kept there.
+fn keep_logs(mesh: &Mesh, seed: u64) {
+    let Some(dir) = env::var_os("TANDEM_LOGS").map(PathBuf::from) else {
+        return;
+    };
+    for site in &mesh.sites {
+        let path = dir.join(format!("{seed}-{}.log", site.name));
+        fs::write(path, site.sidecar.log()).expect("write a log");
+    }
 }
 
 /// Commands of all types, most of them to hot keys, until told to stop; what was sent.
@@ -148,7 +180,9 @@ fn write(mut writer: Writer<'_>, stopping: &AtomicBool) -> Vec<String> {
         prefix.clone_into(&mut writer.prefix);
         writer.keys = keys;
         writer.write(&forms, 1);
-        if writer.rng.random_range(0..WRITES_PER_WHOLE) == 0 {
+        if writer.rng.random_range(0..WRITES_PER_WHOLE) == 0
+            && env::var_os("TANDEM_KEYS_ONLY").is_none()
+        {
             let line = WHOLE[writer.rng.random_range(0..WHOLE.len())];
             writer.send(words(line));
         }
@@ -167,8 +201,9 @@ fn add(mut adder: Adder, stopping: &AtomicBool) -> Sums {
 }
 
 /// One fault, after a while without.
-fn disturb(rng: &mut StdRng, sidecars: &mut [&mut Sidecar; 2], wires: [&FaultProxy; 2]) {
+fn disturb(rng: &mut StdRng, sidecars: &mut [&mut Sidecar], wires: &[&FaultProxy]) {
     let_pass(Duration::from_millis(rng.random_range(20..CALM_MS)));
+    let wire = wires[rng.random_range(0..wires.len())];
     match rng.random_range(0..10) {
         0..5 => {
             for wire in wires {
@@ -177,14 +212,14 @@ fn disturb(rng: &mut StdRng, sidecars: &mut [&mut Sidecar; 2], wires: [&FaultPro
                 }
             }
         }
-        5 => wires.iter().for_each(|wire| wire.cut_once()),
+        5 => wire.cut_once(),
         6 => {
-            wires.iter().for_each(|wire| wire.cut());
+            wire.cut();
             let_pass(Duration::from_millis(rng.random_range(20..CALM_MS)));
-            wires.iter().for_each(|wire| wire.mend());
+            wire.mend();
         }
         7 | 8 => {
-            let victim = rng.random_range(0..2);
+            let victim = rng.random_range(0..sidecars.len());
             sidecars[victim].kill();
             let_pass(Duration::from_millis(rng.random_range(0..CALM_MS)));
             sidecars[victim].start();

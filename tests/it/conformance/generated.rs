@@ -16,7 +16,8 @@ use super::case::{
 };
 use crate::harness::client::was_refused;
 use crate::harness::compare::{Difference, differences};
-use crate::harness::{Client, Options, Pair, Server, patience, rng_from_seed};
+use crate::harness::pair::{stopped, try_settle};
+use crate::harness::{Client, Options, Pair, Server, Site, patience, rng_from_seed};
 
 /// `ZREMRANGEBYLEX` is not among them: what it removes of members with different scores is not
 /// specified, and servers differ.
@@ -296,22 +297,22 @@ pub(crate) fn run(names: [&str; 2], count: usize) -> Vec<String> {
         let histories = writers.into_iter().map(|w| w.join().expect("a writer"));
         histories.flatten().collect::<Vec<String>>()
     });
-    if let Err(reason) = rest(&pair) {
+    if let Err(reason) = rest(&pair.sites()) {
         return vec![reason];
     }
-    let mut wrong = unequal_keys(&pair, &history, differences);
+    let mut wrong = unequal_keys(&pair.sites(), &history, differences);
     wrong.extend(pair.echoes());
     wrong
 }
 
 /// Every key that is not the same at both sites, with the last commands that named it.
 pub(crate) fn unequal_keys(
-    pair: &Pair,
+    sites: &[&Site],
     history: &[String],
     differences: impl Fn(&mut Client, &mut Client) -> (usize, Vec<Difference>),
 ) -> Vec<String> {
-    let (mut a, mut b) = pair.clients();
-    let (_, differences) = differences(&mut a, &mut b);
+    let next = |two: &[&Site]| differences(&mut two[0].client(), &mut two[1].client()).1;
+    let differences: Vec<Difference> = sites.windows(2).flat_map(next).collect();
     let wrong = differences.iter().map(|difference| {
         let key = difference.key.escape_ascii().to_string();
         let names = |line: &&String| line.split(' ').any(|word| word == key);
@@ -323,22 +324,27 @@ pub(crate) fn unequal_keys(
     wrong.collect()
 }
 
-/// Waits until both sites are at rest; why they are not, if they are not.
-pub(crate) fn rest(pair: &Pair) -> Result<(), String> {
+/// Waits until these sites are at rest; why they are not, if they are not.
+pub(crate) fn rest(sites: &[&Site]) -> Result<(), String> {
     let mut reason = String::new();
     for _ in 0..patience(30).as_millis() / 500 {
-        match pair.try_settle(Duration::from_millis(500)) {
+        match try_settle(sites, Duration::from_millis(500)) {
             Ok(()) => return Ok(()),
             Err(error) => reason = error,
         }
-        if let Some((site, stop)) = pair.stopped() {
+        if let Some((site, stop)) = stopped(sites) {
             return Err(format!(
                 "{site}: the link stops: {}: {}",
                 stop.reason, stop.detail
             ));
         }
     }
-    Err(reason)
+    let said = |site: &&Site| {
+        let peers = site.sidecar.status().map(|status| status.peers);
+        format!("{}: {peers:#?}", site.name)
+    };
+    let said: Vec<String> = sites.iter().map(said).collect();
+    Err(format!("{reason}\n{}", said.join("\n")))
 }
 
 /// Whether a server dies when a script calls this.

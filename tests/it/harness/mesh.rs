@@ -1,4 +1,4 @@
-//! Three sites, each linked with each through a fault proxy.
+//! Two to five sites, each linked with each through a fault proxy.
 
 use std::collections::BTreeMap;
 
@@ -7,11 +7,11 @@ use tandem::status::PeerState;
 use super::client::Client;
 use super::compare::differences_in_value;
 use super::fault::FaultProxy;
-use super::pair::{Options, Site, unrest};
+use super::pair::{Options, Site, try_settle};
 use super::wait::{patience, wait_until};
 
 /// The names of sites, as many as there are.
-const NAMES: [&str; 3] = ["a", "b", "c"];
+const NAMES: [&str; 5] = ["a", "b", "c", "d", "e"];
 /// Differences shown.
 const SHOWN: usize = 20;
 
@@ -95,18 +95,20 @@ impl Mesh {
 
     /// Waits until everything written anywhere has been applied everywhere.
     pub(crate) fn settle(&self) {
-        let mut calm = 0;
-        wait_until("all sites to settle", patience(60), || {
-            let offsets: Vec<u64> = self.sites.iter().map(|s| s.client().offset()).collect();
-            let mut sites = self.sites.iter().zip(offsets);
-            let restless = |(s, offset): (&Site, u64)| unrest(s.name, offset, s.sidecar.status());
-            let last = sites.find_map(restless);
-            calm = if last.is_none() { calm + 1 } else { 0 };
-            match last {
-                _ if calm >= 2 => Ok(()),
-                last => Err(last.unwrap_or_default()),
-            }
-        });
+        let deadline = patience(60);
+        if let Err(reason) = try_settle(&self.all(), deadline) {
+            panic!("waited {deadline:?} for all sites to settle; at the end: {reason}");
+        }
+    }
+
+    /// All sites.
+    pub(crate) fn all(&self) -> Vec<&Site> {
+        self.sites.iter().collect()
+    }
+
+    /// The sites, and the wires between them.
+    pub(crate) fn parts(&mut self) -> (&mut [Site], Vec<&FaultProxy>) {
+        (&mut self.sites, self.wires.values().collect())
     }
 
     /// What is not the same at all of these sites.

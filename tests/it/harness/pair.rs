@@ -203,33 +203,12 @@ impl Pair {
     /// Like [`Self::settle`], but says why it does not come to that. A link that is stopped does
     /// not settle.
     pub(crate) fn try_settle(&self, deadline: Duration) -> Result<(), String> {
-        let mut last: Vec<String> = Vec::new();
-        let mut calm = 0;
-        let start = Instant::now();
-        while start.elapsed() < deadline {
-            let offsets: Vec<u64> = self.sites().map(|s| s.client().offset()).to_vec();
-            last.clear();
-            for (site, offset) in self.sites().into_iter().zip(offsets) {
-                let status = site.sidecar.status();
-                if let Some(reason) = unrest(site.name, offset, status) {
-                    last.push(reason);
-                }
-            }
-            calm = if last.is_empty() { calm + 1 } else { 0 };
-            if calm >= 2 {
-                return Ok(());
-            }
-            let_pass(POLL);
-        }
-        Err(format!("calm {calm} times; {}", last.join("; ")))
+        try_settle(&self.sites(), deadline)
     }
 
     /// Why the link is stopped, from the site that says so.
     pub(crate) fn stopped(&self) -> Option<(&'static str, Stop)> {
-        self.sites().into_iter().find_map(|site| {
-            let peer = site.sidecar.status().ok()?.peers.into_iter().next()?;
-            Some((site.name, peer.stop?))
-        })
+        stopped(&self.sites())
     }
 
     /// After all is quiet, nothing goes round in circles: for a while only PINGs and a few marks
@@ -242,42 +221,81 @@ impl Pair {
 
     /// What happens by itself for a while at two sites at rest, and should not.
     pub(crate) fn echoes(&self) -> Vec<String> {
-        let mut found = Vec::new();
-        let before = self.sites().map(Activity::of);
-        let_pass(WATCH);
-        let after = self.sites().map(Activity::of);
-        // What expires meanwhile at one site is deleted at the other.
-        let expired = |of: &[Activity; 2]| of.iter().map(|activity| activity.expired).sum::<u64>();
-        let expired = expired(&after) - expired(&before);
-        for ((site, before), after) in self.sites().into_iter().zip(before).zip(after) {
-            let grown = after.offset - before.offset;
-            if grown > QUIET_BYTES {
+        echoes(&self.sites())
+    }
+}
+
+/// Waits until everything written at any of these sites has been applied at all; why it does not come
+/// to that, if it does not.
+pub(crate) fn try_settle(sites: &[&Site], deadline: Duration) -> Result<(), String> {
+    let mut last: Vec<String> = Vec::new();
+    let mut calm = 0;
+    let start = Instant::now();
+    while start.elapsed() < deadline {
+        let offsets: Vec<u64> = sites.iter().map(|s| s.client().offset()).collect();
+        last.clear();
+        for (site, offset) in sites.iter().zip(offsets) {
+            let status = site.sidecar.status();
+            if let Some(reason) = unrest(site.name, offset, status) {
+                last.push(reason);
+            }
+        }
+        calm = if last.is_empty() { calm + 1 } else { 0 };
+        if calm >= 2 {
+            return Ok(());
+        }
+        let_pass(POLL);
+    }
+    Err(format!("calm {calm} times; {}", last.join("; ")))
+}
+
+/// Why a link of these sites is stopped, from the site that says so.
+pub(crate) fn stopped(sites: &[&Site]) -> Option<(&'static str, Stop)> {
+    sites.iter().find_map(|site| {
+        let peers = site.sidecar.status().ok()?.peers;
+        let stop = peers.into_iter().find_map(|peer| peer.stop)?;
+        Some((site.name, stop))
+    })
+}
+
+/// What happens by itself for a while at these sites, which are at rest, and should not.
+pub(crate) fn echoes(sites: &[&Site]) -> Vec<String> {
+    let mut found = Vec::new();
+    let activities = || sites.iter().map(|site| Activity::of(site)).collect();
+    let before: Vec<Activity> = activities();
+    let_pass(WATCH);
+    let after: Vec<Activity> = activities();
+    // What expires meanwhile at one site is deleted at the others.
+    let expired = |of: &[Activity]| of.iter().map(|activity| activity.expired).sum::<u64>();
+    let expired = expired(&after) - expired(&before);
+    for ((site, before), after) in sites.iter().zip(before).zip(after) {
+        let grown = after.offset - before.offset;
+        if grown > QUIET_BYTES {
+            found.push(format!(
+                "{}: the stream grew by {grown} bytes while nobody wrote",
+                site.name
+            ));
+        }
+        for (name, calls) in &after.calls {
+            let old = before.calls.iter().find(|(n, _)| n == name);
+            let new = calls - old.map_or(0, |(_, calls)| *calls);
+            let bound = match name.as_str() {
+                name if BOOKKEEPING.contains(&name) => QUIET_MARKS,
+                name if READS.contains(&name) => u64::MAX,
+                // A Sentinel tells others of itself; what it says travels no further.
+                "publish" | "subscribe" if site.is_watched => u64::MAX,
+                "del" | "unlink" => expired,
+                _ => 0,
+            };
+            if new > bound {
                 found.push(format!(
-                    "{}: the stream grew by {grown} bytes while nobody wrote",
+                    "{}: {name} was called {new} times while nobody wrote",
                     site.name
                 ));
             }
-            for (name, calls) in &after.calls {
-                let old = before.calls.iter().find(|(n, _)| n == name);
-                let new = calls - old.map_or(0, |(_, calls)| *calls);
-                let bound = match name.as_str() {
-                    name if BOOKKEEPING.contains(&name) => QUIET_MARKS,
-                    name if READS.contains(&name) => u64::MAX,
-                    // A Sentinel tells others of itself; what it says travels no further.
-                    "publish" | "subscribe" if site.is_watched => u64::MAX,
-                    "del" | "unlink" => expired,
-                    _ => 0,
-                };
-                if new > bound {
-                    found.push(format!(
-                        "{}: {name} was called {new} times while nobody wrote",
-                        site.name
-                    ));
-                }
-            }
         }
-        found
     }
+    found
 }
 
 /// Between two looks at the sites.
@@ -347,7 +365,7 @@ impl Activity {
 }
 
 /// Why a site is not at rest, if it is not.
-pub(super) fn unrest(name: &str, offset: u64, status: Result<Status, String>) -> Option<String> {
+fn unrest(name: &str, offset: u64, status: Result<Status, String>) -> Option<String> {
     match status {
         Err(error) => Some(format!("{name}: {error}")),
         Ok(status) if status.redis.offset < offset => Some(format!(
