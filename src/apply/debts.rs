@@ -56,6 +56,20 @@ impl Debts {
         self.inner.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
+    /// TEMP
+    pub fn dump(&self) -> String {
+        let i = self.lock();
+        if i.wanted.len() > 10 {
+            return String::new();
+        }
+        format!(
+            "{:?} unasked {:?} {:?}",
+            i.wanted,
+            i.unasked,
+            self.claims.dump()
+        )
+    }
+
     /// How many there are.
     #[must_use]
     pub fn len(&self) -> usize {
@@ -201,7 +215,9 @@ impl Debts {
         let mut inner = self.lock();
         for (key, need) in stored {
             self.claims.want(&self.peer, &key, need);
-            inner.wanted.entry(key).or_insert(Want { after, need });
+            let want = inner.wanted.entry(key).or_insert(Want { after, need });
+            // It may be there for two reasons.
+            want.need = need.max(want.need);
         }
         inner
             .wanted

@@ -204,10 +204,10 @@ impl Applier {
             };
             // Of another type meanwhile: that is judged.
             let Some(mut tail) = tail else {
-                return Ok(true);
+                return self.unwatch(stop).await.map(|()| true);
             };
             if tail.entries.len() > MAX_TAIL {
-                return Ok(false);
+                return self.unwatch(stop).await.map(|()| false);
             }
             let merged = tail.merge(late);
             let marked = self.marked()?;
@@ -242,6 +242,14 @@ impl Applier {
             }
         }
         Ok(false)
+    }
+
+    /// Nothing is to be written: what was watched must not undo the next transaction.
+    async fn unwatch(&mut self, stop: &CancellationToken) -> Result<(), Error> {
+        let mut questions = Questions::default();
+        questions.put(&[b"UNWATCH"]);
+        // When the connection had to be opened anew, nothing is watched either.
+        self.ask_all(&questions, stop).await.map(drop)
     }
 
     /// Watches a stream and reads its tail. None when the connection had to be opened anew; none

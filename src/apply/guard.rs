@@ -21,6 +21,7 @@ use super::sealed::Sealed;
 use super::value::Form;
 use super::{Applier, Error};
 use crate::command::key_hash;
+use crate::converge::Settled;
 use crate::link::{Standing, State, Value};
 use crate::model::{
     Cursor, GONE_KEY, Lacking, Mark, Need, Seen, is_reserved, owed_key, part_key, put_bytes,
@@ -253,9 +254,6 @@ impl Applier {
         let seen_all = unseen.is_none()
             && !self.foreign.is_unseen(hash, &self.config.peer, seen)
             && (!self.gap || theirs_wins(&self.config) || !exists);
-        if !seen_all {
-            debug!(peer=%self.config.peer, key=%state.key.escape_ascii(), ?unseen, sent=self.table.sent_unseen(hash, seen.of(&self.config.site)), why=%self.foreign.why(hash, &self.config.peer, seen), %seen, "REFUSE");
-        }
         let is_deleted = rules.lacking == Lacking::Deleted
             && state.standing == Standing::Old
             && !exists
@@ -366,7 +364,7 @@ impl Applier {
     fn settle(&self, states: &[State], verdicts: &[Verdict], rules: Rules<'_>) {
         let is_copy = !rules.rebase;
         let read = self.progress.borrow().read;
-        let mut paid = Vec::new();
+        let (mut paid, seen) = (Vec::new(), Arc::new(rules.seen.clone()));
         for (state, verdict) in states.iter().zip(verdicts) {
             let name: Key = (state.db, state.key.clone());
             debug!(peer = %self.config.peer, db = state.db, key = %state.key.escape_ascii(), %verdict, "a state");
@@ -386,7 +384,8 @@ impl Applier {
             let is_paid = verdict.pays() && self.debts.is_paid(&name, is_said(state));
             let is_changed = matches!(verdict, Verdict::Take { .. } | Verdict::Rebase(_));
             if is_paid && let Some(stale) = self.debts.remove(&name, is_changed) {
-                paid.push((name, stale));
+                let (key, seen) = (name, Arc::clone(&seen));
+                paid.push(Settled { key, seen, stale });
             }
         }
         if let Some(mark) = &self.mark {

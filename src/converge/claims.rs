@@ -9,7 +9,8 @@
 //! of its own. There the site whose name sorts first is the *arbiter*: its value is the one that all end
 //! with. Whoever meets a conflict asks it, whatever the order was in which the two took effect there; and
 //! when it has found its own order to be wrong, and has taken another site's value, it tells all others
-//! that what they have of the key is *stale*, and they ask again.
+//! that what they have of the key is *stale*, and they ask again. While it is out of reach, the next one
+//! in reach stands in for it, so that the others are equal until it is back and has the last word.
 
 use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
@@ -71,6 +72,15 @@ impl Claims {
         self.inner.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
+    /// TEMP
+    pub fn dump(&self) -> String {
+        let i = self.lock();
+        format!(
+            "deferred {:?} due {:?} stale {:?}",
+            i.deferred, i.due, i.stale
+        )
+    }
+
     /// The peer that has the last word; none when it is this site, and of two sites.
     #[must_use]
     pub fn arbiter(&self) -> Option<&SiteId> {
@@ -85,19 +95,27 @@ impl Claims {
         self.arbiter.as_ref() == Some(&self.site)
     }
 
-    /// A session with a peer begins, or is over.
-    pub fn set_linked(&self, peer: &SiteId, is_linked: bool) {
-        let linked = &mut self.lock().linked;
-        match is_linked {
-            true => linked.insert(peer.clone()),
-            false => linked.remove(peer),
-        };
+    /// The site that stands in for the arbiter where that is a peer out of reach: perhaps this one.
+    #[must_use]
+    pub fn deputy(&self) -> Option<SiteId> {
+        let arbiter = self.arbiter()?;
+        let inner = self.lock();
+        match inner.linked.contains(arbiter) {
+            true => None,
+            false => inner.linked.iter().chain([&self.site]).min().cloned(),
+        }
     }
 
-    /// Whether there is a session with a peer.
-    #[must_use]
-    pub fn is_linked(&self, peer: &SiteId) -> bool {
-        self.lock().linked.contains(peer)
+    /// A session with a peer begins, or is over.
+    pub fn set_linked(&self, peer: &SiteId, is_linked: bool) {
+        let inner = &mut *self.lock();
+        match is_linked {
+            true => inner.linked.insert(peer.clone()),
+            false => inner.linked.remove(peer),
+        };
+        // Who could not be answered before something had come of that peer does not wait for it.
+        let waiting: Vec<Key> = inner.deferred.keys().cloned().collect();
+        waiting.iter().for_each(|key| self.release(inner, key));
     }
 
     /// This site wants the state of a key from a peer.
@@ -118,48 +136,53 @@ impl Claims {
                 inner.wanted.remove(key);
             }
         }
-        let Inner {
-            wanted,
-            deferred,
-            due,
-            ..
-        } = inner;
-        if let Some(of) = deferred.get_mut(key) {
-            for (asker, need) in of.extract_if(.., |asker, need| {
-                self.is_first(wanted.get(key), asker, *need)
-            }) {
-                due.entry(asker.clone())
-                    .or_default()
-                    .push((key.clone(), need));
-                if let Some(news) = self.news.get(&asker) {
-                    news.is_due.notify_one();
-                }
-            }
-            if of.is_empty() {
-                deferred.remove(key);
-            }
-        }
+        self.release(inner, key);
         match is_changed && self.is_arbiter() {
             true => self.news.keys().cloned().collect(),
             false => Vec::new(),
         }
     }
 
-    /// Whether this site answers a peer before it has got what it `wants` of the key itself.
-    fn is_first(&self, wants: Option<&BTreeMap<SiteId, Need>>, asker: &SiteId, need: Need) -> bool {
-        // That a value is in the wrong order does not keep others from asking each other for theirs; that
-        // something is not there does. And the last word is said when nothing is wrong any more.
-        let counts = |(of, need): &(&SiteId, &Need)| {
-            self.is_arbiter() || *of == asker || **need >= Need::Unsure
+    /// Answers those who have asked for a key and need not wait any longer.
+    fn release(&self, inner: &mut Inner, key: &Key) {
+        let Some(mut of) = inner.deferred.remove(key) else {
+            return;
         };
-        let ours = wants.into_iter().flatten().filter(counts);
-        let ours = ours.map(|(_, need)| *need).max();
-        ours.is_none_or(|ours| (ours, self.rank(&self.site)) < (need, self.rank(asker)))
+        let is_first = |asker: &SiteId, need: &mut Need| self.is_first(inner, key, asker, *need);
+        let now: Vec<(SiteId, Need)> = of.extract_if(.., is_first).collect();
+        if !of.is_empty() {
+            inner.deferred.insert(key.clone(), of);
+        }
+        for (asker, need) in now {
+            if let Some(news) = self.news.get(&asker) {
+                news.is_due.notify_one();
+            }
+            let due = inner.due.entry(asker).or_default();
+            due.push((key.clone(), need));
+        }
     }
 
-    /// Of two with the same need, the one of lower rank answers first.
-    fn rank<'a>(&self, site: &'a SiteId) -> (bool, &'a SiteId) {
-        (self.arbiter.as_ref() == Some(site), site)
+    /// Whether this site answers a peer before it has got what it wants of the key itself.
+    fn is_first(&self, inner: &Inner, key: &Key, asker: &SiteId, need: Need) -> bool {
+        let head = self.head(inner);
+        let leads = head == Some(&self.site);
+        // The last word is said when nothing is wrong any more, as far as others are there to mend it.
+        // Elsewhere a value in the wrong order does not keep others from asking for it; that something is
+        // not there does.
+        let counts = |(of, need): &(&SiteId, &Need)| match leads {
+            true => inner.linked.contains(*of),
+            false => *of == asker || **need >= Need::Unsure,
+        };
+        let ours = inner.wanted.get(key).into_iter().flatten().filter(counts);
+        let ours = ours.map(|(_, need)| *need).max();
+        let rank = |site| (head == Some(site), site);
+        ours.is_none_or(|ours| (ours, rank(&self.site)) < (need, rank(asker)))
+    }
+
+    /// Of three sites and more, the first in reach.
+    fn head<'a>(&'a self, inner: &'a Inner) -> Option<&'a SiteId> {
+        self.arbiter.as_ref()?;
+        inner.linked.iter().chain([&self.site]).min()
     }
 
     /// A peer asks for these keys: those of them that it gets now.
@@ -169,11 +192,10 @@ impl Claims {
     /// never do the two swap values.
     #[must_use]
     pub fn answerable(&self, asker: &SiteId, mut asked: Vec<Key>, need: Need) -> Vec<Key> {
-        let Inner {
-            wanted, deferred, ..
-        } = &mut *self.lock();
+        let inner = &mut *self.lock();
         asked.retain(|key| {
-            let is_first = self.is_first(wanted.get(key), asker, need);
+            let is_first = self.is_first(inner, key, asker, need);
+            let deferred = &mut inner.deferred;
             let of = deferred.entry(key.clone()).or_default();
             if !is_first {
                 let known = of.entry(asker.clone()).or_insert(need);
@@ -272,7 +294,9 @@ mod tests {
     fn claims(name: &str) -> Arc<Claims> {
         let names = ["a", "b", "c"].into_iter().filter(|peer| *peer != name);
         let peers: Vec<SiteId> = names.map(site).collect();
-        Claims::new(&site(name), &peers)
+        let claims = Claims::new(&site(name), &peers);
+        peers.iter().for_each(|peer| claims.set_linked(peer, true));
+        claims
     }
 
     fn key(name: &'static str) -> Key {
@@ -311,6 +335,27 @@ mod tests {
         assert_eq!(b.paid(&site("c"), &key("k"), true), []);
         let due = Some((Need::Wrong, vec![key("k")]));
         assert_eq!(b.take_due(&site("a")), due, "though a owes it still");
+    }
+
+    #[test]
+    fn the_next_in_reach_stands_in_for_the_arbiter() {
+        let (b, c) = (claims("b"), claims("c"));
+        assert_eq!((b.deputy(), c.deputy()), (None, None));
+        b.want(&site("c"), &key("k"), Need::Wrong);
+        b.want(&site("a"), &key("k"), Need::Wrong);
+        for claims in [&b, &c] {
+            claims.set_linked(&site("a"), false);
+            assert_eq!(claims.deputy(), Some(site("b")));
+        }
+        assert!(!answers(&b, "c", Need::Wrong));
+        // It does not wait for the arbiter.
+        assert_eq!(b.paid(&site("c"), &key("k"), true), []);
+        assert!(b.take_due(&site("c")).is_some());
+        // Nor for who has gone.
+        b.want(&site("c"), &key("k"), Need::Wrong);
+        assert!(!answers(&b, "c", Need::Wrong));
+        b.set_linked(&site("c"), false);
+        assert!(b.take_due(&site("c")).is_some());
     }
 
     #[test]

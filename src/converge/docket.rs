@@ -6,7 +6,7 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use bytes::Bytes;
 use tokio::sync::{Notify, OwnedSemaphorePermit, Semaphore};
 
-use crate::model::{Cursor, Epoch, InstanceId, Key, Need, Offset, SiteId};
+use crate::model::{Cursor, Epoch, InstanceId, Key, Need, Offset, Seen, SiteId};
 
 /// The most bytes of records that wait to be judged: what is applied in less than a second. The
 /// applier waits when there are more, which happens only when our own stream is not read.
@@ -104,8 +104,16 @@ pub(super) struct Paid {
     pub keys: Vec<Settled>,
 }
 
-/// A key whose state was taken, and the sites that must hear that it is another now.
-pub type Settled = (Key, Vec<SiteId>);
+/// A key whose state was taken.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Settled {
+    /// The key.
+    pub key: Key,
+    /// What the state had seen.
+    pub seen: Arc<Seen>,
+    /// The sites that must hear that its value is another now.
+    pub stale: Vec<SiteId>,
+}
 
 impl Filed {
     fn size(&self) -> usize {
@@ -325,7 +333,7 @@ impl Docket {
         let state = &mut *self.lock();
         let waits = |key: &Key| {
             let mut taken = state.paid.iter().flat_map(|paid| &paid.keys);
-            taken.any(|(paid, _)| paid == key)
+            taken.any(|paid| paid.key == *key)
         };
         state.stale.extract_if(.., |key| !waits(key)).collect()
     }
@@ -427,7 +435,11 @@ mod tests {
     fn what_is_paid_counts_when_its_transaction_has_come_back() {
         let (docket, life) = (Docket::default(), InstanceId::new(7));
         let key = |name: &'static str| (0, Bytes::from_static(name.as_bytes()));
-        let settled = |name| (key(name), Vec::new());
+        let settled = |name| Settled {
+            key: key(name),
+            seen: Arc::default(),
+            stale: Vec::new(),
+        };
         docket.paid(life, 5, vec![settled("a")]);
         docket.paid(life, 9, vec![settled("b")]);
         assert_eq!(docket.take_paid(life, 4), []);

@@ -59,11 +59,6 @@ impl Foreign {
         others.any(|(site, table)| table.unseen(hash, seen.of(site)).is_some())
     }
 
-    /// TEMP
-    pub fn why(&self, hash: u128, origin: &SiteId, seen: &Seen) -> String {
-        self.but(origin).map(|(site, table)| format!("{site}: {:?} all {:?};", table.unseen(hash, seen.of(site)), table.all().written)).collect()
-    }
-
     /// Whether a state of a peer had seen everything of every third site. False says nothing.
     #[must_use]
     pub fn is_all_seen(&self, origin: &SiteId, seen: &Seen) -> bool {

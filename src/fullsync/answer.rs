@@ -137,7 +137,6 @@ impl Answerer {
             let Some(request) = request else {
                 return Ok(());
             };
-            tracing::debug!(peer=%self.peer, ?request, whole=applied.borrow().whole, "ASKED");
             let told = self.shared.claims.told(&self.peer, &request.keys);
             if let Some(docket) = self.shared.dockets.get(&self.peer) {
                 docket.told(told);
@@ -152,7 +151,6 @@ impl Answerer {
             if self.reach(&request).await.is_none() {
                 return Ok(());
             }
-            tracing::debug!(peer=%self.peer, "REACHED");
             let connection = match &mut connection {
                 Some(connection) => connection,
                 none => {
@@ -178,9 +176,7 @@ impl Answerer {
                     // places.
                     let _turn = self.gate.turn().await;
                     let quiet = self.quiet().await;
-                    let before = keys.clone();
                     let keys = self.debts.answerable(keys, request.need);
-                    tracing::debug!(peer=%self.peer, ?before, ?keys, "ANSWERABLE");
                     let insert = match spooling {
                         Some(turn) => self.read_large(connection, keys, (turn, quiet)).await?,
                         None => self.read(connection, keys, size, quiet).await?,

@@ -68,6 +68,9 @@ impl Resume {
         let mut resume = Self::default();
         let from = replay_from(journal, saved.at);
         judge.note_everything(from);
+        if from > journal.first() {
+            judge.note_foreign(&saved.seen);
+        }
         let mut reader = journal.reader(from)?;
         while let Some(frame) = reader.try_next()? {
             resume.replay(&frame, &mut saved, catalog, judge)?;
@@ -90,7 +93,9 @@ impl Resume {
     ) -> Result<(), Error> {
         let header = &frame.header;
         match header.kind {
-            FrameKind::Epoch | FrameKind::Continue => {}
+            // Its data holds what of others no record in the journal brings.
+            FrameKind::Epoch => judge.note_foreign(&parse(&frame.body)?.seen),
+            FrameKind::Continue => {}
             FrameKind::Records | FrameKind::Notes => {
                 for entry in BatchReader::new(header.start, frame.body.clone()) {
                     let entry = entry.map_err(|e| Error::Saved(e.to_string()))?;
@@ -132,6 +137,9 @@ impl Resume {
             } => {
                 self.hlc = self.hlc.max(hlc);
                 saved.seen.advance(&origin, at);
+            }
+            Entry::Foreign { origin, at, record } => {
+                judge.on_foreign(&origin, at, &record, saved.at);
             }
             Entry::SelfMark { number, .. } => saved.self_mark = saved.self_mark.max(number),
             Entry::Judgement(Judgement::Judged(origin, at)) => saved.judged.advance(&origin, at),

@@ -25,6 +25,7 @@ const KIND_RECORD: u8 = 1;
 const KIND_ECHO: u8 = 2;
 const KIND_SELF_MARK: u8 = 3;
 const KIND_MARK: u8 = 7;
+const KIND_FOREIGN: u8 = 12;
 const FLAG_SEEN: u8 = 1;
 
 /// One command or one MULTI…EXEC of a client, in canonical form, with its tags. Its origin and
@@ -82,6 +83,15 @@ pub enum Entry {
         number: u64,
         /// Where it ends in our stream.
         offset: Offset,
+    },
+    /// A peer's record, come back in our own stream: kept for the sake of third sites.
+    Foreign {
+        /// Whose it was.
+        origin: SiteId,
+        /// Where it ends in the origin's history.
+        at: Cursor,
+        /// The record; what its origin had seen is not kept.
+        record: Record,
     },
     /// How far the conflicts with an origin are judged.
     Judgement(Judgement),
@@ -220,6 +230,19 @@ impl FrameBuilder {
         self.push_entry(KIND_MARK, &entry);
     }
 
+    /// Appends a peer's record.
+    pub fn push_foreign(&mut self, origin: &SiteId, at: Cursor, record: &Record) {
+        let mut entry = Vec::with_capacity(record.commands.len() + 64);
+        put_bytes(&mut entry, origin.as_str().as_bytes());
+        put_varint(&mut entry, at.epoch.0);
+        put_varint(&mut entry, at.offset.0);
+        put_varint(&mut entry, record.hlc.0);
+        put_varint(&mut entry, u64::from(record.db));
+        put_varint(&mut entry, u64::from(record.count));
+        entry.extend_from_slice(&record.commands);
+        self.push_entry(KIND_FOREIGN, &entry);
+    }
+
     /// Appends the note of a judgement.
     pub fn push_judgement(&mut self, judgement: &Judgement) {
         let (kind, entry) = judgement.encode();
@@ -335,6 +358,21 @@ impl BatchReader {
                     number,
                     offset: behind(self.start, &mut body)?,
                 })
+            }
+            KIND_FOREIGN => {
+                let origin = take_site(&mut body)?;
+                let epoch = Epoch(take_varint(&mut body)?);
+                let offset = Offset(take_varint(&mut body)?);
+                let record = Record {
+                    offset,
+                    hlc: Hlc(take_varint(&mut body)?),
+                    db: narrow(take_varint(&mut body)?)?,
+                    seen: Arc::default(),
+                    count: narrow(take_varint(&mut body)?)?,
+                    commands: body,
+                };
+                let at = Cursor { epoch, offset };
+                Ok(Entry::Foreign { origin, at, record })
             }
             KIND_MARK => Ok(Entry::Mark {
                 origin: take_site(&mut body)?,
@@ -503,6 +541,14 @@ mod tests {
             origin: SiteId::try_new("b").unwrap(),
             text: Bytes::from_static(b"1 i=7"),
         });
+        entries.push(Entry::Foreign {
+            origin: SiteId::try_new("b").unwrap(),
+            at: Cursor {
+                epoch: Epoch(5),
+                offset: Offset(990),
+            },
+            record: record(990, &Arc::default(), b"y"),
+        });
         let mut builder = FrameBuilder::new(Offset(100));
         for entry in &entries {
             match entry {
@@ -516,6 +562,7 @@ mod tests {
                 Entry::SelfMark { number, offset } => builder.push_self_mark(*number, *offset),
                 Entry::Judgement(judgement) => builder.push_judgement(judgement),
                 Entry::Mark { origin, text } => builder.push_mark(origin, text),
+                Entry::Foreign { origin, at, record } => builder.push_foreign(origin, *at, record),
             }
         }
         assert_eq!(builder.last_record(), Some(Offset(1 << 50)));

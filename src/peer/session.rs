@@ -280,6 +280,7 @@ async fn write(
             _ = heartbeat.tick() => {
                 writer.push(&Message::Ack(session.ack(&inputs, &outgoing, &mut seen)));
                 writer.push(&session.ping());
+                tracing::debug!(peer=%session.peer, debts=%session.debts.dump(), questions=questions.len(), gate=session.gate.is_closed(), copying, "HEART");
             }
             () = session.shared.claims.stale_news(&session.peer) => stale.is_due = true,
             // What else an acknowledgement says: what has come back, what is owed.

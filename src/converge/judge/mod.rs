@@ -15,7 +15,7 @@ use self::origin::{Origin, Wrong};
 use self::third::Third;
 pub use self::verdicts::{Overrun, Verdicts};
 use super::claims::Claims;
-use super::docket::{Docket, Wish};
+use super::docket::{Docket, Settled, Wish};
 use super::foreign::Foreign;
 use super::recent::{Recent, Write};
 use super::table::Table;
@@ -47,6 +47,8 @@ pub struct Judge {
     /// The places of those that have not been heard.
     unheard: HashMap<(SiteId, Key), Cursor>,
     verdicts: Verdicts,
+    /// Who stands in for the arbiter, and was asked for what is wrong here.
+    deputy: Option<SiteId>,
     /// Of the command that is being looked at.
     effects: Effects,
 }
@@ -89,7 +91,18 @@ impl Judge {
             stale: Vec::new(),
             unheard: HashMap::new(),
             verdicts: Verdicts::default(),
+            deputy: None,
             effects: Effects::default(),
+        }
+    }
+
+    /// After a restart: a record of a peer had come back, and ends there in the peer's history.
+    pub fn on_foreign(&mut self, site: &SiteId, place: Cursor, record: &Record, at: Cursor) {
+        if let (Some(origin), Some(table)) = (self.origins.get_mut(site), self.foreign.of(site)) {
+            let (catalog, effects) = (&self.catalog, &mut self.effects);
+            origin
+                .third
+                .note(table, catalog, effects, (record, place), at);
         }
     }
 
@@ -108,7 +121,12 @@ impl Judge {
             (origin.echoed, origin.judged) = (seen.of(site), judged.of(site));
             origin.torn = torn.contains(site).then_some(at);
             origin.docket.set_torn(origin.torn.is_some());
-            if let Some(table) = self.foreign.of(site) {
+            // The others are in the journal.
+            if let Some(table) = self
+                .foreign
+                .of(site)
+                .filter(|_| origin.judged < origin.echoed)
+            {
                 origin.third.skip(table, origin.echoed);
             }
         }
@@ -148,7 +166,9 @@ impl Judge {
         let wrong = self.origins.values().flat_map(|o| o.wrong.values());
         let torn = self.origins.values().filter_map(|origin| origin.torn);
         let places = wrong.map(|wrong| wrong.at).chain(torn);
-        places.chain(self.unheard.values().copied()).min()
+        let places = places.chain(self.unheard.values().copied());
+        let third = self.origins.values().filter_map(|o| o.third.oldest());
+        places.chain(third).min()
     }
 
     /// We have written: a record, the next of our stream. Its effects are taken.
@@ -210,6 +230,15 @@ impl Judge {
         self.recent.note_everything(&self.table, at);
     }
 
+    /// Of what peers have written, this much is in no journal: what is read of it then begins later.
+    pub fn note_foreign(&mut self, seen: &Seen) {
+        for (site, origin) in &mut self.origins {
+            if let Some(table) = self.foreign.of(site) {
+                origin.third.skip(table, seen.of(site));
+            }
+        }
+    }
+
     /// A new history begins, with data that holds this much of each origin's.
     pub fn begin(&mut self, seen: &Seen) {
         for (site, origin) in &mut self.origins {
@@ -246,7 +275,7 @@ impl Judge {
             self.verdicts.notes.push(note);
         }
         self.recent.note(&self.table, self.written.drain(..));
-        let mut paid = Vec::new();
+        let (mut paid, mut again) = (Vec::new(), Vec::new());
         if mark.instance != life
             && let Some(table) = self.foreign.of(origin)
         {
@@ -254,15 +283,20 @@ impl Judge {
             known.third.skip(table, known.echoed);
         }
         if mark.instance == life {
-            for (key, stale) in known.docket.take_paid(life, mark.batch) {
-                paid.push(key.clone());
+            for Settled { key, seen, stale } in known.docket.take_paid(life, mark.batch) {
+                let hash = key_hash(key.0, &key.1);
+                let is_behind = self.foreign.is_unseen(hash, origin, &seen);
                 for site in stale {
                     self.stale.push((site.clone(), key.clone()));
                     self.unheard.insert((site.clone(), key.clone()), at);
                     let note = Judgement::Stale(site, key.clone());
                     self.verdicts.notes.push(note);
                 }
-                let hash = key_hash(key.0, &key.1);
+                if is_behind {
+                    again.push(key);
+                    continue;
+                }
+                paid.push(key.clone());
                 let since = known.wrong.remove(&hash).and_then(|wrong| wrong.since);
                 let mended = since.map(|since| (origin.clone(), since));
                 self.verdicts.mended.extend(mended);
@@ -271,6 +305,11 @@ impl Judge {
                     .notes
                     .push(Judgement::Paid(origin.clone(), key));
             }
+        }
+        // What a third site did without effect the guard has not noticed, and the state had not seen.
+        if !again.is_empty() {
+            let seen = self.now(at);
+            self.wish(origin, again, (&seen, None), at);
         }
         // Who has no last word may have been wrong.
         if let Some(arbiter) = self.claims.arbiter().filter(|arbiter| *arbiter != origin)
@@ -308,6 +347,7 @@ impl Judge {
     /// them is not what the peer makes of them. And of keys of which a peer says that what it sent was
     /// not right.
     pub fn on_owed(&mut self, at: Cursor) {
+        self.ask_deputy(at);
         for (site, origin) in &self.origins {
             let told = origin.docket.take_told().into_iter();
             let told = told.map(|key| (site.clone(), key));
@@ -371,23 +411,48 @@ impl Judge {
         }
     }
 
-    /// Whether a peer is asked for keys that its record has met in the wrong order: not while the arbiter
-    /// can be asked.
+    /// Whether a peer is asked for keys that its record has met in the wrong order: by two sites, and by
+    /// the arbiter or who stands in for it.
     fn asks_peers(&self) -> bool {
-        let arbiter = self.claims.arbiter();
-        arbiter.is_none_or(|arbiter| !self.claims.is_linked(arbiter))
+        self.claims.arbiter().is_none() || self.claims.deputy().as_ref() == Some(&self.site)
     }
 
-    /// Who is asked for keys in conflict with a peer's record.
-    fn asked(&self, site: &SiteId) -> Vec<SiteId> {
-        let peer = self.asks_peers().then_some(site);
-        let arbiter = self.claims.arbiter().filter(|arbiter| *arbiter != site);
-        let both = peer.into_iter().chain(arbiter).cloned();
-        let mut asked: Vec<SiteId> = both.collect();
-        if asked.is_empty() {
-            asked.push(site.clone());
+    /// Who is asked for keys in conflict, in whatever order: the arbiter, and who stands in for it.
+    fn judges(&self) -> Vec<SiteId> {
+        let deputy = self.claims.deputy().filter(|deputy| *deputy != self.site);
+        self.claims
+            .arbiter()
+            .cloned()
+            .into_iter()
+            .chain(deputy)
+            .collect()
+    }
+
+    /// Who is asked for keys that are wrong here after a record of a peer.
+    fn asked(&self, site: &SiteId) -> BTreeSet<SiteId> {
+        let mut asked: BTreeSet<SiteId> = self.judges().into_iter().collect();
+        if self.asks_peers() {
+            asked.insert(site.clone());
         }
         asked
+    }
+
+    /// Asks who stands in for the arbiter, since when it does, for what the arbiter was asked for.
+    fn ask_deputy(&mut self, at: Cursor) {
+        let deputy = self.claims.deputy().filter(|deputy| *deputy != self.site);
+        if deputy == self.deputy {
+            return;
+        }
+        self.deputy.clone_from(&deputy);
+        let arbiter = self
+            .claims
+            .arbiter()
+            .and_then(|site| self.origins.get(site));
+        if let (Some(deputy), Some(arbiter)) = (deputy, arbiter) {
+            let wrong = arbiter.wrong.values().map(|wrong| wrong.key.clone());
+            let (wrong, now) = (wrong.collect(), self.now(at));
+            self.wish(&deputy, wrong, (&now, None), at);
+        }
     }
 
     /// Judges what has been filed and has come back.
@@ -400,7 +465,11 @@ impl Judge {
                 origin.judged = place;
                 if let Some(table) = self.foreign.of(site) {
                     let (catalog, effects) = (&self.catalog, &mut self.effects);
-                    origin.third.note(table, catalog, effects, (&record, place));
+                    origin
+                        .third
+                        .note(table, catalog, effects, (&record, place), at);
+                    let foreign = (site.clone(), place, record.clone());
+                    self.verdicts.foreign.push(foreign);
                 }
                 origin.seen = Arc::clone(&record.seen);
                 if !origin.deleted.is_empty() {

@@ -84,11 +84,11 @@ impl Judge {
 
     /// Compares what a command of a peer touches with what is here that its record had not seen.
     ///
-    /// Where there is an arbiter, and it is a peer, that one is asked about every conflict. The peer itself
-    /// is asked where the order here was the wrong one, by two sites and by the arbiter; and by others while
-    /// the arbiter is out of reach, so that they are equal until it is back.
+    /// Where there is an arbiter, and it is a peer, that one is asked about every conflict, and who stands
+    /// in for it. The peer itself is asked where the order here was the wrong one: by two sites, by the
+    /// arbiter, and by who stands in for it.
     fn look(&self, site: &SiteId, record: &Record, touches: &[Touch], findings: &mut Findings) {
-        let arbiter = self.claims.arbiter();
+        let judges = self.judges();
         let asks_peer = self.asks_peers();
         for touch in touches {
             for (other, origin) in &self.origins {
@@ -108,8 +108,8 @@ impl Judge {
                 if clash.is_none() {
                     continue;
                 }
-                if let Some(arbiter) = arbiter {
-                    findings.ask(arbiter).hashes.insert(touch.key);
+                for judge in &judges {
+                    findings.ask(judge).hashes.insert(touch.key);
                 }
                 let theirs = Theirs {
                     act: touch.act,

@@ -217,7 +217,11 @@ async fn what_is_made_of_a_wrong_value_is_wrong_until_the_right_one_has_come() {
     a.reads(40, 2, &[]);
     assert_eq!(a.wishes(), "theirs");
     let keys = ["k", "ours", "theirs"].map(key);
-    let settled = keys.map(|key| (key, Vec::new()));
+    let settled = keys.map(|key| Settled {
+        key,
+        seen: Arc::default(),
+        stale: Vec::new(),
+    });
     a.docket.paid(LIFE, 3, settled.to_vec());
     a.writes(50, 12, "COPY k before");
     assert_eq!(a.wishes(), "before", "paid, but not come back yet");

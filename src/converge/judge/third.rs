@@ -16,20 +16,31 @@ const MAX_BYTES: usize = 32 << 20;
 pub(super) struct Third {
     recent: Recent,
     /// The records themselves, by place: a write of whole databases asks which keys they have written.
-    records: VecDeque<(Cursor, Record)>,
+    records: VecDeque<Kept>,
     bytes: usize,
     /// Up to where they are forgotten, or were never known.
     forgotten: Cursor,
 }
 
+/// A record that is remembered.
+#[derive(Debug)]
+struct Kept {
+    /// Where it ends in its origin's history.
+    at: Cursor,
+    /// Where it has come back.
+    here: Cursor,
+    record: Record,
+}
+
 impl Third {
-    /// A record of the peer has come back, and ends at this place in its history.
+    /// A record of the peer has come back `here`, and ends at this place in its history.
     pub(super) fn note(
         &mut self,
         table: &Table,
         catalog: &Catalog,
         effects: &mut Effects,
         (record, at): (&Record, Cursor),
+        here: Cursor,
     ) {
         effects.clear();
         let scanned = for_each_in(&record.commands, record.db, |command, db| {
@@ -47,7 +58,8 @@ impl Third {
             self.recent.note_made(table, &made.from, &made.keys, at);
         }
         self.bytes += record.commands.len();
-        self.records.push_back((at, record.clone()));
+        let record = record.clone();
+        self.records.push_back(Kept { at, here, record });
         while self.bytes > MAX_BYTES {
             self.forget_first();
         }
@@ -62,21 +74,26 @@ impl Third {
     /// Every other peer has seen everything up to here.
     pub(super) fn forget(&mut self, table: &Table, upto: Cursor) {
         self.recent.forget(table, upto);
-        while self.records.front().is_some_and(|(at, _)| *at <= upto) {
+        while self.records.front().is_some_and(|kept| kept.at <= upto) {
             self.forget_first();
         }
     }
 
     /// Those that a site had not seen; none when some are not known.
     pub(super) fn since(&self, seen: Cursor) -> Option<impl Iterator<Item = &Record>> {
-        let unseen = self.records.iter().filter(move |(at, _)| *at > seen);
-        (seen >= self.forgotten).then_some(unseen.map(|(_, record)| record))
+        let unseen = self.records.iter().filter(move |kept| kept.at > seen);
+        (seen >= self.forgotten).then_some(unseen.map(|kept| &kept.record))
+    }
+
+    /// Where the oldest that is remembered has come back.
+    pub(super) fn oldest(&self) -> Option<Cursor> {
+        self.records.front().map(|kept| kept.here)
     }
 
     fn forget_first(&mut self) {
-        if let Some((at, record)) = self.records.pop_front() {
-            self.bytes = self.bytes.saturating_sub(record.commands.len());
-            self.forgotten = self.forgotten.max(at);
+        if let Some(kept) = self.records.pop_front() {
+            self.bytes = self.bytes.saturating_sub(kept.record.commands.len());
+            self.forgotten = self.forgotten.max(kept.at);
         }
     }
 }

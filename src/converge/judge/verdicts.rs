@@ -4,13 +4,16 @@ use std::collections::BTreeMap;
 use std::sync::Arc;
 
 use crate::command::Whole;
-use crate::model::{Conflict, ConflictKind, Hlc, Judgement, Record, Seen, SiteId, Winner};
+use crate::model::{Conflict, ConflictKind, Cursor, Hlc, Judgement, Record, Seen, SiteId, Winner};
 
 /// What becomes of the records that were judged.
 #[derive(Debug, Default)]
 pub struct Verdicts {
     /// For the journal.
     pub notes: Vec<Judgement>,
+    /// Records of peers that have come back, by place in the peer's history: for the journal, where there
+    /// are third sites.
+    pub foreign: Vec<(SiteId, Cursor, Record)>,
     /// Writes of whole databases that met writes of ours.
     pub overruns: Vec<Overrun>,
     /// Conflicts that were found, counted.
@@ -28,6 +31,7 @@ impl Verdicts {
     /// Adds what was found later.
     pub fn append(&mut self, mut later: Self) {
         self.notes.append(&mut later.notes);
+        self.foreign.append(&mut later.foreign);
         self.overruns.append(&mut later.overruns);
         for (what, count) in later.found {
             *self.found.entry(what).or_default() += count;

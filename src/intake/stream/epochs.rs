@@ -82,16 +82,7 @@ impl Stream {
             notes.push_judgement(judgement);
         }
         if !notes.is_empty() {
-            let header = FrameHeader {
-                kind: FrameKind::Notes,
-                epoch: at.epoch,
-                start: at.offset,
-                end: at.offset,
-                db: self.read_db,
-                last_record: Offset(0),
-                stamp_ms: wall_ms(),
-            };
-            self.append(&header, notes.body())?;
+            self.append(&self.notes_header(), notes.body())?;
         }
         self.begins((state, seen), BTreeMap::new(), run_id)?;
         self.judge.release();

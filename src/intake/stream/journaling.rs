@@ -10,7 +10,7 @@ use tracing::{error, info, warn};
 use super::Stream;
 use crate::intake::{Error, wall_ms};
 use crate::journal::{self, FrameHeader, FrameKind};
-use crate::model::{Cursor, FrameBuilder};
+use crate::model::{Cursor, FrameBuilder, Offset};
 use crate::replica::Replica;
 
 /// How long to wait before trying again to write to a journal that refused.
@@ -96,6 +96,14 @@ impl Stream {
             return Ok(());
         };
         self.judge()?;
+        if !self.foreign.is_empty() {
+            // Before what says that they are judged.
+            let foreign = mem::replace(&mut self.foreign, FrameBuilder::new(Offset(0)));
+            let header = self.notes_header();
+            while let Err(error) = self.append(&header, foreign.body()) {
+                self.wait_for_disk(error, replica, stop).await?;
+            }
+        }
         if self.frame.is_empty() {
             self.judge.release();
             if self.progress.read.offset != end {
@@ -142,6 +150,20 @@ impl Stream {
         self.read_db = db;
         self.publish();
         Ok(())
+    }
+
+    /// Of a frame that holds nothing of our own stream.
+    pub(super) fn notes_header(&self) -> FrameHeader {
+        let at = self.progress.read;
+        FrameHeader {
+            kind: FrameKind::Notes,
+            epoch: at.epoch,
+            start: at.offset,
+            end: at.offset,
+            db: self.read_db,
+            last_record: Offset(0),
+            stamp_ms: wall_ms(),
+        }
     }
 
     /// Waits a moment; Redis hears that we are still there.

@@ -64,6 +64,9 @@ pub(super) struct Stream {
     ahead: Ahead,
     judge: Judge,
     conflicts: Conflicts,
+    /// Peers' records that have come back, where there are third sites, and that the journal does not have
+    /// yet. In a frame of its own, which does not travel.
+    foreign: FrameBuilder,
     /// What the judge has found and the journal does not have yet.
     judgements: Vec<Judgement>,
     state: Option<Arc<EpochState>>,
@@ -109,6 +112,7 @@ impl Stream {
                 config.filter.clone(),
             ),
             frame: FrameBuilder::new(at.offset),
+            foreign: FrameBuilder::new(Offset(0)),
             clock: Clock::after(hlc),
             ahead: Ahead::default(),
             judge,
@@ -382,6 +386,9 @@ impl Stream {
             found.append(self.judge.take());
         }
         self.forget();
+        for (origin, place, record) in found.foreign.drain(..) {
+            self.foreign.push_foreign(&origin, place, &record);
+        }
         for judgement in &found.notes {
             self.frame.push_judgement(judgement);
         }

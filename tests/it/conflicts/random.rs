@@ -48,6 +48,9 @@ const WHOLE: &[&str] = &[
     "SWAPDB 0 2",
 ];
 
+/// What of it three sites may do: two exchanges of databases that meet are not mended there.
+const FLUSHES: &[&str] = &["FLUSHDB"];
+
 /// Beside the commands of the generator: keys that expire at both sites.
 const SHORT_LIVED: &[&str] = &["PEXPIRE {k} {soon}", "SET {s} {v} PX {soon}", "PERSIST {k}"];
 
@@ -105,6 +108,7 @@ fn load(count: usize, seed: u64, span: Duration) -> Vec<String> {
         // Commands that meet a key of another type are told in the log.
         site.sidecar.expect_errors("");
     }
+    let wholes = if count > 2 { FLUSHES } else { WHOLE };
     let stopping = AtomicBool::new(false);
     let mut histories = Vec::new();
     let mut sums = Vec::new();
@@ -126,7 +130,7 @@ fn load(count: usize, seed: u64, span: Duration) -> Vec<String> {
             let [writing, adding] = [rng.random(), rng.random()].map(StdRng::seed_from_u64);
             let stopping = &stopping;
             clients.push((
-                scope.spawn(move || write(Writer::new(name, server, writing), stopping)),
+                scope.spawn(move || write(Writer::new(name, server, writing), wholes, stopping)),
                 scope.spawn(move || add(Adder::new(name, server, adding), stopping)),
             ));
         }
@@ -171,7 +175,7 @@ fn keep_logs(mesh: &Mesh, seed: u64) {
 }
 
 /// Commands of all types, most of them to hot keys, until told to stop; what was sent.
-fn write(mut writer: Writer<'_>, stopping: &AtomicBool) -> Vec<String> {
+fn write(mut writer: Writer<'_>, wholes: &[&str], stopping: &AtomicBool) -> Vec<String> {
     let mut forms = forms(&writer.product(), &writer.product());
     forms.extend(SHORT_LIVED);
     while !stopping.load(Ordering::SeqCst) {
@@ -180,10 +184,8 @@ fn write(mut writer: Writer<'_>, stopping: &AtomicBool) -> Vec<String> {
         prefix.clone_into(&mut writer.prefix);
         writer.keys = keys;
         writer.write(&forms, 1);
-        if writer.rng.random_range(0..WRITES_PER_WHOLE) == 0
-            && env::var_os("TANDEM_KEYS_ONLY").is_none()
-        {
-            let line = WHOLE[writer.rng.random_range(0..WHOLE.len())];
+        if writer.rng.random_range(0..WRITES_PER_WHOLE) == 0 {
+            let line = wholes[writer.rng.random_range(0..wholes.len())];
             writer.send(words(line));
         }
         let_pass(PAUSE);
