@@ -8,7 +8,7 @@ use std::sync::Arc;
 use tokio_util::sync::CancellationToken;
 
 use super::{Applier, Error};
-use crate::model::{Record, Seen, SiteId};
+use crate::model::{Cursor, Record, Seen, SiteId};
 
 impl Applier {
     /// Whether everything of third sites that was seen is here.
@@ -28,16 +28,19 @@ impl Applier {
         self.third.iter().find(|site| !is_here(site)).cloned()
     }
 
-    /// Waits until everything of third sites that was seen is here. While the link to one of them is
-    /// away, and the peer's to it is not, that can be long: the status says so.
+    /// Waits until everything of third sites is here that was `seen` where what comes next was written.
+    /// All records before that have been applied, up to `before`: what waits at the head of another queue
+    /// may wait for just that. While the link to a third site is away, and the peer's to it is not, it can
+    /// be long: the status says so.
     pub(super) async fn await_causes(
         &mut self,
-        seen: &Seen,
+        (seen, before): (&Seen, Cursor),
         stop: &CancellationToken,
     ) -> Result<(), Error> {
-        if self.has_causes(seen) {
+        if self.foreign.is_empty() {
             return Ok(());
         }
+        self.reached.advance(&self.config.peer, before);
         let mut reached = self.reached.watch();
         while let Some(site) = self.lacks(seen) {
             let waiting = format!("what {site} has written, and {} had seen", self.config.peer);

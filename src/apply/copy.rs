@@ -82,7 +82,7 @@ impl Applier {
             return Err(Error::Unexpected("a copy"));
         }
         self.copy_seen = begin.seen.clone();
-        self.await_causes(&begin.holds, stop).await?;
+        self.await_causes((&begin.holds, begin.at), stop).await?;
         {
             let mut board = self.board.lock();
             board.receiving = Some(CopyStatus::begin("receiving", copy.next, begin.keys));
@@ -259,7 +259,10 @@ impl Applier {
             let key = (state.db, state.key.clone());
             let is_unsaid = matches!(state.value, Value::Unsaid);
             if is_unsaid && self.debts.is_paid(&key, false) {
-                self.debts.remove(&key, false);
+                // Who was not in doubt may have another value.
+                let stale = self.debts.remove(&key, true).unwrap_or_default();
+                self.docket
+                    .outdated(stale.into_iter().map(|site| (site, key.clone())));
             }
             !is_unsaid && self.debts.wants(state.db, &state.key)
         });
@@ -273,7 +276,7 @@ impl Applier {
             lacking: Lacking::New,
         };
         let mark = self.marked()?;
-        self.await_causes(&owed.seen, stop).await?;
+        self.await_causes((&owed.seen, owed.at), stop).await?;
         // Behind records that they do not hold, they would undo them.
         if owed.at < mark.at {
             return Err(Error::Unexpected("states"));

@@ -19,7 +19,7 @@ use crate::command::Touched;
 use crate::converge::Filed;
 use crate::link::{self, Message, Records};
 use crate::model::{
-    BatchReader, Cursor, Entry, Epoch, Mark, Need, Seen, SiteId, mark_key, owed_key,
+    BatchReader, Cursor, Entry, Epoch, Mark, Need, Offset, Seen, SiteId, mark_key, owed_key,
 };
 use crate::redis::Reply;
 use crate::status::Stop;
@@ -64,7 +64,9 @@ impl Applier {
                 if self.must_wait(&record, &tags) {
                     let whole = std::mem::replace(&mut batch, self.batch()?);
                     self.apply(whole, epoch, &tags, stop).await?;
-                    self.await_causes(&record.seen, stop).await?;
+                    let offset = Offset(record.offset.0.saturating_sub(1));
+                    let causes = (&*record.seen, Cursor { epoch, offset });
+                    self.await_causes(causes, stop).await?;
                 }
                 batch.push(&record)?;
                 tags = record.seen;

@@ -174,7 +174,9 @@ impl Claims {
             false => *of == asker || **need >= Need::Unsure,
         };
         let ours = inner.wanted.get(key).into_iter().flatten().filter(counts);
-        let ours = ours.map(|(_, need)| *need).max();
+        // Nor while it only doubts: it may have nothing to say of what others are right about.
+        let least = if leads { Need::Wrong } else { Need::Doubts };
+        let ours = ours.map(|(_, need)| least.max(*need)).max();
         let rank = |site| (head == Some(site), site);
         ours.is_none_or(|ours| (ours, rank(&self.site)) < (need, rank(asker)))
     }

@@ -59,6 +59,8 @@ struct State {
     stale: Vec<Key>,
     /// Keys of which the peer knows that, for it has asked again.
     told: Vec<Key>,
+    /// Keys of which others must hear that what they have is not right.
+    outdated: Vec<(SiteId, Key)>,
     /// How the commands of records behind this went is not known yet.
     unsettled: Option<Cursor>,
     /// Something was settled, and the judge has not noted it.
@@ -218,6 +220,12 @@ impl Docket {
         }
     }
 
+    /// These sites must hear that what they have of these keys is not right.
+    pub fn outdated(&self, keys: impl IntoIterator<Item = (SiteId, Key)>) {
+        self.lock().outdated.extend(keys);
+        self.0.news.notify_one();
+    }
+
     /// Records behind `from` are being applied; none when it is known how all of them went.
     pub fn set_unsettled(&self, from: Option<Cursor>) {
         let mut state = self.lock();
@@ -336,6 +344,10 @@ impl Docket {
             taken.any(|paid| paid.key == *key)
         };
         state.stale.extract_if(.., |key| !waits(key)).collect()
+    }
+
+    pub(super) fn take_outdated(&self) -> Vec<(SiteId, Key)> {
+        std::mem::take(&mut self.lock().outdated)
     }
 
     pub(super) fn take_told(&self) -> Vec<Key> {

@@ -75,10 +75,10 @@ impl Outgoing {
     }
 
     /// Up to where the peer has been sent all of our records: when there are no others up to the `last`,
-    /// up to where we had `read` before. What a copy brings is not among them.
+    /// up to where we had `read` before. What a copy brings is not among them: were others to wait for it,
+    /// two copies could wait for each other.
     pub(super) fn complete(&self, read: Cursor, last: Cursor) -> Cursor {
         match self.sent >= last {
-            _ if self.copy_ahead || self.is_copying() => Cursor::ZERO,
             true => read.max(self.sent),
             false => self.sent,
         }

@@ -127,7 +127,7 @@ impl Judge {
                 .of(site)
                 .filter(|_| origin.judged < origin.echoed)
             {
-                origin.third.skip(table, origin.echoed);
+                origin.third.wait(table, origin.echoed);
             }
         }
         self.judged = Arc::new(judged.clone());
@@ -275,23 +275,18 @@ impl Judge {
             self.verdicts.notes.push(note);
         }
         self.recent.note(&self.table, self.written.drain(..));
-        let (mut paid, mut again) = (Vec::new(), Vec::new());
+        let (mut paid, mut again, mut outdated) = (Vec::new(), Vec::new(), Vec::new());
         if mark.instance != life
             && let Some(table) = self.foreign.of(origin)
         {
             // What it was comes only when the session begins.
-            known.third.skip(table, known.echoed);
+            known.third.wait(table, known.echoed);
         }
         if mark.instance == life {
             for Settled { key, seen, stale } in known.docket.take_paid(life, mark.batch) {
                 let hash = key_hash(key.0, &key.1);
                 let is_behind = self.foreign.is_unseen(hash, origin, &seen);
-                for site in stale {
-                    self.stale.push((site.clone(), key.clone()));
-                    self.unheard.insert((site.clone(), key.clone()), at);
-                    let note = Judgement::Stale(site, key.clone());
-                    self.verdicts.notes.push(note);
-                }
+                outdated.extend(stale.into_iter().map(|site| (site, key.clone())));
                 if is_behind {
                     again.push(key);
                     continue;
@@ -306,6 +301,7 @@ impl Judge {
                     .push(Judgement::Paid(origin.clone(), key));
             }
         }
+        self.note_stale(outdated, at);
         // What a third site did without effect the guard has not noticed, and the state had not seen.
         if !again.is_empty() {
             let seen = self.now(at);
@@ -319,6 +315,16 @@ impl Judge {
             self.wish(&arbiter, paid, (&seen, None), at);
         }
         self.catch_up(origin, at);
+    }
+
+    /// These sites must hear that what they have of these keys is not right.
+    fn note_stale(&mut self, stale: Vec<(SiteId, Key)>, at: Cursor) {
+        for (site, key) in stale {
+            let note = Judgement::Stale(site.clone(), key.clone());
+            self.verdicts.notes.push(note);
+            self.unheard.insert((site.clone(), key.clone()), at);
+            self.stale.push((site, key));
+        }
     }
 
     /// What has been seen by now, where our stream has come up to `at`.
@@ -356,6 +362,9 @@ impl Judge {
                 self.verdicts.notes.push(Judgement::Told(site, key));
             }
         }
+        let outdated = self.origins.values().flat_map(|o| o.docket.take_outdated());
+        let outdated = outdated.collect();
+        self.note_stale(outdated, at);
         let stale = self.origins.iter();
         let stale = stale.map(|(site, origin)| (site.clone(), origin.docket.take_stale()));
         let stale: Vec<_> = stale.filter(|(_, keys)| !keys.is_empty()).collect();
@@ -476,6 +485,9 @@ impl Judge {
                     without_deletes_of(&record, &mut origin.deleted);
                 }
             }
+        }
+        if let (Some(origin), Some(table)) = (self.origins.get_mut(site), self.foreign.of(site)) {
+            origin.third.known(table, origin.judged);
         }
         // What the peer did to them was done to nothing here, and to something there.
         if let Some(origin) = self.origins.get_mut(site).filter(|o| o.judged >= o.echoed) {

@@ -20,6 +20,16 @@ pub(super) struct Third {
     bytes: usize,
     /// Up to where they are forgotten, or were never known.
     forgotten: Cursor,
+    /// Up to where they are not known yet: they come once more.
+    unknown: Option<Unknown>,
+}
+
+/// Records of which it is not known yet what they were.
+#[derive(Debug)]
+struct Unknown {
+    upto: Cursor,
+    /// Up to where any key may have been written, apart from them.
+    before: Cursor,
 }
 
 /// A record that is remembered.
@@ -71,6 +81,27 @@ impl Third {
         self.forgotten = self.forgotten.max(upto);
     }
 
+    /// What the peer has written up to here is not known yet.
+    pub(super) fn wait(&mut self, table: &Table, upto: Cursor) {
+        let before = match self.unknown.take() {
+            Some(known) => known.before,
+            None => table.all().written,
+        };
+        table.note_all_written(upto);
+        self.unknown = Some(Unknown { upto, before });
+    }
+
+    /// All records up to here have been noted.
+    pub(super) fn known(&mut self, table: &Table, upto: Cursor) {
+        if let Some(known) = self.unknown.take_if(|unknown| unknown.upto <= upto) {
+            table.update(|all| {
+                if all.written == known.upto {
+                    all.written = known.before;
+                }
+            });
+        }
+    }
+
     /// Every other peer has seen everything up to here.
     pub(super) fn forget(&mut self, table: &Table, upto: Cursor) {
         self.recent.forget(table, upto);
@@ -82,7 +113,11 @@ impl Third {
     /// Those that a site had not seen; none when some are not known.
     pub(super) fn since(&self, seen: Cursor) -> Option<impl Iterator<Item = &Record>> {
         let unseen = self.records.iter().filter(move |kept| kept.at > seen);
-        (seen >= self.forgotten).then_some(unseen.map(|kept| &kept.record))
+        let unknown = self
+            .unknown
+            .as_ref()
+            .map_or(self.forgotten, |unknown| unknown.upto);
+        (seen >= self.forgotten.max(unknown)).then_some(unseen.map(|kept| &kept.record))
     }
 
     /// Where the oldest that is remembered has come back.
