@@ -4,7 +4,7 @@ use std::collections::{BTreeMap, HashMap};
 use std::sync::Arc;
 
 use tokio::net::TcpListener;
-use tokio::sync::{mpsc, watch};
+use tokio::sync::{Semaphore, mpsc, watch};
 use tracing::warn;
 
 use super::Error;
@@ -74,6 +74,7 @@ impl Parts {
             claims: Claims::new(&config.site, &names),
             announced: Arc::default(),
             seen_at: Arc::default(),
+            joining: Arc::new(Semaphore::new(1)),
             reached: Arc::default(),
             catalog: Catalog::default(),
             deliveries: Deliveries::new(&config.site, &names),
@@ -127,6 +128,7 @@ fn peer_config(config: &Config, peer: &crate::config::Peer, instance: InstanceId
         site: config.site.clone(),
         instance,
         peer: peer.site.clone(),
+        sites: sites(config),
         address: peer.address.clone(),
         compression: config.link.compression,
         redis: config.redis.clone(),
@@ -134,6 +136,14 @@ fn peer_config(config: &Config, peer: &crate::config::Peer, instance: InstanceId
         sync: config.sync.clone(),
         dir: config.journal.dir.clone(),
     }
+}
+
+/// This site and its peers, by name.
+fn sites(config: &Config) -> Vec<SiteId> {
+    let peers = config.peers.iter().map(|peer| peer.site.clone());
+    let mut sites: Vec<SiteId> = peers.chain([config.site.clone()]).collect();
+    sites.sort();
+    sites
 }
 
 /// What the intake needs to know.

@@ -7,9 +7,10 @@ use tracing::{info, warn};
 
 use super::fresh::Flying;
 use super::guard::Rules;
+use super::sealed::Sealed;
 use super::{Applier, Error, Outlet};
 use crate::link::{self, CopyBegin, CopyStates, Message, OwedStates, State, Value};
-use crate::model::{CopyProgress, Epoch, Lacking, Mark, Owes};
+use crate::model::{CopyProgress, Cursor, Epoch, Lacking, Mark, Owes, SiteId, mark_key};
 use crate::progress::EpochState;
 use crate::status::CopyStatus;
 
@@ -82,6 +83,9 @@ impl Applier {
             return Err(Error::Unexpected("a copy"));
         }
         self.copy_seen = begin.seen.clone();
+        if std::mem::take(&mut self.joins) {
+            self.adopt(begin, stop).await?;
+        }
         self.await_causes((&begin.holds, begin.at), stop).await?;
         {
             let mut board = self.board.lock();
@@ -102,6 +106,43 @@ impl Applier {
         )
         .await
         .map(drop)
+    }
+
+    /// An empty site gets all that the peer holds, of third sites too: it goes on with those where the
+    /// peer stands with them. So their marks are written before anything that they count.
+    async fn adopt(&mut self, begin: &CopyBegin, stop: &CancellationToken) -> Result<(), Error> {
+        let home = self.state().ok_or(Error::NoStream)?.epoch;
+        for (site, text) in &begin.marks {
+            let (Ok(found), Cursor::ZERO) = (Mark::parse(text), self.seen_of(site)) else {
+                continue;
+            };
+            let mark = Mark {
+                instance: self.config.instance,
+                batch: 0,
+                low: Cursor::ZERO,
+                home,
+                owes: Owes::Nothing,
+                entire: false,
+                part: None,
+                ..found
+            };
+            // Which keys those writes have touched is not known here.
+            self.foreign.note_all_written(site, mark.at);
+            let (key, text) = (mark_key(site), mark.to_string());
+            let sealed = |db| {
+                let mut sealed = Sealed::begin(db, &key, &text);
+                sealed.end();
+                sealed
+            };
+            self.execute(stop, sealed).await?;
+            info!(%site, at = %mark.at, "going on with a third site where {} stands", self.config.peer);
+        }
+        Ok(())
+    }
+
+    /// What of a site's history has come back here.
+    fn seen_of(&self, site: &SiteId) -> Cursor {
+        self.progress.borrow().seen.of(site)
     }
 
     /// Takes the states of a copy, and those that wait behind them. What comes then that is something
@@ -218,6 +259,9 @@ impl Applier {
             copy: None,
             ..mark
         };
+        // Which keys its writes up to there have touched is not known here.
+        self.foreign
+            .note_all_written(&self.config.peer, copy.snapshot);
         self.commit(|_| {}, mark, stop).await?;
         let counts = {
             let mut board = self.board.lock();

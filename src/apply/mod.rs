@@ -153,6 +153,8 @@ pub struct Begin {
     pub entire: bool,
     /// Whether it has data of ours, but not what began our present base.
     pub gap: bool,
+    /// Whether this site has nothing yet, and gets all that it will have from this peer: of third sites, too.
+    pub joins: bool,
     /// Whether one of the two servers is a Valkey of 9.1 or later and the other is not.
     pub disputes: bool,
 }
@@ -193,6 +195,8 @@ pub struct Applier {
     /// Whether some values of the peer's server must not be RESTOREd here as they are: see
     /// [`crate::rdb::decode::has_disputed_entry`].
     disputes: bool,
+    /// See [`Begin::joins`].
+    joins: bool,
     /// Whether the copy that the plan foresees is answered by one from here.
     owes_back: bool,
     /// Whether everything travels between the two sites: see [`Mark::entire`].
@@ -244,6 +248,7 @@ impl Applier {
             base: Epoch(0),
             gap: false,
             disputes: false,
+            joins: false,
             owes_back: false,
             entire: false,
             copy_seen: Seen::default(),
@@ -419,8 +424,10 @@ impl Applier {
             base,
             entire,
             gap,
+            joins,
             disputes,
         } = begin;
+        self.joins = joins;
         self.disputes = disputes;
         let home = self
             .progress

@@ -174,11 +174,13 @@ impl Claims {
             false => *of == asker || **need >= Need::Unsure,
         };
         let ours = inner.wanted.get(key).into_iter().flatten().filter(counts);
-        // Nor while it only doubts: it may have nothing to say of what others are right about.
-        let least = if leads { Need::Wrong } else { Need::Doubts };
-        let ours = ours.map(|(_, need)| least.max(*need)).max();
-        let rank = |site| (head == Some(site), site);
-        ours.is_none_or(|ours| (ours, rank(&self.site)) < (need, rank(asker)))
+        // Its doubts count as much as what others know to be wrong: they will have what it has.
+        let weight = |site, need: Need| match head == Some(site) {
+            true => (need.max(Need::Wrong), true, site),
+            false => (need, false, site),
+        };
+        let ours = ours.map(|(_, need)| *need).max();
+        ours.is_none_or(|ours| weight(&self.site, ours) < weight(asker, need))
     }
 
     /// Of three sites and more, the first in reach.

@@ -9,6 +9,8 @@ use crate::model::{ConflictKind, Cursor, Hlc, SiteId, Winner};
 pub struct Clash {
     /// A delete.
     deletes: bool,
+    /// All keys were removed: that comes before everything else, also before what a delete yields to.
+    flushes: bool,
     /// A change of the time to live, or the key was taken elsewhere.
     renews: bool,
     /// The last change of the time to live.
@@ -57,10 +59,18 @@ impl Clash {
         self.latest = self.latest.max(Some(did.hlc));
     }
 
+    /// Something was done to the whole database.
+    pub(super) fn add_whole(&mut self, did: Did) {
+        match did.act {
+            Act::Delete => self.flushes = true,
+            _ => self.add(did),
+        }
+    }
+
     /// Whether there is nothing that does not commute.
     #[must_use]
     pub const fn is_none(&self) -> bool {
-        !self.deletes && !self.is_unknown && self.latest.is_none()
+        !self.deletes && !self.flushes && !self.is_unknown && self.latest.is_none()
     }
 
     /// Whether the key may have lost its time to live here, and kept it at the peer.
@@ -86,6 +96,7 @@ impl Clash {
         match theirs {
             _ if self.is_unknown => ConflictKind::Unknown,
             Act::Delete => ConflictKind::Delete,
+            _ if self.flushes && self.latest.is_none() => ConflictKind::Database,
             _ if self.deletes && self.latest.is_none() => ConflictKind::Delete,
             Act::Move => ConflictKind::Move,
             _ if self.moves => ConflictKind::Move,

@@ -262,10 +262,10 @@ impl Docket {
         Arc::clone(&self.0.turn).acquire_owned().await.ok()
     }
 
-    /// The same, if nobody is applying records now.
+    /// Whether it is known of all records how they went.
     #[must_use]
-    pub fn try_applying(&self) -> Option<OwnedSemaphorePermit> {
-        Arc::clone(&self.0.turn).try_acquire_owned().ok()
+    pub fn is_settled(&self) -> bool {
+        self.lock().unsettled.is_none()
     }
 
     /// Waits until everything that was applied is settled; while this lives, nothing is applied.

@@ -191,7 +191,7 @@ impl Table {
         clash.is_unknown |= all.written > seen;
         let unseen = all.wholes.iter().filter(|w| w.did.at > seen);
         for whole in unseen.filter(|w| w.what.has(touch.db) && !touch.act.commutes(w.did.act)) {
-            clash.add(whole.did);
+            clash.add_whole(whole.did);
         }
         clash
     }

@@ -228,27 +228,23 @@ impl Answerer {
     /// Until what the peer has written, and what follows from that, is here, and nothing of others is
     /// under way.
     async fn quiet(&self) -> Quiet {
-        let others = || {
-            self.shared
-                .dockets
-                .iter()
-                .filter(|(of, _)| **of != self.peer)
+        let Some(own) = self.shared.dockets.get(&self.peer) else {
+            return Vec::new();
         };
-        'again: loop {
+        loop {
+            let quiet = own.quiet().await;
+            if self.shared.dockets.len() == 1 {
+                return quiet.into_iter().collect();
+            }
+            drop(quiet);
+            // Always in the same order: of several that answer, none waits for one that waits for it.
             let mut turns = Vec::new();
-            if let Some(docket) = self.shared.dockets.get(&self.peer) {
-                turns.extend(docket.quiet().await);
+            for docket in self.shared.dockets.values() {
+                turns.extend(docket.applying().await);
             }
-            for (_, docket) in others() {
-                let Some(turn) = docket.try_applying() else {
-                    // Who waits holds nothing: two that answer could wait for each other.
-                    drop(turns);
-                    drop(docket.applying().await);
-                    continue 'again;
-                };
-                turns.push(turn);
+            if own.is_settled() {
+                return turns;
             }
-            return turns;
         }
     }
 
@@ -268,9 +264,10 @@ impl Answerer {
         let hashes = keys.iter().map(|(db, key)| key_hash(*db, key)).collect();
         let reading = Reading::keys(&self.shared.table, hashes).await;
         self.number += 1;
+        let reached = self.shared.reached.watch().borrow().clone();
         let replies = self.ask(connection, &keys, size).await?;
         drop(quiet);
-        let Some((at, seen)) = self.fence().await else {
+        let Some((at, seen)) = self.fence(&reached).await else {
             return Ok(None);
         };
         let now = self.now_ms();
@@ -303,11 +300,12 @@ impl Answerer {
         let hashes = vec![key_hash(db, &key)];
         let reading = Reading::keys(&self.shared.table, hashes).await;
         self.number += 1;
+        let reached = self.shared.reached.watch().borrow().clone();
         let places = self.queue(connection, &keys, Size::Large).await?;
         let before = places.first().copied().unwrap_or_default();
         let (file, ttl) = large::spool(connection, before, (&self.dir, &self.peer), turn).await?;
         drop(quiet);
-        let Some((at, seen)) = self.fence().await else {
+        let Some((at, seen)) = self.fence(&reached).await else {
             return Ok(None);
         };
         let read = reading.finish(at);
@@ -453,7 +451,8 @@ impl Answerer {
     }
 
     /// Where the read took place, and what had come back before; none when our stream is away: the peer asks again.
-    async fn fence(&mut self) -> Option<(Cursor, Seen)> {
+    /// All records of third sites up to what was `reached` before the read are in it.
+    async fn fence(&mut self, reached: &Seen) -> Option<(Cursor, Seen)> {
         let (name, number) = (self.fence_name(), self.number);
         let ours = |p: &Progress| p.fences.get(&name).filter(|f| f.number == number).cloned();
         let seen = timeout(FENCE_TIMEOUT, self.progress.wait_for(|p| ours(p).is_some()));
@@ -463,8 +462,12 @@ impl Answerer {
         self.shared.announced.advance(fence.at);
         // Of third sites, something that it is not known how it went may be missing in them.
         let settled = |(site, at): (&SiteId, &Cursor)| {
+            let at = match *site == self.peer {
+                true => *at,
+                false => reached.of(site).max(*at),
+            };
             let docket = self.shared.dockets.get(site);
-            let at = docket.map_or(*at, |docket| docket.settled(*at));
+            let at = docket.map_or(at, |docket| docket.settled(at));
             (site.clone(), at)
         };
         Some((fence.at, fence.seen.iter().map(settled).collect()))

@@ -5,6 +5,7 @@ use std::mem;
 use std::path::PathBuf;
 use std::sync::Arc;
 
+use bytes::Bytes;
 use tokio::sync::{mpsc, watch};
 use tokio::time::{Duration, sleep};
 use tracing::{info, warn};
@@ -16,7 +17,7 @@ use crate::converge::{Reading, Table};
 use crate::intake::Shared;
 use crate::intake::filter::Filter;
 use crate::link::{Bundle, Copy, CopyBegin, Standing, State, Value};
-use crate::model::{Cursor, Owes, Seen, SiteId, is_reserved};
+use crate::model::{Cursor, Epoch, Mark, Owes, Seen, SiteId, is_reserved, mark_key};
 use crate::progress::Progress;
 use crate::rdb::{self, Place};
 use crate::redis::{self, Connection, Info, Settings, connection_name};
@@ -193,13 +194,15 @@ impl Copier {
         // copies that hold each other's present would wait for each other.
         let holds = self.shared.seen_at.find(snapshot.at);
         let holds = holds.map_or_else(|| seen.clone(), |seen| Seen::clone(&seen));
+        let (keys, marks) = self.facts(&holds).await?;
         let begin = CopyBegin {
             at: snapshot.at,
             seen,
+            marks,
             holds,
             first,
             keep: copy.keep,
-            keys: self.keys().await?,
+            keys,
         };
         info!(keys = begin.keys, from = first, at = %snapshot.at, "sending a copy");
         let parts = self.read(&snapshot, first, !copy.back)?;
@@ -211,11 +214,25 @@ impl Copier {
         })
     }
 
-    /// How many keys the server has: about as many as a snapshot of now has.
-    async fn keys(&self) -> Result<u64, Error> {
+    /// How many keys the server has: about as many as a snapshot of now has. And the marks of third sites,
+    /// where the snapshot `holds` so much of them.
+    async fn facts(&self, holds: &Seen) -> Result<(u64, Vec<(SiteId, Bytes)>), Error> {
         let name = connection_name(&self.site, "facts");
         let mut connection = Connection::open(&self.redis, &name).await?;
-        Ok(Info::fetch(&mut connection).await?.keys)
+        let keys = Info::fetch(&mut connection).await?.keys;
+        let mut marks = Vec::new();
+        for site in self.shared.foreign.third(&self.receives_from.0) {
+            let found = connection
+                .ask(&[b"GET", mark_key(&site).as_bytes()])
+                .await?;
+            let mark = found.bytes().and_then(|text| Mark::parse(text).ok());
+            let whole = mark.filter(|mark| mark.base > Epoch::UNDONE && mark.copy.is_none());
+            if let Some(mark) = whole {
+                let at = holds.of(&site);
+                marks.push((site, Mark { at, ..mark }.to_string().into()));
+            }
+        }
+        Ok((keys, marks))
     }
 
     /// A snapshot from `since` or later. The server may hand us one that it had begun for another
@@ -410,7 +427,7 @@ impl What {
         !is_reserved(&value.key) && self.filter.has(value.db, &value.key)
     }
 
-    fn state(&self, value: rdb::Value, say: impl FnOnce(bytes::Bytes) -> Value) -> State {
+    fn state(&self, value: rdb::Value, say: impl FnOnce(Bytes) -> Value) -> State {
         State {
             db: value.db,
             standing: self.standing(value.db, &value.key),
@@ -420,7 +437,7 @@ impl What {
         }
     }
 
-    fn standing(&self, db: u32, key: &bytes::Bytes) -> Standing {
+    fn standing(&self, db: u32, key: &Bytes) -> Standing {
         let Some(answer) = &self.answer else {
             return Standing::Unknown;
         };
@@ -477,7 +494,7 @@ fn read_parts(
             }
             rdb::Entry::Function(source) => gathered.push(&State {
                 db: 0,
-                key: bytes::Bytes::new(),
+                key: Bytes::new(),
                 expire_at_ms: 0,
                 value: Value::Function(source.into()),
                 standing: Standing::Unknown,

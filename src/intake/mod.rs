@@ -22,7 +22,7 @@ use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
 
-use tokio::sync::watch;
+use tokio::sync::{Semaphore, watch};
 use tokio::time::{Instant, sleep};
 use tokio_util::sync::CancellationToken;
 use tracing::{error, warn};
@@ -102,6 +102,8 @@ pub struct Shared {
     pub announced: Arc<Announced>,
     /// What had come back at recent places; kept only where there are third sites.
     pub seen_at: Arc<SeenAt>,
+    /// Whoever has it gets the first copy of an empty site, where there are several peers.
+    pub joining: Arc<Semaphore>,
     /// Up to where peers' records have been applied.
     pub reached: Arc<Reached>,
     /// What peers have.

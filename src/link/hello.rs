@@ -14,6 +14,8 @@ pub struct Hello {
     pub site: String,
     /// The site that it means to speak to.
     pub peer: String,
+    /// All sites that it knows, itself among them, by name.
+    pub sites: Vec<String>,
     /// The life of its sidecar.
     pub instance: u64,
     /// The version of its sidecar.
@@ -167,6 +169,7 @@ pub(super) mod tests {
         Hello {
             site: site.to_owned(),
             peer: "x".to_owned(),
+            sites: vec!["x".to_owned(), "y".to_owned()],
             instance: 1,
             version: "0".to_owned(),
             redis: "Redis 7.0.15".to_owned(),

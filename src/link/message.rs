@@ -11,9 +11,10 @@ use crc_fast::{CrcAlgorithm, checksum};
 
 use super::hello::Hello;
 use super::question::{Question, put_keys, take_keys};
-use super::state::{State, put_states, take_states};
+use super::state::{State, put_states, take_count, take_states};
 use crate::model::{
-    Cursor, Epoch, Key, MAX_FRAME, Offset, RecordError, Seen, put_varint, take_u8, take_varint,
+    Cursor, Epoch, Key, MAX_FRAME, Offset, RecordError, Seen, SiteId, put_bytes, put_varint,
+    take_bytes, take_site, take_u8, take_varint,
 };
 
 /// The first bytes of a connection: a name that no other protocol begins with, then the versions
@@ -78,8 +79,10 @@ pub struct CopyBegin {
     pub at: Cursor,
     /// What the sender had seen when it was taken, at least.
     pub seen: Seen,
-    /// The same, at most.
+    /// The same, exactly, where there are third sites.
     pub holds: Seen,
+    /// The marks of third sites in it, as texts: an empty receiver goes on from there with them.
+    pub marks: Vec<(SiteId, Bytes)>,
     /// The number of the first entry that follows.
     pub first: u64,
     /// About how many keys the sender has.
@@ -212,6 +215,7 @@ impl Message {
                 put_cursor(out, begin.at);
                 begin.seen.encode(out);
                 begin.holds.encode(out);
+                put_marks(out, &begin.marks);
                 put_varint(out, begin.first);
                 put_varint(out, begin.keys);
                 out.push(u8::from(begin.keep));
@@ -303,6 +307,7 @@ impl Message {
                 at: take_cursor(input)?,
                 seen: Seen::decode(input)?,
                 holds: Seen::decode(input)?,
+                marks: take_marks(input)?,
                 first: take_varint(input)?,
                 keys: take_varint(input)?,
                 keep: take_u8(input)? != 0,
@@ -390,6 +395,22 @@ pub(super) fn put_frame(out: &mut Vec<u8>, put: impl FnOnce(&mut Vec<u8>)) {
     }
 }
 
+fn put_marks(out: &mut Vec<u8>, marks: &[(SiteId, Bytes)]) {
+    put_varint(out, marks.len() as u64);
+    for (site, text) in marks {
+        put_bytes(out, site.as_str().as_bytes());
+        put_bytes(out, text);
+    }
+}
+
+fn take_marks(input: &mut Bytes) -> Result<Vec<(SiteId, Bytes)>, RecordError> {
+    let mut marks = Vec::new();
+    for _ in 0..take_count(input)? {
+        marks.push((take_site(input)?, take_bytes(input)?));
+    }
+    Ok(marks)
+}
+
 /// What stands before the states in [`CopyStates`].
 pub(super) fn put_copy_states(out: &mut Vec<u8>, first: u64, (done, total): (u64, u64)) {
     out.push(COPY_STATES);
@@ -422,7 +443,7 @@ mod tests {
 
     use super::*;
     use crate::link::Value;
-    use crate::model::{Need, SiteId};
+    use crate::model::Need;
     use crate::rdb::Place;
 
     fn samples() -> Vec<Message> {
@@ -462,6 +483,7 @@ mod tests {
                 at,
                 seen: seen.clone(),
                 holds: seen.clone(),
+                marks: vec![(SiteId::try_new("c").unwrap(), Bytes::from_static(b"mark"))],
                 first: 1,
                 keep: true,
                 keys: 2,

@@ -32,4 +32,4 @@ pub use self::site::{InstanceId, SiteError, SiteId};
 /// A key: its database and its name.
 pub type Key = (u32, bytes::Bytes);
 
-pub(crate) use self::record::{put_bytes, put_varint, take_bytes, take_u8, take_varint};
+pub(crate) use self::record::{put_bytes, put_varint, take_bytes, take_site, take_u8, take_varint};

@@ -57,6 +57,8 @@ pub struct Config {
     pub instance: InstanceId,
     /// The peer.
     pub peer: SiteId,
+    /// All sites, this one among them, by name.
+    pub sites: Vec<SiteId>,
     /// Where to dial it; none: wait to be dialled.
     pub address: Option<String>,
     /// How what is sent to it is compressed.
@@ -95,6 +97,9 @@ pub enum Error {
     /// A person must act.
     #[error("{}: {}; {}", .0.reason, .0.detail, .0.remedy)]
     Stop(Stop),
+    /// This site has no data yet, and gets it from another peer.
+    #[error("this site is getting its first copy from another peer; going on with this one then")]
+    Joining,
     /// The local Redis has begun a new history: the two must agree anew.
     #[error("the local Redis has begun a new history; agreeing anew")]
     NewHistory,
@@ -279,6 +284,12 @@ impl Peer {
             () = stop.cancelled() => return Err(Error::Stopping),
             agreed = self.agree() => agreed?,
         };
+        // All that an empty site gets comes from one peer, that of third sites too.
+        let turn = match standing::joins(self, &agreed.ours, agreed.plan.receive) {
+            true => Some(Arc::clone(&self.shared.joining).try_acquire_owned()),
+            false => None,
+        };
+        let _turn = turn.transpose().map_err(|_| Error::Joining)?;
         info!(peer = %self.config.peer, plan = ?agreed.plan, "session with the peer");
         {
             let mut board = self.board.lock();
@@ -416,6 +427,7 @@ impl Peer {
         Hello {
             site: self.config.site.to_string(),
             peer: self.config.peer.to_string(),
+            sites: self.config.sites.iter().map(ToString::to_string).collect(),
             instance: self.config.instance.as_u64(),
             version: env!("CARGO_PKG_VERSION").to_owned(),
             redis: info.product.clone(),

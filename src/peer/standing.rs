@@ -36,9 +36,17 @@ pub(super) fn begin(peer: &Peer, flow: Flow, ours: &Hello, theirs: &Hello) -> Be
         sent_after: flow.sent_after(theirs, ours),
         disputes: new_valkey(ours) != new_valkey(theirs),
         base: theirs.base(),
+        joins: joins(peer, ours, flow),
         entire: is_entire(peer, ours, theirs),
         gap: theirs.mark().is_some_and(|mark| rests_on_older(mark.base)),
     }
+}
+
+/// Whether this site has nothing of this peer, and where there are third sites, nothing of them: it gets
+/// everything from this one.
+pub(super) fn joins(peer: &Peer, ours: &Hello, flow: Flow) -> bool {
+    let has_third = !peer.shared.foreign.is_empty();
+    has_third && flow.copy.is_some() && ours.mark().is_none_or(|mark| mark.base == Epoch::NEVER)
 }
 
 /// Whether everything that happens at one of the two sites happens at the other too: nothing is left out

@@ -1,8 +1,12 @@
 //! Three sites, each linked with each: what one writes all have, and one that is away holds up nobody.
 
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::thread;
 use std::time::{Duration, Instant};
 
-use crate::harness::{Mesh, Options, patience, wait_until};
+use crate::harness::pair::stopped;
+use crate::harness::wait::let_pass;
+use crate::harness::{Client, Mesh, Options, patience, wait_for, wait_until};
 
 /// How long one site is away, with clients writing at all.
 const AWAY: Duration = Duration::from_secs(4);
@@ -105,4 +109,157 @@ fn increments_at_all_sites_add_up_and_no_state_is_sent() {
     let count: u64 = mesh.sites[0].client().ask("GET n");
     assert_eq!(count, 3 * ROUNDS);
     assert_eq!(mesh.states_sent(), 0, "what commutes needs no mending");
+}
+
+/// Counts up at this server until told to stop; how often.
+fn count(mut client: Client, stopping: &AtomicBool) -> u64 {
+    let mut written = 0;
+    while !stopping.load(Ordering::SeqCst) {
+        client.run("INCR n");
+        client.run(&format!("INCR n:{}", written % 50));
+        written += 1;
+        let_pass(Duration::from_millis(1));
+    }
+    written
+}
+
+#[test]
+fn a_third_site_joins_two_that_are_written_to() {
+    let mut mesh = Mesh::prepare(2, &Options::default());
+    mesh.sites[0].client().run("DEBUG POPULATE 20000 old 100");
+    mesh.start_all();
+    mesh.wait_synchronizing();
+    mesh.settle();
+    let stopping = AtomicBool::new(false);
+    let clients = mesh.clients();
+    let written: u64 = thread::scope(|scope| {
+        let clients = clients.into_iter();
+        let counting = clients.map(|client| scope.spawn(|| count(client, &stopping)));
+        let counting: Vec<_> = counting.collect();
+        mesh.add(&Options::default());
+        mesh.start_all();
+        mesh.wait_synchronizing();
+        stopping.store(true, Ordering::SeqCst);
+        let written = counting.into_iter().map(|c| c.join().expect("a client"));
+        written.sum()
+    });
+    mesh.settle();
+    mesh.compare();
+    let mut joined = mesh.sites[2].client();
+    assert_eq!(joined.ask::<u64>("GET n"), written, "increments");
+    assert!(joined.ask::<u64>("DBSIZE") > 20_000);
+    let copies = mesh.sites[2]
+        .sidecar
+        .log()
+        .matches("receiving a copy")
+        .count();
+    assert_eq!(copies, 1, "from one of the two");
+    // What it writes itself the others get, and what they do.
+    for (number, client) in mesh.clients().iter_mut().enumerate() {
+        client.run(&format!("SET by:{number} v"));
+        client.run("INCR n");
+    }
+    mesh.settle();
+    mesh.compare();
+    assert_eq!(mesh.sites[1].client().ask::<u64>("GET n"), written + 3);
+}
+
+#[test]
+fn a_site_that_comes_back_empty_gets_everything_again() {
+    let mut mesh = Mesh::start(3, &Options::default());
+    for (number, client) in mesh.clients().iter_mut().enumerate() {
+        client.run("INCRBY n 5");
+        client.run(&format!("RPUSH l{number} a b c"));
+    }
+    mesh.settle();
+    mesh.sites[2].server.restart();
+    mesh.wait_synchronizing();
+    for client in &mut mesh.clients() {
+        client.run("INCR n");
+    }
+    mesh.settle();
+    mesh.compare();
+    assert_eq!(mesh.sites[2].client().ask::<u64>("GET n"), 18);
+}
+
+#[test]
+fn a_site_with_data_of_its_own_is_not_merged_into_three() {
+    let options = Options {
+        existing: "overwrite",
+        ..Options::default()
+    };
+    let mut mesh = Mesh::prepare(3, &options);
+    for site in &mesh.sites {
+        site.client().run(&format!("SET {} v", site.name));
+    }
+    mesh.start_all();
+    wait_for("a stop", patience(30), || {
+        let stop = stopped(&mesh.all());
+        stop.is_some_and(|(_, stop)| stop.reason == "both_have_data")
+    });
+}
+
+#[test]
+fn while_the_first_site_is_away_the_others_end_equal_and_all_do_when_it_is_back() {
+    let mesh = Mesh::start(3, &Options::default());
+    let mut clients = mesh.clients();
+    mesh.cut_off(0);
+    wait_until("the first to be missed", patience(30), || {
+        let missed = |number: usize| {
+            let status = mesh.sites[number].sidecar.status()?;
+            let peer = status.peers.iter().find(|peer| peer.site.as_str() == "a");
+            Ok::<_, String>(peer.is_some_and(|peer| peer.error.is_some()))
+        };
+        match missed(1)? && missed(2)? {
+            true => Ok(()),
+            false => Err("not yet".to_owned()),
+        }
+    });
+    for round in 0..100 {
+        for (number, client) in clients.iter_mut().enumerate() {
+            for key in 0..20 {
+                client.run(&format!("SET k:{key} {number}:{round}"));
+                client.run(&format!("RPUSH l:{key} {number}:{round}"));
+            }
+        }
+    }
+    wait_until("the two to be equal", patience(30), || {
+        let found = mesh.differences(&[1, 2]);
+        found
+            .is_empty()
+            .then_some(())
+            .ok_or_else(|| found.join("\n"))
+    });
+    mesh.mend();
+    mesh.settle();
+    mesh.compare();
+    let pushed: usize = clients[0].ask("LLEN l:0");
+    assert_eq!(pushed, 300);
+}
+
+#[test]
+fn five_sites_that_write_the_same_keys_end_equal() {
+    const ROUNDS: usize = 60;
+    let mesh = Mesh::start(5, &Options::default());
+    let mut clients = mesh.clients();
+    for round in 0..ROUNDS {
+        for (number, client) in clients.iter_mut().enumerate() {
+            let value = format!("{number}:{round}");
+            client.run(&format!("SET s:{} {value}", round % 7));
+            client.run(&format!("HSET h f{} {value}", round % 5));
+            client.run(&format!("RPUSH l:{} {value}", round % 3));
+            client.run(&format!("SADD t {value}"));
+            client.run(&format!("SET short:{} {value} PX 500000", round % 3));
+            client.run(&format!("COPY s:{} copy REPLACE", round % 7));
+            client.run(&format!("DEL d:{} short:{}", round % 3, round % 4));
+            client.run(&format!("ZADD z {round} m{}", round % 9));
+            client.run("INCR n");
+        }
+    }
+    mesh.settle();
+    mesh.compare();
+    assert_eq!(clients[4].ask::<usize>("GET n"), 5 * ROUNDS);
+    assert_eq!(clients[3].ask::<usize>("SCARD t"), 5 * ROUNDS);
+    let pushed = (0..3).map(|key| clients[2].ask::<usize>(&format!("LLEN l:{key}")));
+    assert_eq!(pushed.sum::<usize>(), 5 * ROUNDS);
 }

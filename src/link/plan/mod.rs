@@ -144,6 +144,17 @@ fn check(me: &Hello, peer: &Hello) -> Result<(), Stop> {
             "give each site a Redis of its own: correct [redis] url at one of them",
         ));
     }
+    if me.sites != peer.sites {
+        return Err(stop(
+            "configuration_differs",
+            format!(
+                "the sites are {} here and {} there",
+                me.sites.join(", "),
+                peer.sites.join(", ")
+            ),
+            "give every site all the others as [[peer]], and restart the sidecars that lack some",
+        ));
+    }
     if me.selection != peer.selection {
         return Err(stop(
             "configuration_differs",
@@ -270,6 +281,17 @@ fn sender_at_first_meeting(me: &Hello, peer: &Hello) -> Result<Option<bool>, Sto
         (Initial::Receive, _) | (_, Initial::Send) => false,
         (Initial::Auto, Initial::Auto) => me.site < peer.site,
     };
+    if me.sites.len() > 2 {
+        return Err(stop(
+            "both_have_data",
+            format!(
+                "{} and {} both hold data and have never been synced, and there are third sites",
+                me.site, peer.site
+            ),
+            "merge two of the sites first, as two; every other joins empty: stop its sidecar, empty \
+             its Redis, delete its journal directory and start it",
+        ));
+    }
     if me.existing == Existing::Refuse || peer.existing == Existing::Refuse {
         return Err(stop(
             "both_have_data",

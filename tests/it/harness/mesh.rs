@@ -26,7 +26,7 @@ impl Mesh {
     /// So many empty sites whose sidecars are synchronizing.
     pub(crate) fn start(count: usize, options: &Options) -> Self {
         let mut mesh = Self::prepare(count, options);
-        mesh.sites.iter_mut().for_each(|site| site.sidecar.start());
+        mesh.start_all();
         mesh.wait_synchronizing();
         mesh
     }
@@ -41,6 +41,22 @@ impl Mesh {
         };
         mesh.join();
         mesh
+    }
+
+    /// One site more, which is not started; the others are stopped, and know it when they are started
+    /// again.
+    pub(crate) fn add(&mut self, options: &Options) {
+        let name = NAMES[self.sites.len()];
+        self.sites.push(Site::new(name, "", options));
+        for site in &mut self.sites {
+            site.sidecar.kill();
+        }
+        self.join();
+    }
+
+    /// Starts every sidecar.
+    pub(crate) fn start_all(&mut self) {
+        self.sites.iter_mut().for_each(|site| site.sidecar.start());
     }
 
     /// Has the sidecars know each other.
@@ -83,6 +99,10 @@ impl Mesh {
         wait_until("all sites to be synchronizing", patience(60), || {
             for site in &self.sites {
                 let status = site.sidecar.status()?;
+                let replid = site.client().info("replication", "master_replid");
+                if !status.redis.connected || replid.as_deref() != Some(&status.redis.replid) {
+                    return Err(format!("{} says {:#?}", site.name, status.redis));
+                }
                 for peer in &status.peers {
                     if peer.state != PeerState::Synchronizing || peer.states_owed > 0 {
                         return Err(format!("{} says {peer:#?}", site.name));
