@@ -110,6 +110,7 @@ fn frame(a: &SiteId, first: u64) -> (Vec<u8>, u64) {
             hlc: Hlc(number),
             db: 0,
             seen: &seen,
+            causes: &seen,
             count: 1,
         };
         frame.push(tags, &command("b", number));

@@ -41,6 +41,8 @@ pub struct FenceSeen {
     pub at: Cursor,
     /// What of each peer had come back before it: exactly what a state read there holds.
     pub seen: Arc<Seen>,
+    /// The last records of that.
+    pub causes: Arc<Seen>,
 }
 
 /// What the intake has read.
@@ -57,6 +59,8 @@ pub struct Progress {
     pub read: Cursor,
     /// Per site, what of its history had come back here.
     pub seen: Arc<Seen>,
+    /// The last records of that; the same where there are no third sites.
+    pub causes: Arc<Seen>,
     /// Of that, what had been judged: whether what came back took effect in the right order.
     pub judged: Arc<Seen>,
     /// The marks, as they last said something new besides positions.
@@ -199,29 +203,7 @@ impl Deliveries {
     }
 }
 
-/// The last place of our stream of which a peer was told, though no record of ours ends there: others
-/// hear of it from that peer, and must know that we have sent them everything up to it.
-#[derive(Debug, Default)]
-pub struct Announced(watch::Sender<Cursor>);
-
-impl Announced {
-    /// A peer is told of this place.
-    pub fn advance(&self, at: Cursor) {
-        self.0.send_if_modified(|known| {
-            let is_new = *known < at;
-            *known = at.max(*known);
-            is_new
-        });
-    }
-
-    /// Shows when it is another.
-    #[must_use]
-    pub fn watch(&self) -> watch::Receiver<Cursor> {
-        self.0.subscribe()
-    }
-}
-
-/// What had come back of each peer at recent places of our stream.
+/// What records of each peer had come back at recent places of our stream.
 #[derive(Debug, Default)]
 pub struct SeenAt(Mutex<VecDeque<(Cursor, Arc<Seen>)>>);
 

@@ -72,7 +72,6 @@ impl Parts {
             table: Arc::new(Table::new(config.conflicts.remember)),
             foreign: Arc::new(Foreign::new(&names, config.conflicts.remember)),
             claims: Claims::new(&config.site, &names),
-            announced: Arc::default(),
             seen_at: Arc::default(),
             joining: Arc::new(Semaphore::new(1)),
             reached: Arc::default(),

@@ -363,6 +363,7 @@ mod tests {
             hlc: Hlc(offset.0),
             db,
             seen: Arc::default(),
+            causes: Arc::default(),
             count,
             commands: commands.into(),
         }

@@ -18,7 +18,7 @@ impl Applier {
 
     /// Whether a record must wait for what others have written. Most have the tags of the one before.
     pub(super) fn must_wait(&self, record: &Record, known: &Arc<Seen>) -> bool {
-        !Arc::ptr_eq(&record.seen, known) && !self.has_causes(&record.seen)
+        !Arc::ptr_eq(&record.causes, known) && !self.has_causes(&record.causes)
     }
 
     /// A third site of which more was seen than is here.

@@ -320,7 +320,7 @@ impl Applier {
             lacking: Lacking::New,
         };
         let mark = self.marked()?;
-        self.await_causes((&owed.seen, owed.at), stop).await?;
+        self.await_causes((&owed.causes, owed.at), stop).await?;
         // Behind records that they do not hold, they would undo them.
         if owed.at < mark.at {
             return Err(Error::Unexpected("states"));

@@ -47,7 +47,7 @@ use crate::model::{
     Cursor, Epoch, InstanceId, Mark, MarkError, Need, Owes, RecordError, Seen, SiteId, mark_key,
     part_key,
 };
-use crate::progress::{Announced, Deliveries, EpochState, Progress, Reached};
+use crate::progress::{Deliveries, EpochState, Progress, Reached};
 use crate::redis::{self, Info, Lease, Settings};
 use crate::status::{PeerBoard, Ration, Stop};
 
@@ -170,7 +170,6 @@ pub struct Applier {
     /// The sites that are neither this nor the peer.
     third: Vec<SiteId>,
     reached: Arc<Reached>,
-    announced: Arc<Announced>,
     docket: Docket,
     catalog: Catalog,
     deliveries: Arc<Deliveries>,
@@ -231,7 +230,6 @@ impl Applier {
             third,
             foreign: Arc::clone(&shared.foreign),
             reached: Arc::clone(&shared.reached),
-            announced: Arc::clone(&shared.announced),
             docket,
             catalog: shared.catalog.clone(),
             deliveries: Arc::clone(&shared.deliveries),
@@ -576,12 +574,11 @@ impl Applier {
         let third = || {
             let (progress, mut seen) = (self.progress.borrow(), Seen::default());
             for site in &self.third {
-                seen.advance(site, progress.seen.of(site));
+                seen.advance(site, progress.causes.of(site));
             }
             seen
         };
         while let Some(question) = self.debts.ask(MAX_KEYS, third) {
-            self.announced.advance(question.after);
             let message = Message::Owe(question);
             outlet
                 .messages

@@ -142,6 +142,7 @@ mod tests {
             hlc: Hlc(1),
             db: 0,
             seen: Arc::default(),
+            causes: Arc::default(),
             count: 8,
             commands: commands.into(),
         };

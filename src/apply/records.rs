@@ -34,7 +34,7 @@ impl Applier {
         stop: &CancellationToken,
     ) -> Result<Option<link::Waiting>, Error> {
         let mut batch = self.batch()?;
-        let mut tags = Arc::<Seen>::default();
+        let (mut tags, mut causes) = (Arc::<Seen>::default(), Arc::default());
         let mut records = records;
         loop {
             let epoch = records.epoch;
@@ -61,15 +61,15 @@ impl Applier {
                     self.apply(batch, epoch, &tags, stop).await?;
                     return Err(Error::Stop(flushed(&self.config.peer)));
                 }
-                if self.must_wait(&record, &tags) {
+                if self.must_wait(&record, &causes) {
                     let whole = std::mem::replace(&mut batch, self.batch()?);
                     self.apply(whole, epoch, &tags, stop).await?;
                     let offset = Offset(record.offset.0.saturating_sub(1));
-                    let causes = (&*record.seen, Cursor { epoch, offset });
-                    self.await_causes(causes, stop).await?;
+                    let needed = (&*record.causes, Cursor { epoch, offset });
+                    self.await_causes(needed, stop).await?;
                 }
                 batch.push(&record)?;
-                tags = record.seen;
+                (tags, causes) = (record.seen, record.causes);
                 if batch.is_full() {
                     let full = std::mem::replace(&mut batch, self.batch()?);
                     self.apply(full, epoch, &tags, stop).await?;

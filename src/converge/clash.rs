@@ -13,7 +13,7 @@ pub struct Clash {
     flushes: bool,
     /// A change of the time to live, or the key was taken elsewhere.
     renews: bool,
-    /// The last change of the time to live.
+    /// The last change of the time to live, or move.
     renewed: Option<Cursor>,
     /// The key was taken elsewhere.
     moves: bool,
@@ -51,7 +51,10 @@ impl Clash {
                 self.renews = true;
                 self.renewed = self.renewed.max(Some(did.at));
             }
-            Act::Move => (self.renews, self.moves) = (true, true),
+            Act::Move => {
+                (self.renews, self.moves) = (true, true);
+                self.renewed = self.renewed.max(Some(did.at));
+            }
             Act::Read => {}
             _ => self.writes = true,
         }
@@ -71,6 +74,12 @@ impl Clash {
     #[must_use]
     pub const fn is_none(&self) -> bool {
         !self.deletes && !self.flushes && !self.is_unknown && self.latest.is_none()
+    }
+
+    /// Whether the key was only read: what was made of it may be wrong, and itself is not.
+    #[must_use]
+    pub(super) const fn only_reads(&self) -> bool {
+        !self.changes && !self.deletes && !self.flushes && !self.is_unknown
     }
 
     /// Whether the key may have lost its time to live here, and kept it at the peer.
@@ -124,11 +133,11 @@ impl Clash {
         self.latest
     }
 
-    /// Where a delete yields to a renewal of ours, and so the peer mends the key: up to where what was
+    /// Where a delete yields to a renewal or a move of ours, and so the peer mends the key: up to where what was
     /// made of the key here was made of a value that the delete had removed, and is wrong.
     pub(super) const fn undone_before(&self, theirs: Act) -> Option<Cursor> {
         match theirs {
-            Act::Delete if !self.moves && !self.is_unknown => self.renewed,
+            Act::Delete if !self.is_unknown => self.renewed,
             _ => None,
         }
     }

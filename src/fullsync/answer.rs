@@ -267,7 +267,7 @@ impl Answerer {
         let reached = self.shared.reached.watch().borrow().clone();
         let replies = self.ask(connection, &keys, size).await?;
         drop(quiet);
-        let Some((at, seen)) = self.fence(&reached).await else {
+        let Some((at, seen, causes)) = self.fence(&reached).await else {
             return Ok(None);
         };
         let now = self.now_ms();
@@ -282,7 +282,13 @@ impl Answerer {
         let states = states.collect();
         let read = reading.finish(at);
         self.reads.extend(read.into_iter().map(|hash| (hash, at)));
-        Ok(Some(Insert::Owed(OwedStates { at, seen, states }, hold)))
+        let owed = OwedStates {
+            at,
+            seen,
+            causes,
+            states,
+        };
+        Ok(Some(Insert::Owed(owed, hold)))
     }
 
     /// Reads one large state, which goes to disk.
@@ -305,7 +311,7 @@ impl Answerer {
         let before = places.first().copied().unwrap_or_default();
         let (file, ttl) = large::spool(connection, before, (&self.dir, &self.peer), turn).await?;
         drop(quiet);
-        let Some((at, seen)) = self.fence(&reached).await else {
+        let Some((at, seen, causes)) = self.fence(&reached).await else {
             return Ok(None);
         };
         let read = reading.finish(at);
@@ -313,6 +319,7 @@ impl Answerer {
         let mut owed = OwedStates {
             at,
             seen,
+            causes,
             states: Vec::new(),
         };
         let Some(file) = file else {
@@ -452,14 +459,13 @@ impl Answerer {
 
     /// Where the read took place, and what had come back before; none when our stream is away: the peer asks again.
     /// All records of third sites up to what was `reached` before the read are in it.
-    async fn fence(&mut self, reached: &Seen) -> Option<(Cursor, Seen)> {
+    async fn fence(&mut self, reached: &Seen) -> Option<(Cursor, Seen, Seen)> {
         let (name, number) = (self.fence_name(), self.number);
         let ours = |p: &Progress| p.fences.get(&name).filter(|f| f.number == number).cloned();
         let seen = timeout(FENCE_TIMEOUT, self.progress.wait_for(|p| ours(p).is_some()));
         let progress = seen.await.ok()?.ok()?;
         // Exactly what the states hold: the peer writes again on top of them what they lack.
         let fence = ours(&progress)?;
-        self.shared.announced.advance(fence.at);
         // Of third sites, something that it is not known how it went may be missing in them.
         let settled = |(site, at): (&SiteId, &Cursor)| {
             let at = match *site == self.peer {
@@ -470,7 +476,8 @@ impl Answerer {
             let at = docket.map_or(at, |docket| docket.settled(at));
             (site.clone(), at)
         };
-        Some((fence.at, fence.seen.iter().map(settled).collect()))
+        let seen = fence.seen.iter().map(settled).collect();
+        Some((fence.at, seen, Seen::clone(&fence.causes)))
     }
 
     /// Forgets reads that every peer has seen.

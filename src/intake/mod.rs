@@ -35,7 +35,7 @@ use crate::command::Catalog;
 use crate::converge::{Claims, Docket, Foreign, Judge, Table};
 use crate::journal::{Journal, Recovered, Writer};
 use crate::model::{InstanceId, SiteId};
-use crate::progress::{Announced, Deliveries, Progress, Reached, Reserve, SeenAt};
+use crate::progress::{Deliveries, Progress, Reached, Reserve, SeenAt};
 use crate::redis::{self, Lease, Settings};
 use crate::replica::{self, Shelf, SnapshotError};
 use crate::status::Board;
@@ -98,8 +98,6 @@ pub struct Shared {
     pub claims: Arc<Claims>,
     /// What is known of commands.
     pub catalog: Catalog,
-    /// Places of our stream that peers hear of.
-    pub announced: Arc<Announced>,
     /// What had come back at recent places; kept only where there are third sites.
     pub seen_at: Arc<SeenAt>,
     /// Whoever has it gets the first copy of an empty site, where there are several peers.

@@ -79,7 +79,7 @@ pub struct CopyBegin {
     pub at: Cursor,
     /// What the sender had seen when it was taken, at least.
     pub seen: Seen,
-    /// The same, exactly, where there are third sites.
+    /// The last records in it, exactly, where there are third sites.
     pub holds: Seen,
     /// The marks of third sites in it, as texts: an empty receiver goes on from there with them.
     pub marks: Vec<(SiteId, Bytes)>,
@@ -119,6 +119,8 @@ pub struct OwedStates {
     pub at: Cursor,
     /// What the sender had seen when it read them, at least.
     pub seen: Seen,
+    /// The last records of that: what must have been applied before them.
+    pub causes: Seen,
     /// The states.
     pub states: Vec<State>,
 }
@@ -232,6 +234,7 @@ impl Message {
                 out.push(OWED_STATES);
                 put_cursor(out, owed.at);
                 owed.seen.encode(out);
+                owed.causes.encode(out);
                 put_states(out, &owed.states);
             }
             Self::Owe(question) => {
@@ -322,6 +325,7 @@ impl Message {
             OWED_STATES => Self::OwedStates(OwedStates {
                 at: take_cursor(input)?,
                 seen: Seen::decode(input)?,
+                causes: Seen::decode(input)?,
                 states: take_states(input)?,
             }),
             OWE => Self::Owe(Question::take(input)?),
@@ -498,6 +502,7 @@ mod tests {
             Message::OwedStates(OwedStates {
                 at,
                 seen: seen.clone(),
+                causes: seen.clone(),
                 states,
             }),
             Message::Owe(Question {

@@ -27,6 +27,7 @@ const KIND_SELF_MARK: u8 = 3;
 const KIND_MARK: u8 = 7;
 const KIND_FOREIGN: u8 = 12;
 const FLAG_SEEN: u8 = 1;
+const FLAG_CAUSES: u8 = 2;
 
 /// One command or one MULTI…EXEC of a client, in canonical form, with its tags. Its origin and
 /// epoch are those of the frame.
@@ -40,6 +41,9 @@ pub struct Record {
     pub db: u32,
     /// What its origin had echoed before it.
     pub seen: Arc<Seen>,
+    /// Of that, the last records: what must have been applied before it. Marks may say more, where no
+    /// record ends.
+    pub causes: Arc<Seen>,
     /// How many commands it has, SELECTs included.
     pub count: u32,
     /// The commands, in the protocol's form, one after the other, without MULTI and EXEC.
@@ -57,6 +61,8 @@ pub struct Tags<'a> {
     pub db: u32,
     /// What its origin had echoed before it.
     pub seen: &'a Arc<Seen>,
+    /// Of that, the last records; the same where there are no third sites.
+    pub causes: &'a Arc<Seen>,
     /// How many commands it has, SELECTs included.
     pub count: u32,
 }
@@ -123,6 +129,7 @@ pub struct FrameBuilder {
     /// Where the head of a record is put together.
     head: Vec<u8>,
     last_seen: Option<Arc<Seen>>,
+    last_causes: Option<Arc<Seen>>,
     last_hlc: Hlc,
     records: u32,
     entries: u32,
@@ -138,6 +145,7 @@ impl FrameBuilder {
             body: Vec::new(),
             head: Vec::new(),
             last_seen: None,
+            last_causes: None,
             last_hlc: Hlc(0),
             records: 0,
             entries: 0,
@@ -167,6 +175,7 @@ impl FrameBuilder {
             hlc: record.hlc,
             db: record.db,
             seen: &record.seen,
+            causes: &record.causes,
             count: record.count,
         };
         self.push(tags, &record.commands);
@@ -183,16 +192,24 @@ impl FrameBuilder {
         self.last_hlc = tags.hlc;
         put_varint(head, u64::from(tags.db));
         put_varint(head, u64::from(tags.count));
-        let same = self
-            .last_seen
-            .as_ref()
-            .is_some_and(|s| Arc::ptr_eq(s, tags.seen) || s == tags.seen);
-        if same {
-            head.push(0);
-        } else {
-            head.push(FLAG_SEEN);
+        let is = |last: &Option<Arc<Seen>>, new| {
+            let last = last.as_ref();
+            last.is_some_and(|last| Arc::ptr_eq(last, new) || last == new)
+        };
+        let (is_seen, has_third) = (
+            is(&self.last_seen, tags.seen),
+            !Arc::ptr_eq(tags.seen, tags.causes),
+        );
+        let is_cause = !has_third || is(&self.last_causes, tags.causes);
+        let flag = |is, flag| if is { 0 } else { flag };
+        head.push(flag(is_seen, FLAG_SEEN) | flag(is_cause, FLAG_CAUSES));
+        if !is_seen {
             tags.seen.encode(head);
             self.last_seen = Some(Arc::clone(tags.seen));
+        }
+        if !is_cause {
+            tags.causes.encode(head);
+            self.last_causes = Some(Arc::clone(tags.causes));
         }
         self.body.push(KIND_RECORD);
         put_varint(&mut self.body, (head.len() + commands.len()) as u64);
@@ -317,6 +334,7 @@ pub struct BatchReader {
     offset: Offset,
     hlc: Hlc,
     seen: Option<Arc<Seen>>,
+    causes: Option<Arc<Seen>>,
 }
 
 impl BatchReader {
@@ -329,6 +347,7 @@ impl BatchReader {
             offset: start,
             hlc: Hlc(0),
             seen: None,
+            causes: None,
         }
     }
 
@@ -368,6 +387,7 @@ impl BatchReader {
                     hlc: Hlc(take_varint(&mut body)?),
                     db: narrow(take_varint(&mut body)?)?,
                     seen: Arc::default(),
+                    causes: Arc::default(),
                     count: narrow(take_varint(&mut body)?)?,
                     commands: body,
                 };
@@ -391,8 +411,12 @@ impl BatchReader {
         (self.offset, self.hlc) = (offset, hlc);
         let db = narrow(take_varint(&mut body)?)?;
         let count = narrow(take_varint(&mut body)?)?;
-        if take_u8(&mut body)? & FLAG_SEEN != 0 {
+        let flags = take_u8(&mut body)?;
+        if flags & FLAG_SEEN != 0 {
             self.seen = Some(Arc::new(Seen::decode(&mut body)?));
+        }
+        if flags & FLAG_CAUSES != 0 {
+            self.causes = Some(Arc::new(Seen::decode(&mut body)?));
         }
         let seen = self
             .seen
@@ -402,6 +426,7 @@ impl BatchReader {
             offset,
             hlc,
             db,
+            causes: self.causes.as_ref().unwrap_or(&seen).clone(),
             seen,
             count,
             commands: body,
@@ -496,6 +521,7 @@ mod tests {
             hlc: Hlc(offset << 16),
             db: 3,
             seen: Arc::clone(seen),
+            causes: Arc::clone(seen),
             count: 1,
             commands: Bytes::from_static(commands),
         }
@@ -520,7 +546,10 @@ mod tests {
                 hlc: Hlc(8),
                 offset: Offset(140),
             },
-            Entry::Record(record(1 << 50, &later, b"x")),
+            Entry::Record(Record {
+                causes: Arc::new(Seen::default()),
+                ..record(1 << 50, &later, b"x")
+            }),
             Entry::SelfMark {
                 number: 4,
                 offset: Offset(1 << 51),

@@ -299,6 +299,7 @@ mod tests {
             hlc: Hlc(1),
             db: 0,
             seen: Arc::default(),
+            causes: Arc::default(),
             count: 1,
             commands: bytes::Bytes::from_static(b"x"),
         };

@@ -221,7 +221,6 @@ async fn write(
     let mut refresh = interval(REFRESH);
     refresh.set_missed_tick_behavior(MissedTickBehavior::Delay);
     let mut copies_heard = 0;
-    let mut announced = session.shared.announced.watch();
     let (mut acks, mut seen) = (Acks::default(), Telling::default());
     let (mut questions, is_due) = (Vec::new(), true);
     let mut stale = Stale { told: 0, is_due };
@@ -259,11 +258,6 @@ async fn write(
                 acks.is_due = true;
             }
             () = sleep_until(acks.not_before), if acks.is_due => {}
-            // A third site may hear of that place before it has all of our records up to it.
-            changed = announced.changed(), if !session.shared.foreign.is_empty() => {
-                changed.map_err(|_| Error::Stopping)?;
-                acks.is_due = true;
-            }
             changed = inputs.heard.changed() => {
                 changed.map_err(|_| Error::Stopping)?;
                 let heard = inputs.heard.borrow().clone();

@@ -38,6 +38,8 @@ pub struct Judge {
     written: Vec<Write>,
     origins: BTreeMap<SiteId, Origin>,
     judged: Arc<Seen>,
+    /// The last records of each origin that have come back.
+    causes: Arc<Seen>,
     /// Not handed over yet.
     wishes: Vec<(SiteId, Key, Wish)>,
     /// The same of peers with which this site is to be merged.
@@ -86,6 +88,7 @@ impl Judge {
             written: Vec::new(),
             origins: dockets.iter().map(origin).collect(),
             judged: Arc::default(),
+            causes: Arc::default(),
             wishes: Vec::new(),
             torn: Vec::new(),
             stale: Vec::new(),
@@ -131,6 +134,8 @@ impl Judge {
             }
         }
         self.judged = Arc::new(judged.clone());
+        // Those that are not judged are not known either.
+        self.causes = Arc::clone(&self.judged);
         for (site, key) in stale {
             self.claims.add_stale(&site, key.clone());
             self.unheard.insert((site, key), at);
@@ -149,6 +154,12 @@ impl Judge {
     #[must_use]
     pub const fn judged(&self) -> &Arc<Seen> {
         &self.judged
+    }
+
+    /// The last records of each origin that have come back; none where there are no third sites.
+    #[must_use]
+    pub fn causes(&self) -> Option<&Arc<Seen>> {
+        (!self.foreign.is_empty()).then_some(&self.causes)
     }
 
     /// Whoever waits for this is woken when there is something to note.
@@ -248,6 +259,7 @@ impl Judge {
             }
         }
         self.judged = Arc::new(seen.clone());
+        self.causes = Arc::clone(&self.judged);
     }
 
     /// A mark of an origin has come back, and what stands behind it.
@@ -477,6 +489,7 @@ impl Judge {
                     origin
                         .third
                         .note(table, catalog, effects, (&record, place), at);
+                    Arc::make_mut(&mut self.causes).advance(site, place);
                     let foreign = (site.clone(), place, record.clone());
                     self.verdicts.foreign.push(foreign);
                 }

@@ -7,7 +7,7 @@ use bytes::Bytes;
 
 use super::{Judge, Overrun, Table};
 use crate::command::{Act, Command, Touch, Whole, for_each_in, key_hash};
-use crate::converge::clash::Theirs;
+use crate::converge::clash::{Clash, Theirs};
 use crate::model::{
     Conflict, ConflictKind, Cursor, Hlc, Judgement, Key, Record, SiteId, Winner, is_reserved,
 };
@@ -30,6 +30,8 @@ struct Findings {
 struct Ask {
     /// Keys that it met in the wrong order.
     hashes: HashSet<u128>,
+    /// Keys of which something else was made before it wrote them: that is wrong, and themselves are not.
+    sources: HashSet<u128>,
     /// Whether it touches keys whose value is not what it is there.
     touched: bool,
     /// Keys whose value is wrong here.
@@ -39,6 +41,15 @@ struct Ask {
 impl Findings {
     fn ask(&mut self, site: &SiteId) -> &mut Ask {
         self.asks.entry(site.clone()).or_default()
+    }
+
+    /// A command has met a key in the wrong order, for which a site is to be asked.
+    fn meet(&mut self, asked: &SiteId, key: u128, clash: &Clash) {
+        let ask = self.ask(asked);
+        match clash.only_reads() {
+            true => ask.sources.insert(key),
+            false => ask.hashes.insert(key),
+        };
     }
 }
 
@@ -109,7 +120,7 @@ impl Judge {
                     continue;
                 }
                 for judge in &judges {
-                    findings.ask(judge).hashes.insert(touch.key);
+                    findings.meet(judge, touch.key, &clash);
                 }
                 let theirs = Theirs {
                     act: touch.act,
@@ -130,7 +141,7 @@ impl Judge {
                     findings.ask(of).hashes.insert(touch.key);
                 }
                 if asks_peer && clash.is_wrong_here(theirs) {
-                    findings.ask(site).hashes.insert(touch.key);
+                    findings.meet(site, touch.key, &clash);
                 }
             }
         }
@@ -146,6 +157,7 @@ impl Judge {
     ) -> Vec<Key> {
         let Ask {
             mut hashes,
+            sources,
             touched,
             mut wrong,
         } = ask;
@@ -160,6 +172,11 @@ impl Judge {
                     hashes.insert(hash);
                 }
             });
+        }
+        for hash in sources {
+            for (of, table) in self.tables(asked) {
+                table.made_of(hash, record.seen.of(of), &mut wrong);
+            }
         }
         if hashes.is_empty() {
             return wrong;

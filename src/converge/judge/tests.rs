@@ -65,11 +65,13 @@ impl Site {
         let mut tags = Seen::default();
         tags.advance(&site("a"), at(seen));
         let mut frame = FrameBuilder::new(Offset(0));
+        let tags = Arc::new(tags);
         let tags = Tags {
             offset: Offset(offset),
             hlc: Hlc(hlc),
             db: 0,
-            seen: &Arc::new(tags),
+            seen: &tags,
+            causes: &tags,
             count: 1,
         };
         frame.push(tags, &Self::commands(line));
@@ -141,7 +143,7 @@ async fn the_site_whose_write_was_later_asks() {
         ((1, "PEXPIREAT k 9"), (2, "DEL k"), ""),
         ((2, "SREM k m"), (1, "SADD k n"), "k?"),
         ((2, "SET a 1"), (1, "RENAME a b"), "a b"),
-        ((2, "COPY a b"), (1, "SET a 1"), "a b"),
+        ((2, "COPY a b"), (1, "SET a 1"), "b"),
         ((1, "COPY a b"), (2, "SET a 1"), ""),
         ((2, "SWAPDB 0 1"), (1, "SET k 1"), "k k"),
         ((2, "FLUSHDB"), (1, "SET k 1"), ""),

@@ -304,11 +304,11 @@ impl Stream {
                     marks.insert(origin.clone(), Mark::clone(&mark));
                 }
                 let at = self.place(offset);
-                if !self.shared.foreign.is_empty() {
-                    self.shared.seen_at.note(at, &self.seen);
-                }
                 self.judge
                     .on_echo(&origin, &mark, deleted, self.instance, at);
+                if let Some(causes) = self.judge.causes() {
+                    self.shared.seen_at.note(at, causes);
+                }
                 self.on_mark(&origin, mark.instance, offset);
             }
             Event::SelfMark { mark, offset } => {
@@ -324,8 +324,10 @@ impl Stream {
                 if instance == self.instance {
                     self.own_since.entry(name.clone()).or_insert(offset);
                     let seen = Arc::clone(&self.seen);
+                    let causes = Arc::clone(self.judge.causes().unwrap_or(&seen));
                     let at = self.place(offset);
                     let seen = FenceSeen {
+                        causes,
                         instance,
                         number,
                         at,
@@ -355,6 +357,7 @@ impl Stream {
             hlc,
             db: write.db,
             seen: &self.seen,
+            causes: self.judge.causes().unwrap_or(&self.seen),
             count: write.count,
         };
         self.frame.push(tags, &write.commands);
@@ -420,6 +423,7 @@ impl Stream {
     fn publish(&mut self) {
         self.progress.state.clone_from(&self.state);
         self.progress.seen = Arc::clone(&self.seen);
+        self.progress.causes = Arc::clone(self.judge.causes().unwrap_or(&self.seen));
         self.progress.judged = Arc::clone(self.judge.judged());
         self.progress.self_mark = self.self_mark;
         self.progress.server = Arc::clone(&self.run_id);
