@@ -276,7 +276,7 @@ impl FrameBuilder {
 }
 
 /// The offset that is so far behind another one.
-fn behind(before: Offset, body: &mut Bytes) -> Result<Offset, RecordError> {
+fn behind(before: Offset, body: &mut impl Buf) -> Result<Offset, RecordError> {
     let offset = before.0.checked_add(take_varint(body)?).map(Offset);
     offset.ok_or(RecordError::Malformed("offset"))
 }
@@ -310,8 +310,14 @@ impl BatchReader {
     }
 
     fn entry(&mut self) -> Result<Entry, RecordError> {
-        let kind = take_u8(&mut self.rest)?;
-        let mut body = take_bytes(&mut self.rest)?;
+        let mut head = &self.rest[..];
+        let kind = take_u8(&mut head)?;
+        let length = usize::try_from(take_varint(&mut head)?).map_err(|_| RecordError::Short)?;
+        if length > head.len() {
+            return Err(RecordError::Short);
+        }
+        self.rest.advance(self.rest.len() - head.len());
+        let mut body = self.rest.split_to(length);
         match kind {
             KIND_RECORD => self.record(body).map(Entry::Record),
             KIND_ECHO => {
@@ -348,12 +354,15 @@ impl BatchReader {
     }
 
     fn record(&mut self, mut body: Bytes) -> Result<Record, RecordError> {
-        let offset = behind(self.offset, &mut body)?;
-        let hlc = Hlc(self.hlc.0.wrapping_add(take_varint(&mut body)?));
+        let mut head = &body[..];
+        let offset = behind(self.offset, &mut head)?;
+        let hlc = Hlc(self.hlc.0.wrapping_add(take_varint(&mut head)?));
         (self.offset, self.hlc) = (offset, hlc);
-        let db = narrow(take_varint(&mut body)?)?;
-        let count = narrow(take_varint(&mut body)?)?;
-        if take_u8(&mut body)? & FLAG_SEEN != 0 {
+        let db = narrow(take_varint(&mut head)?)?;
+        let count = narrow(take_varint(&mut head)?)?;
+        let flags = take_u8(&mut head)?;
+        body.advance(body.len() - head.len());
+        if flags & FLAG_SEEN != 0 {
             self.seen = Some(Arc::new(Seen::decode(&mut body)?));
         }
         let seen = self
@@ -407,14 +416,14 @@ pub(crate) fn put_bytes(out: &mut Vec<u8>, bytes: &[u8]) {
 }
 
 /// Takes one byte from the front.
-pub(crate) fn take_u8(input: &mut Bytes) -> Result<u8, RecordError> {
+pub(crate) fn take_u8(input: &mut impl Buf) -> Result<u8, RecordError> {
     input.try_get_u8().map_err(|_| RecordError::Short)
 }
 
-/// Takes a number from the front.
-pub(crate) fn take_varint(input: &mut Bytes) -> Result<u64, RecordError> {
+/// Takes a number from the front of what is in one piece.
+pub(crate) fn take_varint(input: &mut impl Buf) -> Result<u64, RecordError> {
     let mut number = 0_u64;
-    for (length, byte) in (1..).zip(input.iter()) {
+    for (length, byte) in (1..).zip(input.chunk()) {
         let (shift, bits) = (7 * (length - 1), u64::from(byte & 0x7f));
         if shift > 63 || (shift == 63 && bits > 1) {
             return Err(RecordError::Malformed("number too long"));

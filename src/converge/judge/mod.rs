@@ -15,6 +15,7 @@ use super::clash::Theirs;
 use super::docket::{Docket, Wish};
 use super::recent::{Recent, Write};
 use super::table::Table;
+use crate::command::scanner::Scanner;
 use crate::command::{Act, Catalog, Command, Effects, Touch, Whole, for_each_in, key_hash};
 use crate::model::{
     Conflict, ConflictKind, Cursor, Epoch, Hlc, InstanceId, Judgement, Key, Mark, Need, Record,
@@ -56,6 +57,7 @@ pub struct Judge {
     verdicts: Verdicts,
     /// Of the command that is being looked at.
     effects: Effects,
+    scanner: Scanner,
 }
 
 impl Judge {
@@ -92,6 +94,7 @@ impl Judge {
             torn: Vec::new(),
             verdicts: Verdicts::default(),
             effects: Effects::default(),
+            scanner: Scanner::default(),
         }
     }
 
@@ -340,7 +343,8 @@ impl Judge {
         let seen = record.seen.of(&self.site);
         let mut findings = Findings::default();
         let mut effects = std::mem::take(&mut self.effects);
-        let scanned = for_each_in(&record.commands, record.db, |command, db| {
+        let mut scanner = std::mem::take(&mut self.scanner);
+        let scanned = scanner.for_each_in(&record.commands, record.db, |command, db| {
             effects.clear();
             effects.add(&self.catalog, command, db, |_, _| true);
             for whole in effects.wholes.drain(..) {
@@ -360,7 +364,7 @@ impl Judge {
             }
         });
         debug_assert!(scanned.is_ok(), "the applier has read it");
-        self.effects = effects;
+        (self.effects, self.scanner) = (effects, scanner);
         if !findings.doubtful.is_empty() {
             self.doubt(site, findings.doubtful, at);
         }
