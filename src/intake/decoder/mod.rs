@@ -452,7 +452,8 @@ impl Decoder {
                 self.room = room;
                 return;
             }
-            room.effects.append(&mut self.effects);
+            // Those of the room were cleared.
+            std::mem::swap(&mut room.effects, &mut self.effects);
             self.events.push_back(Event::Write(Write {
                 offset,
                 db,
