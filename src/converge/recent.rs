@@ -114,7 +114,12 @@ impl Writes {
 
 /// The kind of a hash, not by the bits by which the maps find it.
 const fn kind(hash: u128) -> usize {
-    (hash >> 64) as usize % KINDS
+    #[expect(
+        clippy::cast_possible_truncation,
+        reason = "any bits of the hash will do"
+    )]
+    let high = (hash >> 64) as usize;
+    high % KINDS
 }
 
 /// The writes of a span of our history. They are forgotten together: to remove each key by itself
