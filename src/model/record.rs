@@ -110,8 +110,6 @@ pub enum RecordError {
 pub struct FrameBuilder {
     start: Offset,
     body: Vec<u8>,
-    /// Where the head of a record is put together.
-    head: Vec<u8>,
     last_seen: Option<Arc<Seen>>,
     last_hlc: Hlc,
     records: u32,
@@ -126,7 +124,6 @@ impl FrameBuilder {
         Self {
             start,
             body: Vec::new(),
-            head: Vec::new(),
             last_seen: None,
             last_hlc: Hlc(0),
             records: 0,
@@ -137,15 +134,11 @@ impl FrameBuilder {
 
     /// Begins the next frame after `start`, in the memory of the one before unless that is large.
     pub fn begin(&mut self, start: Offset) {
-        let (mut body, head) = (
-            std::mem::take(&mut self.body),
-            std::mem::take(&mut self.head),
-        );
+        let mut body = std::mem::take(&mut self.body);
         body.clear();
         body.shrink_to(2 * TARGET_FRAME);
         *self = Self {
             body,
-            head,
             ..Self::new(start)
         };
     }
@@ -164,29 +157,33 @@ impl FrameBuilder {
 
     /// Appends a record with these tags and commands.
     pub fn push(&mut self, tags: Tags<'_>, commands: &[u8]) {
-        let head = &mut self.head;
-        head.clear();
         let before = self.last_record.unwrap_or(self.start);
-        put_varint(head, tags.offset.0.saturating_sub(before.0));
-        // It grows from record to record; if it ever does not, this is long and still right.
-        put_varint(head, tags.hlc.0.wrapping_sub(self.last_hlc.0));
+        let numbers = [
+            tags.offset.0.saturating_sub(before.0),
+            // It grows from record to record; if it ever does not, this is long and still right.
+            tags.hlc.0.wrapping_sub(self.last_hlc.0),
+            u64::from(tags.db),
+            u64::from(tags.count),
+        ];
         self.last_hlc = tags.hlc;
-        put_varint(head, u64::from(tags.db));
-        put_varint(head, u64::from(tags.count));
         let same = self
             .last_seen
             .as_ref()
             .is_some_and(|s| Arc::ptr_eq(s, tags.seen) || s == tags.seen);
-        if same {
-            head.push(0);
-        } else {
-            head.push(FLAG_SEEN);
-            tags.seen.encode(head);
+        let mut seen = Vec::new();
+        if !same {
+            tags.seen.encode(&mut seen);
             self.last_seen = Some(Arc::clone(tags.seen));
         }
+        let head: usize = numbers.into_iter().map(varint_len).sum();
+        let length = head + 1 + seen.len() + commands.len();
         self.body.push(KIND_RECORD);
-        put_varint(&mut self.body, (head.len() + commands.len()) as u64);
-        self.body.extend_from_slice(head);
+        put_varint(&mut self.body, length as u64);
+        for number in numbers {
+            put_varint(&mut self.body, number);
+        }
+        self.body.push(if same { 0 } else { FLAG_SEEN });
+        self.body.extend_from_slice(&seen);
         self.body.extend_from_slice(commands);
         self.records += 1;
         self.entries += 1;
@@ -409,6 +406,12 @@ pub(crate) fn put_varint(out: &mut Vec<u8>, mut number: u64) {
     out.push(number as u8);
 }
 
+/// How many bytes [`put_varint`] appends.
+const fn varint_len(number: u64) -> usize {
+    // Zero takes as much as one.
+    (number | 1).ilog2() as usize / 7 + 1
+}
+
 /// Appends a length and the bytes.
 pub(crate) fn put_bytes(out: &mut Vec<u8>, bytes: &[u8]) {
     put_varint(out, bytes.len() as u64);
@@ -422,6 +425,11 @@ pub(crate) fn take_u8(input: &mut impl Buf) -> Result<u8, RecordError> {
 
 /// Takes a number from the front of what is in one piece.
 pub(crate) fn take_varint(input: &mut impl Buf) -> Result<u64, RecordError> {
+    // Nearly all numbers are small.
+    if let Some(&byte @ 0..0x80) = input.chunk().first() {
+        input.advance(1);
+        return Ok(u64::from(byte));
+    }
     let mut number = 0_u64;
     for (length, byte) in (1..).zip(input.chunk()) {
         let (shift, bits) = (7 * (length - 1), u64::from(byte & 0x7f));
@@ -563,6 +571,7 @@ mod tests {
         fn numbers_survive(number: u64) {
             let mut out = Vec::new();
             put_varint(&mut out, number);
+            prop_assert_eq!(out.len(), varint_len(number));
             let mut input = Bytes::from(out);
             prop_assert_eq!(take_varint(&mut input).unwrap(), number);
             prop_assert!(input.is_empty());

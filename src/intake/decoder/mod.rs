@@ -294,8 +294,9 @@ impl Decoder {
         self.effects.clear();
         self.effects
             .add(&self.catalog, command, self.db, |_, name| {
-                reserved |= is_reserved(name);
-                !is_reserved(name)
+                let is_ours = is_reserved(name);
+                reserved |= is_ours;
+                !is_ours
             });
         if !reserved {
             return false;
