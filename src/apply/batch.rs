@@ -432,6 +432,17 @@ mod tests {
     }
 
     #[test]
+    fn a_record_costs_no_memory_but_the_place_of_its_commands() {
+        let mut batch = Batch::new(target("8.6.3"));
+        let records: Vec<Record> = (1..200).map(|n| record(n, 0, &["SET key value"])).collect();
+        let mut push = |record| batch.push(record).unwrap();
+        let (first, rest) = records.split_at(100);
+        first.iter().for_each(&mut push);
+        let counted = allocation_counter::measure(|| rest.iter().for_each(&mut push));
+        assert!(counted.count_total < 3, "{counted:?}");
+    }
+
+    #[test]
     fn marks_are_written_again_behind_what_removes_them() {
         let mut batch = Batch::new(target("8.6.3"));
         batch.push(&record(10, 4, &["FLUSHALL"])).unwrap();
