@@ -12,6 +12,8 @@
 #                      all kinds; seeds are printed. Writes docs/reliability.md
 #   make bench         speed, cost and memory beside a native replica, with the installed server:
 #                      writes docs/performance.md; BENCH_ARGS="--quick" is a smoke run
+#   make costs         allocations, bytes and (with valgrind) instructions of the parts of the data
+#                      path; fails when one has become dearer than benches/parts.rs allows
 #
 # make demo and make test install what is missing with apt-get: gcc, certificates, redis-server.
 
@@ -26,7 +28,7 @@ SERVERS ?= $(CURDIR)/target/servers
 # What make deny checks. Advisories are read from GitHub: leave them out where that is out of reach.
 DENY ?= advisories bans licenses sources
 
-.PHONY: demo test lint docs deny test-matrix soak bench ensure
+.PHONY: demo test lint docs deny test-matrix soak bench costs ensure
 
 demo: ensure
 	cargo run --locked --profile $(DEMO_PROFILE) -- demo --seconds $(DEMO_SECONDS) $(DEMO_ARGS)
@@ -61,6 +63,9 @@ soak: ensure
 
 bench: ensure
 	cargo bench --locked --bench whole -- $(BENCH_ARGS)
+
+costs:
+	cargo bench --locked --bench parts -- --check
 
 ensure:
 	@tests/servers/ensure.sh

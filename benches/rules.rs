@@ -17,12 +17,14 @@ use tandem::model::{
 const TURN: u64 = 256;
 /// How many turns a record is under way: at 50,000 records a second, a round trip of 100 ms.
 const UNSEEN: u64 = 20;
-/// Turns that are measured.
+/// Turns that are measured, unless another number is given.
 const TURNS: u64 = 8_000;
 /// Keys of each side.
 const KEYS: u64 = 50_000;
 
 fn main() -> Result<()> {
+    let turns = std::env::args().find_map(|arg| arg.parse().ok());
+    let turns = turns.unwrap_or(TURNS);
     let (a, b) = (SiteId::try_new("a")?, SiteId::try_new("b")?);
     let (table, docket, catalog) = (
         Arc::new(Table::new(1 << 19)),
@@ -35,7 +37,7 @@ fn main() -> Result<()> {
     let mut judge = Judge::new(a.clone(), tables, catalog.clone(), (&dockets, claims));
     let runtime = tokio::runtime::Builder::new_current_thread().build()?;
     let (mut own, mut theirs) = (0, 0);
-    for turn in 0..TURNS {
+    for turn in 0..turns {
         let first = turn * TURN;
         let commands: Vec<_> = (first..first + TURN).map(|n| command("a", n)).collect();
         let start = Instant::now();
@@ -68,7 +70,7 @@ fn main() -> Result<()> {
         theirs += start.elapsed().as_nanos();
         anyhow::ensure!(found.found.is_empty(), "a conflict");
     }
-    let records = u128::from(TURNS * TURN);
+    let records = u128::from(turns * TURN);
     let nanos = |all: u128| u32::try_from(all * 100 / records).map(|n| f64::from(n) / 100.0);
     println!(
         "in the table: {} writes that the peer has not seen",

@@ -67,19 +67,19 @@ pub(super) enum Outcome {
     Changed,
 }
 
-/// Reads the replies to `MULTI`, `count` commands and `EXEC`.
+/// Reads the replies to `MULTI`, to those commands that were not queued, by number, and to `EXEC`.
 #[must_use]
-pub(super) fn outcome(multi: &Reply, queued: &[Reply], exec: Reply) -> Outcome {
+pub(super) fn outcome(multi: &Reply, others: &[(usize, Reply)], exec: Reply) -> Outcome {
     if let Some(message) = multi.error() {
         return Outcome::Aborted {
             command: Some(0),
             message: message.clone(),
         };
     }
-    let refused = queued
+    let mut errors = others
         .iter()
-        .enumerate()
-        .find_map(|(i, r)| r.error().map(|m| (i, m)));
+        .filter_map(|(i, r)| r.error().map(|m| (*i, m)));
+    let refused = errors.next();
     match (exec, refused) {
         (Reply::Array(replies), _) => Outcome::Done(replies),
         (Reply::Nil, _) => Outcome::Changed,
@@ -118,7 +118,6 @@ mod tests {
     #[test]
     fn what_a_server_refuses_only_at_exec_is_judged_by_its_reason() {
         let ok = || Reply::Status("OK".into());
-        let queued = [Reply::Status("QUEUED".into())];
         let reasons = [
             "EXECABORT Transaction discarded because of: OOM command not allowed",
             "EXECABORT Transaction discarded because of: NOREPLICAS Not enough good replicas",
@@ -128,7 +127,7 @@ mod tests {
         for reason in reasons {
             assert_eq!(classify(reason), Class::Wait, "{reason}");
             // No command of it is to blame.
-            let aborted = outcome(&ok(), &queued, Reply::Error(reason.to_owned()));
+            let aborted = outcome(&ok(), &[], Reply::Error(reason.to_owned()));
             let message = reason.to_owned();
             assert_eq!(
                 aborted,
@@ -147,12 +146,11 @@ mod tests {
     #[test]
     fn outcomes() {
         let ok = || Reply::Status("OK".into());
-        let queued = || Reply::Status("QUEUED".into());
         let error = |m: &str| Reply::Error(m.to_owned());
-        let done = outcome(&ok(), &[queued()], Reply::Array(vec![ok()]));
+        let done = outcome(&ok(), &[], Reply::Array(vec![ok()]));
         assert_eq!(done, Outcome::Done(vec![ok()]));
-        assert_eq!(outcome(&ok(), &[queued()], Reply::Nil), Outcome::Changed);
-        let aborted = outcome(&ok(), &[queued(), error("OOM x")], error("EXECABORT y"));
+        assert_eq!(outcome(&ok(), &[], Reply::Nil), Outcome::Changed);
+        let aborted = outcome(&ok(), &[(1, error("OOM x"))], error("EXECABORT y"));
         assert_eq!(
             aborted,
             Outcome::Aborted {
@@ -160,11 +158,7 @@ mod tests {
                 message: "OOM x".to_owned()
             }
         );
-        let aborted = outcome(
-            &error("NOPERM z"),
-            &[queued()],
-            error("ERR EXEC without MULTI"),
-        );
+        let aborted = outcome(&error("NOPERM z"), &[], error("ERR EXEC without MULTI"));
         assert_eq!(
             aborted,
             Outcome::Aborted {

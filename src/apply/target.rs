@@ -123,12 +123,9 @@ impl Writing {
     /// The connection broke; whether the transaction was executed is not known.
     pub(super) async fn outcome(&mut self, commands: usize) -> Result<Outcome, Error> {
         let multi = self.connection.reply().await?;
-        let mut queued = Vec::with_capacity(commands);
-        for _ in 0..commands {
-            queued.push(self.connection.reply().await?);
-        }
+        let refused = self.connection.queued(commands).await?;
         let exec = self.connection.reply().await?;
-        Ok(outcome(&multi, &queued, exec))
+        Ok(outcome(&multi, &refused, exec))
     }
 
     /// Sends questions and reads the replies.

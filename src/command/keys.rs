@@ -206,6 +206,10 @@ impl Scanner {
 /// database into which SWAPDB would carry them.
 #[must_use]
 pub fn removes_marks(command: &Command<'_>, db: u32) -> Option<Option<u32>> {
+    // Asked of every command, and nearly none is any of these.
+    if !matches!(command.arg(0).first(), Some(b'F' | b'f' | b'S' | b's')) || command.is(b"SET") {
+        return None;
+    }
     if command.is(b"FLUSHALL") || (command.is(b"FLUSHDB") && db == 0) {
         return Some(None);
     }

@@ -115,31 +115,35 @@ impl Scanner {
     pub fn scan(&mut self, buffer: &[u8]) -> Result<Option<usize>, ScanError> {
         let expected = match self.expected {
             Some(expected) => expected,
-            None => match header(buffer, &mut self.at, b'*', MAX_ARGS) {
-                Ok(Some(count)) => *self.expected.insert(count),
+            None => match header(buffer, self.at, b'*', MAX_ARGS) {
+                Ok(Some((count, behind))) => {
+                    self.at = behind;
+                    *self.expected.insert(count)
+                }
                 Ok(None) => return Ok(None),
                 Err(byte) => return Err(byte.map_or(ScanError::Length, ScanError::NoCommand)),
             },
         };
         while self.args.len() < expected {
-            let length = match self.argument {
-                Some(length) => length,
-                None => match header(buffer, &mut self.at, b'$', MAX_ARG) {
-                    Ok(Some(length)) => *self.argument.insert(length),
+            let (length, begin) = match self.argument {
+                Some(length) => (length, self.at),
+                None => match header(buffer, self.at, b'$', MAX_ARG) {
+                    Ok(Some(found)) => found,
                     Ok(None) => return Ok(None),
                     Err(byte) => return Err(byte.map_or(ScanError::Length, ScanError::NoArgument)),
                 },
             };
-            let end = self.at.saturating_add(length);
-            let Some(tail) = buffer.get(end..end.saturating_add(2)) else {
-                return Ok(None);
-            };
-            if tail != b"\r\n" {
-                return Err(ScanError::NoEnd);
+            let end = begin.saturating_add(length);
+            match buffer.get(end..end.saturating_add(2)) {
+                Some(b"\r\n") => {}
+                Some(_) => return Err(ScanError::NoEnd),
+                None => {
+                    (self.argument, self.at) = (Some(length), begin);
+                    return Ok(None);
+                }
             }
-            self.args.push(self.at..end);
-            self.at = end.saturating_add(2);
-            self.argument = None;
+            self.args.push(begin..end);
+            (self.argument, self.at) = (None, end.saturating_add(2));
         }
         Ok(Some(self.at))
     }
@@ -201,29 +205,39 @@ pub fn for_each(bytes: &[u8], each: impl FnMut(Command<'_>)) -> Result<(), ScanE
     Scanner::default().for_each(bytes, each)
 }
 
-/// Reads `<kind><number>\r\n`; none when it is not all there. The error is the wrong first byte,
-/// or none when the number is wrong.
+/// Reads `<kind><number>\r\n` at a place: the number, and the place behind it; none when it is not
+/// all there. The error is the wrong first byte, or none when the number is wrong.
+#[inline]
 fn header(
     buffer: &[u8],
-    at: &mut usize,
+    at: usize,
     kind: u8,
     limit: usize,
-) -> Result<Option<usize>, Option<u8>> {
-    let rest = buffer.get(*at..).unwrap_or_default();
+) -> Result<Option<(usize, usize)>, Option<u8>> {
+    // Nearly all lengths have one digit or two, and no such length is beyond the limit.
+    match buffer.get(at..) {
+        Some([first, a @ b'0'..=b'9', b'\r', b'\n', ..]) if *first == kind => {
+            Ok(Some((digit(*a), at.saturating_add(4))))
+        }
+        Some([first, a @ b'0'..=b'9', b @ b'0'..=b'9', b'\r', b'\n', ..]) if *first == kind => {
+            let number = digit(*a).saturating_mul(10).saturating_add(digit(*b));
+            Ok(Some((number, at.saturating_add(5))))
+        }
+        rest => {
+            let found = long_header(rest.unwrap_or_default(), kind, limit)?;
+            Ok(found.map(|(number, length)| (number, at.saturating_add(length))))
+        }
+    }
+}
+
+/// The same for any number, from the front: the number, and the length of all.
+#[inline(never)]
+fn long_header(rest: &[u8], kind: u8, limit: usize) -> Result<Option<(usize, usize)>, Option<u8>> {
     let Some((&first, digits)) = rest.split_first() else {
         return Ok(None);
     };
     if first != kind {
         return Err(Some(first));
-    }
-    // Nearly all lengths have one digit or two, and no such length is beyond the limit.
-    if let [a @ b'0'..=b'9', b'\r', b'\n', ..] = digits {
-        *at = at.saturating_add(4);
-        return Ok(Some(digit(*a)));
-    }
-    if let [a @ b'0'..=b'9', b @ b'0'..=b'9', b'\r', b'\n', ..] = digits {
-        *at = at.saturating_add(5);
-        return Ok(Some(digit(*a).saturating_mul(10).saturating_add(digit(*b))));
     }
     let mut number = 0_usize;
     for (i, &byte) in digits.iter().enumerate() {
@@ -233,10 +247,7 @@ fn header(
             }
             b'\r' if i > 0 && number <= limit => {
                 return match digits.get(i.saturating_add(1)) {
-                    Some(b'\n') => {
-                        *at = at.saturating_add(i).saturating_add(3);
-                        Ok(Some(number))
-                    }
+                    Some(b'\n') => Ok(Some((number, i.saturating_add(3)))),
                     Some(_) => Err(None),
                     None => Ok(None),
                 };

@@ -422,10 +422,10 @@ fn place(name: &[u8]) -> usize {
 }
 
 /// The row of a command of this name, however it is spelt.
-pub(super) fn row(name: &[u8]) -> Option<Row> {
+pub(super) fn row(name: &[u8]) -> Option<&'static Row> {
     let same = ROWS.get(place(name))?;
     let found = same.iter().find(|(n, _)| n.eq_ignore_ascii_case(name))?;
-    Some(found.1)
+    Some(&found.1)
 }
 
 #[cfg(test)]

@@ -306,7 +306,6 @@ impl Catalog {
         out: &mut Vec<Touch>,
         mut wants: impl FnMut(u32, &[u8]) -> bool,
     ) -> bool {
-        let kind = Kind::of(command);
         self.for_each_key(command, db, |db, name, act| {
             if !wants(db, name) {
                 return;
@@ -323,6 +322,7 @@ impl Catalog {
                 out.push(whole(act));
                 return;
             }
+            let kind = Kind::of(command);
             for_each_element(command, |element| {
                 out.push(Touch {
                     element: Some(element_hash(key, element)),

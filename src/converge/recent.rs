@@ -5,7 +5,7 @@ use std::collections::{HashMap, VecDeque};
 use std::hash::{BuildHasherDefault, Hasher};
 use std::sync::Arc;
 
-use super::table::{DidAll, Table};
+use super::table::{All, DidAll, Table};
 use crate::command::{Act, Kind, Touch, Whole};
 use crate::model::{Cursor, Hlc, Key};
 
@@ -17,6 +17,9 @@ const LEAST_SPANS: usize = 16;
 pub(super) const MIN_SPAN: usize = 1 << 10;
 /// The most spans that are begun before the last one is full: whoever asks looks into each.
 pub(super) const MAX_SPANS: usize = 64;
+/// How many kinds of hashes are told apart before a span is looked into: many times as many as there are
+/// writes on the way to a peer, in no more memory than a processor has at hand.
+const KINDS: usize = 1 << 16;
 /// The most flushes and swaps remembered: more databases are not in use where these are in conflict.
 pub(super) const MAX_WHOLES: usize = 64;
 
@@ -49,6 +52,75 @@ impl Hasher for PassThrough {
 
 /// How the maps of hashes are hashed.
 pub(super) type Hashed = BuildHasherDefault<PassThrough>;
+
+/// Our own writes, as far as they are remembered.
+#[derive(Debug)]
+pub(super) struct Writes {
+    /// What holds for every key.
+    pub all: All,
+    /// The earliest first.
+    pub spans: VecDeque<Span>,
+    /// How many spans were begun.
+    begun: u32,
+    /// Of each kind of hash, how many spans were begun when one of it was written last. What is asked for
+    /// and was not written costs one look at this, not one into each span. (A count that has begun
+    /// anew makes a look into spans more.)
+    newest: Box<[u32]>,
+}
+
+impl Default for Writes {
+    fn default() -> Self {
+        Self {
+            all: All::default(),
+            spans: VecDeque::new(),
+            begun: 0,
+            newest: vec![0; KINDS].into(),
+        }
+    }
+}
+
+impl Writes {
+    /// What was done to a key or an element in each span that ends behind `seen`, the last first.
+    pub(super) fn of(&self, hash: u128, seen: Cursor) -> impl Iterator<Item = &Done> {
+        let newest = self.newest.get(kind(hash)).copied().unwrap_or_default();
+        let since = self.begun.wrapping_sub(newest) as usize;
+        let spans = self.spans.range(..self.spans.len().saturating_sub(since));
+        let spans = spans.rev().filter(move |span| span.last > seen);
+        spans.filter_map(move |span| span.done.get(&hash))
+    }
+
+    /// Something was done to a key or an element: whether that is the first time in the present span.
+    fn note(&mut self, hash: u128, did: Did) -> bool {
+        let Some(span) = self.spans.back_mut() else {
+            return false;
+        };
+        span.last = span.last.max(did.at);
+        if let Some(newest) = self.newest.get_mut(kind(hash)) {
+            *newest = self.begun;
+        }
+        match span.done.entry(hash) {
+            Entry::Occupied(mut known) => {
+                known.get_mut().note(did);
+                false
+            }
+            Entry::Vacant(new) => {
+                let more = Vec::new();
+                new.insert(Done { first: did, more });
+                true
+            }
+        }
+    }
+}
+
+/// The kind of a hash, not by the bits by which the maps find it.
+const fn kind(hash: u128) -> usize {
+    #[expect(
+        clippy::cast_possible_truncation,
+        reason = "any bits of the hash will do"
+    )]
+    let high = (hash >> 64) as usize;
+    high % KINDS
+}
 
 /// The writes of a span of our history. They are forgotten together: to remove each key by itself
 /// would cost as much as to note it.
@@ -133,22 +205,13 @@ pub(super) struct Recent {
 impl Recent {
     /// Keys and elements were written, the earliest first.
     pub(super) fn note(&mut self, table: &Table, written: impl IntoIterator<Item = Write>) {
-        let mut spans = table.writes();
+        let mut writes = table.writes();
         for Write { touch, at, hlc } in written {
-            self.make_room(table, &mut spans);
-            let Some(span) = spans.back_mut() else { return };
-            span.last = span.last.max(at);
+            self.make_room(table, &mut writes);
             let Touch { act, kind, .. } = touch;
             let did = Did { act, kind, at, hlc };
             for hash in std::iter::once(touch.key).chain(touch.element) {
-                match span.done.entry(hash) {
-                    Entry::Occupied(mut known) => known.get_mut().note(did),
-                    Entry::Vacant(new) => {
-                        let more = Vec::new();
-                        new.insert(Done { first: did, more });
-                        self.count += 1;
-                    }
-                }
+                self.count += usize::from(writes.note(hash, did));
             }
         }
     }
@@ -161,9 +224,11 @@ impl Recent {
         keys: &Arc<[Key]>,
         at: Cursor,
     ) {
-        let mut spans = table.writes();
-        self.make_room(table, &mut spans);
-        let Some(span) = spans.back_mut() else { return };
+        let mut writes = table.writes();
+        self.make_room(table, &mut writes);
+        let Some(span) = writes.spans.back_mut() else {
+            return;
+        };
         span.last = span.last.max(at);
         for hash in from {
             let keys = Arc::clone(keys);
@@ -187,11 +252,13 @@ impl Recent {
         };
         let kind = Kind::Other;
         let did = Did { act, kind, at, hlc };
-        table.update(|all| {
-            all.wholes.retain(|known| known.what != what);
-            all.wholes.push(DidAll { what, did });
-        });
-        if table.all().wholes.len() > MAX_WHOLES {
+        let are_many = {
+            let wholes = &mut table.writes().all.wholes;
+            wholes.retain(|known| known.what != what);
+            wholes.push(DidAll { what, did });
+            wholes.len() > MAX_WHOLES
+        };
+        if are_many {
             self.note_everything(table, at);
         }
     }
@@ -202,12 +269,10 @@ impl Recent {
             return;
         }
         self.forgotten = upto;
-        if !table.all().wholes.is_empty() {
-            table.update(|all| all.wholes.retain(|whole| whole.did.at > upto));
-        }
-        let mut spans = table.writes();
+        let Writes { all, spans, .. } = &mut *table.writes();
+        all.wholes.retain(|whole| whole.did.at > upto);
         while spans.front().is_some_and(|span| span.last <= upto) {
-            self.remove_first(&mut spans);
+            self.remove_first(spans);
         }
         // What follows will be seen later: it is forgotten apart from what there is.
         let is_large = |span: &Span| span.done.len() >= MIN_SPAN;
@@ -216,7 +281,10 @@ impl Recent {
 
     /// Makes sure that there is a span that is not full; forgets the oldest, so that a whole span
     /// more is not too many.
-    fn make_room(&mut self, table: &Table, spans: &mut VecDeque<Span>) {
+    fn make_room(&mut self, table: &Table, writes: &mut Writes) {
+        let Writes {
+            all, spans, begun, ..
+        } = writes;
         let largest = MAX_SPAN.min(table.most / LEAST_SPANS);
         let is_full = |span: &Span| span.done.len() + span.made.len() >= largest;
         if !std::mem::take(&mut self.is_closed) && !spans.back().is_none_or(is_full) {
@@ -225,11 +293,11 @@ impl Recent {
         while self.count + largest > table.most
             && let Some(oldest) = spans.front()
         {
-            // Before they are removed: nobody may find a write in neither.
-            table.update(|all| all.written = all.written.max(oldest.last));
+            all.written = all.written.max(oldest.last);
             self.remove_first(spans);
         }
         spans.push_back(std::mem::take(&mut self.spare));
+        *begun = begun.wrapping_add(1);
     }
 
     fn remove_first(&mut self, spans: &mut VecDeque<Span>) {

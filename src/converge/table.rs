@@ -6,14 +6,13 @@
 //! a ceiling the oldest are forgotten and remembered as one line: before here, anything may have
 //! been written. A false alarm costs one more state; a miss would cost equality.
 
-use std::collections::VecDeque;
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError, RwLock, RwLockReadGuard};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use dashmap::DashMap;
 use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 
 use super::Clash;
-use super::recent::{Did, Done, Hashed, Span};
+use super::recent::{Did, Done, Hashed, Writes};
 use crate::command::{Act, Kind, Touch, Whole, key_hash};
 use crate::model::{Cursor, Epoch, Hlc, Key, Offset};
 
@@ -29,12 +28,10 @@ pub struct Table {
     /// The most writes that are remembered.
     pub(super) most: usize,
     /// The local writes. One lock, for those of a whole frame are noted at once, and few ask.
-    writes: Mutex<VecDeque<Span>>,
+    writes: Mutex<Writes>,
     /// Key hash → where its state was read to be sent. A peer's state that has not seen ours must
     /// not replace what we sent: the two would swap.
     pub(super) reads: DashMap<u128, Read, Hashed>,
-    /// What holds for every key.
-    all: RwLock<All>,
     /// Between asking about a peer's state and taking it, nobody may begin to send that key: who
     /// takes holds one permit, who enters a read waits for all of them.
     pub(super) taking: Turns,
@@ -116,7 +113,6 @@ impl Table {
             most,
             writes: Mutex::default(),
             reads: DashMap::default(),
-            all: RwLock::default(),
             taking: Turns::default(),
         }
     }
@@ -137,30 +133,28 @@ impl Table {
     /// every key. False says nothing: some may still be remembered that it has seen.
     #[must_use]
     pub fn is_all_seen(&self, seen: Cursor) -> bool {
-        if !self.writes().is_empty() || !self.reads.is_empty() {
+        if !self.reads.is_empty() {
             return false;
         }
-        // Asked last: what leaves the others is entered here before.
-        let all = self.all();
-        all.written().max(all.copied.at()) <= seen
+        // Asked last: what leaves the reads is entered here before.
+        let writes = self.writes();
+        writes.spans.is_empty() && writes.all.written().max(writes.all.copied.at()) <= seen
     }
 
     /// Where the key was last written, or read to be sent, if a peer that had seen our history up
     /// to `seen` had not seen that.
     #[must_use]
     pub fn unseen(&self, hash: u128, seen: Cursor) -> Option<Cursor> {
-        let find = |span: &Span| span.done.get(&hash).map(Done::last);
-        let written = self.writes().iter().rev().find_map(find);
-        let written = written.unwrap_or(Cursor::ZERO);
-        let last = written.max(self.sent(hash));
+        let written = self.writes().of(hash, seen).next().map(Done::last);
+        let last = written.unwrap_or(Cursor::ZERO).max(self.sent(hash));
         (last > seen).then_some(last)
     }
 
     /// Whether the key may have been written, by whatever, since our history had come up to `seen`.
     #[must_use]
     pub fn is_written(&self, hash: u128, seen: Cursor) -> bool {
-        let find = |span: &Span| span.done.get(&hash).is_some_and(|done| done.last() > seen);
-        self.all().written() > seen || self.writes().iter().any(find)
+        let writes = self.writes();
+        writes.all.written() > seen || writes.of(hash, seen).any(|done| done.last() > seen)
     }
 
     /// Those of our writes that a record had not seen, of which we know that it had seen our history
@@ -168,28 +162,28 @@ impl Table {
     #[must_use]
     pub fn clash(&self, touch: Touch, seen: Cursor) -> Clash {
         let mut clash = Clash::default();
-        for span in self.writes().iter().filter(|span| span.last > seen) {
-            let of_key = span.done.get(&touch.key).map(Done::all);
-            for did in of_key.into_iter().flatten().filter(|did| did.at > seen) {
-                // Whether it is the same element, the element's own entry says.
-                let both = touch.element.is_some() && did.act.is_of_element();
-                let is_apart = both && touch.kind.is_apart(touch.act, did.kind, did.act);
-                let ends = touch.kind.ends_empty() && did.act.removes();
-                clash.doubts |= is_apart && ends && touch.act.adds();
-                if !is_apart && !touch.act.commutes(did.act) {
-                    clash.add(*did);
-                }
-            }
-            let of_element = touch.element.and_then(|hash| span.done.get(&hash));
-            for did in of_element.into_iter().flat_map(Done::all) {
-                if did.at > seen && !touch.act.commutes(did.act) {
-                    clash.add(*did);
-                }
+        let writes = &*self.writes();
+        let unseen = |hash| {
+            let done = writes.of(hash, seen).flat_map(Done::all);
+            done.filter(|did| did.at > seen)
+        };
+        for did in unseen(touch.key) {
+            // Whether it is the same element, the element's own entry says.
+            let both = touch.element.is_some() && did.act.is_of_element();
+            let is_apart = both && touch.kind.is_apart(touch.act, did.kind, did.act);
+            let ends = touch.kind.ends_empty() && did.act.removes();
+            clash.doubts |= is_apart && ends && touch.act.adds();
+            if !is_apart && !touch.act.commutes(did.act) {
+                clash.add(*did);
             }
         }
-        let all = self.all();
-        clash.is_unknown |= all.written > seen;
-        let unseen = all.wholes.iter().filter(|w| w.did.at > seen);
+        for did in touch.element.into_iter().flat_map(unseen) {
+            if !touch.act.commutes(did.act) {
+                clash.add(*did);
+            }
+        }
+        clash.is_unknown |= writes.all.written > seen;
+        let unseen = writes.all.wholes.iter().filter(|w| w.did.at > seen);
         for whole in unseen.filter(|w| w.what.has(touch.db) && !touch.act.commutes(w.did.act)) {
             clash.add_whole(whole.did);
         }
@@ -221,7 +215,8 @@ impl Table {
         (seen, end): (Cursor, Cursor),
         out: &mut Vec<Key>,
     ) {
-        for span in self.writes().iter().filter(|span| span.last > seen) {
+        let writes = self.writes();
+        for span in writes.spans.iter().filter(|span| span.last > seen) {
             let made = span.made.get(&hash).into_iter().flatten();
             for made in made.filter(|made| made.at > seen && made.at < end) {
                 out.extend(made.keys.iter().cloned());
@@ -232,8 +227,8 @@ impl Table {
     /// Where our last write ends that is remembered.
     #[must_use]
     pub fn newest(&self) -> Cursor {
-        let last = self.writes().back().map_or(Cursor::ZERO, |span| span.last);
-        let all = self.all();
+        let Writes { all, spans, .. } = &*self.writes();
+        let last = spans.back().map_or(Cursor::ZERO, |span| span.last);
         last.max(all.written())
     }
 
@@ -247,7 +242,7 @@ impl Table {
     /// Where its state was last sent, or any key may have been written.
     fn sent(&self, hash: u128) -> Cursor {
         let read = self.reads.get(&hash).map_or(Cursor::ZERO, |e| e.at());
-        let all = self.all();
+        let all = &self.writes().all;
         read.max(all.written()).max(all.copied.at())
     }
 
@@ -255,6 +250,11 @@ impl Table {
     /// lost it, and what it had seen may be forgotten.
     pub fn note_all_written(&self, at: Cursor) {
         self.update(|all| all.written = all.written.max(at));
+    }
+
+    /// Up to where any key may have been written, as far as is remembered.
+    pub(super) fn all_written(&self) -> Cursor {
+        self.writes().all.written
     }
 
     /// Any key may have been read here to be sent: what is conservative when single reads are too
@@ -272,20 +272,20 @@ impl Table {
     /// each.
     #[must_use]
     pub fn len(&self) -> usize {
-        self.writes().iter().map(|span| span.done.len()).sum()
+        self.writes().spans.iter().map(|span| span.done.len()).sum()
     }
 
     /// Whether none is.
     #[must_use]
     pub fn is_empty(&self) -> bool {
-        self.writes().is_empty()
+        self.writes().spans.is_empty()
     }
 
     /// The latest stamp of ours of writes of whole databases that a peer's had not seen, and that come
     /// to something else in the other order. Of what was written, that leaves nothing to go by.
     pub(super) fn tears(&self, theirs: Whole, seen: Cursor) -> Option<Hlc> {
-        let all = self.all();
-        let unseen = all.wholes.iter().filter(|w| w.did.at > seen);
+        let wholes = &self.writes().all.wholes;
+        let unseen = wholes.iter().filter(|w| w.did.at > seen);
         let tears = unseen.filter(|ours| match (theirs, ours.what) {
             (Whole::Flush(_), Whole::Flush(_)) => false,
             (one, other) => one.meets(other),
@@ -295,8 +295,8 @@ impl Table {
 
     /// The other databases in which a key of this one may be after what changed places since `seen`.
     pub(super) fn partners(&self, db: u32, seen: Cursor) -> Vec<u32> {
-        let all = self.all();
-        let unseen = || all.wholes.iter().filter(|w| w.did.at > seen);
+        let wholes = &self.writes().all.wholes;
+        let unseen = || wholes.iter().filter(|w| w.did.at > seen);
         let mut found = vec![db];
         let mut next = 0;
         while let Some(&from) = found.get(next) {
@@ -308,16 +308,12 @@ impl Table {
         found.split_off(1)
     }
 
-    pub(super) fn all(&self) -> RwLockReadGuard<'_, All> {
-        self.all.read().unwrap_or_else(PoisonError::into_inner)
-    }
-
-    pub(super) fn writes(&self) -> MutexGuard<'_, VecDeque<Span>> {
+    pub(super) fn writes(&self) -> MutexGuard<'_, Writes> {
         self.writes.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     pub(super) fn update(&self, change: impl FnOnce(&mut All)) {
-        change(&mut self.all.write().unwrap_or_else(PoisonError::into_inner));
+        change(&mut self.writes().all);
     }
 }
 
@@ -405,7 +401,7 @@ mod tests {
             }
             assert!(table.len() as u64 <= next - seen + 2 * MIN_SPAN as u64);
         }
-        assert!(table.writes().len() > 10);
+        assert!(table.writes().spans.len() > 10);
         recent.forget(&table, at(1 << 40));
         assert!(table.is_empty());
     }

@@ -2,7 +2,7 @@
 
 use bytes::Bytes;
 
-use super::record::{narrow, put_bytes, put_varint, take_bytes, take_site, take_varint};
+use super::encoding::{narrow, put_bytes, put_varint, take_bytes, take_site, take_varint};
 use super::{Cursor, Epoch, Key, Offset, RecordError, SiteId};
 
 const KIND_JUDGED: u8 = 4;

@@ -3,6 +3,7 @@
 //! Imports nothing of this crate, does no I/O.
 
 mod conflict;
+mod encoding;
 mod hlc;
 mod judgement;
 mod mark;
@@ -14,6 +15,7 @@ mod seen;
 mod site;
 
 pub use self::conflict::{Conflict, ConflictKind, ShownKeys, Winner};
+pub use self::encoding::RecordError;
 pub use self::hlc::{Clock, Hlc, MAX_DRIFT};
 pub use self::judgement::Judgement;
 pub use self::mark::{
@@ -23,13 +25,13 @@ pub use self::mark::{
 pub use self::need::Need;
 pub use self::pattern::{Pattern, PatternError};
 pub use self::position::{Cursor, Epoch, Offset, Position, PositionError, ReplId};
-pub use self::record::{
-    BatchReader, Entry, FrameBuilder, MAX_FRAME, Record, RecordError, TARGET_FRAME, Tags,
-};
+pub use self::record::{BatchReader, Entry, FrameBuilder, MAX_FRAME, Record, TARGET_FRAME, Tags};
 pub use self::seen::Seen;
 pub use self::site::{InstanceId, SiteError, SiteId};
 
 /// A key: its database and its name.
 pub type Key = (u32, bytes::Bytes);
 
-pub(crate) use self::record::{put_bytes, put_varint, take_bytes, take_site, take_u8, take_varint};
+pub(crate) use self::encoding::{
+    put_bytes, put_varint, take_bytes, take_site, take_u8, take_varint,
+};

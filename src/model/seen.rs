@@ -1,33 +1,40 @@
 //! What a site had seen of the others.
 
-use std::collections::BTreeMap;
 use std::fmt;
 use std::str::FromStr;
 
 use bytes::Bytes;
 
+use super::encoding::{RecordError, put_bytes, put_varint, take_site, take_varint};
 use super::position::{Cursor, Epoch, Offset};
-use super::record::{RecordError, put_bytes, put_varint, take_site, take_varint};
 use super::site::SiteId;
 
 /// The most sites that a `seen` may name; bounds what a peer can make us keep.
 const MAX_SITES: usize = 64;
 
-/// Per site, the highest place in its history that had been echoed at some moment.
+/// Per site, the highest place in its history that had been echoed at some moment. In the order of the
+/// names. (A few, of which one is asked for with each record: the shortest way is from one to the next.)
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
-pub struct Seen(BTreeMap<SiteId, Cursor>);
+pub struct Seen(Vec<(SiteId, Cursor)>);
 
 impl Seen {
     /// What was seen of a site; before everything when nothing was.
     #[must_use]
     pub fn of(&self, site: &SiteId) -> Cursor {
-        self.0.get(site).copied().unwrap_or(Cursor::ZERO)
+        let found = self.0.iter().find(|(of, _)| of == site);
+        found.map_or(Cursor::ZERO, |(_, at)| *at)
     }
 
     /// Raises what was seen of a site; never lowers it.
     pub fn advance(&mut self, site: &SiteId, to: Cursor) {
-        let at = self.0.entry(site.clone()).or_insert(to);
-        *at = (*at).max(to);
+        match self.0.binary_search_by(|(of, _)| of.cmp(site)) {
+            Ok(place) => {
+                if let Some((_, at)) = self.0.get_mut(place) {
+                    *at = (*at).max(to);
+                }
+            }
+            Err(place) => self.0.insert(place, (site.clone(), to)),
+        }
     }
 
     /// Whether everything that another has seen was seen.
@@ -48,7 +55,7 @@ impl Seen {
 
     /// The sites and places, by name.
     pub fn iter(&self) -> impl Iterator<Item = (&SiteId, &Cursor)> {
-        self.0.iter()
+        self.0.iter().map(|(site, at)| (site, at))
     }
 
     /// Appends the binary form.

@@ -294,6 +294,27 @@ impl Connection {
         }
     }
 
+    /// Reads what the server says of so many commands in a transaction: those replies that do not say
+    /// that the command is queued, each with its number. Not cancel safe.
+    ///
+    /// # Errors
+    /// The connection broke or carries something else than replies.
+    pub async fn queued(&mut self, count: usize) -> Result<Vec<(usize, Reply)>, Error> {
+        let (mut read, mut others) = (0, Vec::new());
+        while read < count {
+            let queued = self.scanner.take_queued(&mut self.input, count - read);
+            read += queued;
+            if queued == 0 {
+                let other = self.reply().await?;
+                if !other.is_queued() {
+                    others.push((read, other));
+                }
+                read += 1;
+            }
+        }
+        Ok(others)
+    }
+
     /// Reads one reply, a string only if it has no more than so many bytes: a longer one is passed
     /// over as it comes, however long it is ([`Reply::Long`]). Not cancel safe.
     ///

@@ -1,13 +1,10 @@
 //! Replies of a Redis: finding where one ends, and what it says.
 //!
-//! Decoding is the work of `redis_protocol::resp2::decode::decode_range`. It parses an incomplete
-//! frame from its start on every call and recurses without a limit, so [`ReplyScanner`] first
-//! finds the end of a reply, resuming where it stopped and refusing deep nesting; only a complete
-//! reply of known depth is decoded, once.
+//! [`ReplyScanner`] first finds the end of a reply, resuming where it stopped and refusing deep
+//! nesting; only a complete reply of known depth is decoded, once. Checked against
+//! `redis-protocol` by the property tests below.
 
 use bytes::{Buf, Bytes, BytesMut};
-use redis_protocol::resp2::decode::decode_range;
-use redis_protocol::resp2::types::RangeFrame;
 
 /// How deeply arrays may be nested. EXEC of commands that answer with arrays of arrays needs four.
 const MAX_DEPTH: usize = 8;
@@ -64,6 +61,12 @@ impl Reply {
         }
     }
 
+    /// Whether it says that a command of a transaction is to be executed later.
+    #[must_use]
+    pub fn is_queued(&self) -> bool {
+        matches!(self, Self::Status(status) if status == "QUEUED")
+    }
+
     /// The number, if it is one.
     #[must_use]
     pub const fn integer(&self) -> Option<i64> {
@@ -112,19 +115,28 @@ impl ReplyScanner {
         if !self.find_end(buffer)? {
             return Ok(None);
         }
-        let bytes = buffer.split_to(self.at).freeze();
+        let mut bytes = buffer.split_to(self.at).freeze();
         self.at = 0;
-        let (frame, _) = decode_range(&bytes)
-            .map_err(|_| MalformedReply("undecodable"))?
-            .ok_or(MalformedReply("incomplete"))?;
-        Ok(Some(reply(&frame, &bytes)))
+        decode(&mut bytes).map(Some)
+    }
+
+    /// Takes what a server says of a command that it has queued, as often as that comes next, but no
+    /// oftener than this. How often it came.
+    pub fn take_queued(&self, buffer: &mut BytesMut, most: usize) -> usize {
+        if self.at > 0 {
+            return 0;
+        }
+        let lines = buffer.chunks_exact(QUEUED.len()).take(most);
+        let count = lines.take_while(|line| *line == QUEUED).count();
+        buffer.advance(count * QUEUED.len());
+        count
     }
 
     /// Moves to the end of the reply at the front; false when it is not all there.
     fn find_end(&mut self, buffer: &[u8]) -> Result<bool, MalformedReply> {
         loop {
             let rest = buffer.get(self.at..).unwrap_or_default();
-            let Some(line) = rest.windows(2).take(MAX_LINE).position(|w| w == b"\r\n") else {
+            let Some(line) = line_end(rest) else {
                 let long = rest.len() > MAX_LINE;
                 return if long {
                     Err(MalformedReply("line too long"))
@@ -179,8 +191,10 @@ impl ReplyScanner {
     }
 }
 
+/// What is said of a command in a transaction that is to be executed later.
+const QUEUED: &[u8] = b"+QUEUED\r\n";
 /// What nearly all commands of a transaction are answered with: such replies cost no memory.
-const FREQUENT: [&[u8]; 2] = [b"QUEUED", b"OK"];
+const FREQUENT: [&[u8]; 2] = [b"OK", b"QUEUED"];
 
 /// The status at the front of a buffer, if it is all there and one of those.
 fn frequent(buffer: &[u8]) -> Option<&'static [u8]> {
@@ -192,41 +206,76 @@ fn frequent(buffer: &[u8]) -> Option<&'static [u8]> {
     FREQUENT.into_iter().find(is_it)
 }
 
+/// Where the line at the front ends, if it does and is not too long.
+fn line_end(rest: &[u8]) -> Option<usize> {
+    let mut ends = rest.iter().take(MAX_LINE + 1).enumerate().skip(1);
+    let is_end = |at: usize| rest.get(at - 1..=at) == Some(b"\r\n");
+    let (at, _) = ends.find(|(at, byte)| **byte == b'\n' && is_end(*at))?;
+    Some(at - 1)
+}
+
 /// A length; none for -1.
 fn count(text: &[u8], limit: usize) -> Result<Option<usize>, MalformedReply> {
     if text == b"-1" {
         return Ok(None);
     }
-    let number = std::str::from_utf8(text)
-        .ok()
-        .and_then(|t| t.parse::<usize>().ok());
-    match number {
+    match number(text) {
         Some(n) if n <= limit => Ok(Some(n)),
         _ => Err(MalformedReply("length")),
     }
 }
 
-fn reply(frame: &RangeFrame, bytes: &Bytes) -> Reply {
-    let slice = |(from, to): &(usize, usize)| bytes.slice(*from..*to);
-    match frame {
-        RangeFrame::SimpleString(range) => {
-            let text = bytes.get(range.0..range.1).unwrap_or_default();
-            let frequent = FREQUENT.into_iter().find(|status| *status == text);
-            Reply::Status(frequent.map_or_else(|| slice(range), Bytes::from_static))
-        }
-        RangeFrame::Error(range) => {
-            Reply::Error(String::from_utf8_lossy(&slice(range)).into_owned())
-        }
-        RangeFrame::Integer(number) => Reply::Integer(*number),
-        RangeFrame::BulkString(range) => Reply::Bulk(slice(range)),
-        RangeFrame::Array(items) => Reply::Array(items.iter().map(|f| reply(f, bytes)).collect()),
-        RangeFrame::Null => Reply::Nil,
+fn number<N: std::str::FromStr>(text: &[u8]) -> Option<N> {
+    std::str::from_utf8(text).ok()?.parse().ok()
+}
+
+/// Takes a complete reply from the front, of which the end was found before.
+fn decode(bytes: &mut Bytes) -> Result<Reply, MalformedReply> {
+    if let Some(status) = frequent(bytes) {
+        bytes.advance(status.len() + 3);
+        return Ok(Reply::Status(Bytes::from_static(status)));
+    }
+    let end = line_end(bytes).ok_or(MalformedReply("incomplete"))?;
+    let mut text = bytes.split_to(end);
+    bytes.advance(2);
+    let kind = text
+        .try_get_u8()
+        .map_err(|_| MalformedReply("empty line"))?;
+    match kind {
+        b'+' => Ok(Reply::Status(text)),
+        b'-' => Ok(Reply::Error(String::from_utf8_lossy(&text).into_owned())),
+        b':' => number(&text).map_or(Err(MalformedReply("number")), |n| Ok(Reply::Integer(n))),
+        b'$' => match count(&text, MAX_BULK)? {
+            None => Ok(Reply::Nil),
+            Some(length) if bytes.len() >= length + 2 => {
+                let bulk = bytes.split_to(length);
+                match bytes.split_to(2) == b"\r\n"[..] {
+                    true => Ok(Reply::Bulk(bulk)),
+                    false => Err(MalformedReply("string without end")),
+                }
+            }
+            Some(_) => Err(MalformedReply("incomplete")),
+        },
+        b'*' => match count(&text, MAX_ARRAY)? {
+            None => Ok(Reply::Nil),
+            Some(length) => {
+                // No element is shorter than a line of one sign.
+                let mut items = Vec::with_capacity(length.min(bytes.len() / 3));
+                for _ in 0..length {
+                    items.push(decode(bytes)?);
+                }
+                Ok(Reply::Array(items))
+            }
+        },
+        _ => Err(MalformedReply("unknown type")),
     }
 }
 
 #[cfg(test)]
 mod tests {
     use proptest::prelude::*;
+    use redis_protocol::resp2::decode::decode_bytes;
+    use redis_protocol::resp2::types::BytesFrame;
 
     use super::*;
 
@@ -269,7 +318,61 @@ mod tests {
         assert!(take(b"?x\r\n").is_err());
     }
 
+    #[test]
+    fn what_is_queued_is_counted() {
+        let mut buffer =
+            BytesMut::from(&b"+QUEUED\r\n+QUEUED\r\n+QUEUED\r\n-OOM no\r\n+QUEUED\r"[..]);
+        let mut scanner = ReplyScanner::default();
+        assert_eq!(scanner.take_queued(&mut buffer, 2), 2);
+        assert_eq!(scanner.take_queued(&mut buffer, 9), 1);
+        assert_eq!(scanner.take_queued(&mut buffer, 9), 0);
+        let refused = scanner.take(&mut buffer).unwrap();
+        assert_eq!(refused, Some(Reply::Error("OOM no".to_owned())));
+        assert_eq!(scanner.take_queued(&mut buffer, 9), 0);
+        assert_eq!(scanner.take(&mut buffer), Ok(None));
+        buffer.extend_from_slice(b"\n");
+        assert_eq!(scanner.take_queued(&mut buffer, 9), 1);
+        assert!(buffer.is_empty());
+    }
+
+    /// What a reply is to the other decoder.
+    fn oracle(frame: BytesFrame) -> Reply {
+        match frame {
+            BytesFrame::SimpleString(text) => Reply::Status(text),
+            BytesFrame::Error(text) => Reply::Error(text.to_string()),
+            BytesFrame::Integer(number) => Reply::Integer(number),
+            BytesFrame::BulkString(bytes) => Reply::Bulk(bytes),
+            BytesFrame::Array(items) => Reply::Array(items.into_iter().map(oracle).collect()),
+            BytesFrame::Null => Reply::Nil,
+        }
+    }
+
+    fn any_reply() -> impl Strategy<Value = String> {
+        let leaf = prop_oneof![
+            "[ -~]{0,12}".prop_map(|text| format!("+{text}\r\n")),
+            "[ -~]{0,12}".prop_map(|text| format!("-{text}\r\n")),
+            any::<i64>().prop_map(|number| format!(":{number}\r\n")),
+            "[ -~\r\n]{0,20}".prop_map(|text| format!("${}\r\n{text}\r\n", text.len())),
+            Just("+OK\r\n".to_owned()),
+            Just("$-1\r\n".to_owned()),
+            Just("*-1\r\n".to_owned()),
+        ];
+        leaf.prop_recursive(3, 24, 6, |inner| {
+            let items = proptest::collection::vec(inner, 0..6);
+            items.prop_map(|items| format!("*{}\r\n{}", items.len(), items.concat()))
+        })
+    }
+
     proptest! {
+        #[test]
+        fn agrees_with_redis_protocol(text in any_reply()) {
+            let bytes = Bytes::from(text);
+            let (frame, length) = decode_bytes(&bytes).unwrap().unwrap();
+            prop_assert_eq!(length, bytes.len());
+            let taken = ReplyScanner::default().take(&mut BytesMut::from(&bytes[..]));
+            prop_assert_eq!(taken.unwrap(), Some(oracle(frame)));
+        }
+
         #[test]
         fn any_bytes_are_read_without_panic(bytes: Vec<u8>) {
             let mut buffer = BytesMut::from(&bytes[..]);

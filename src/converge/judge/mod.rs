@@ -19,6 +19,7 @@ use super::docket::{Docket, Settled, Wish};
 use super::foreign::Foreign;
 use super::recent::{Recent, Write};
 use super::table::Table;
+use crate::command::scanner::Scanner;
 use crate::command::{Catalog, Effects, Whole, for_each_in, key_hash};
 use crate::model::{
     Conflict, ConflictKind, Cursor, Epoch, Hlc, InstanceId, Judgement, Key, Mark, Need, Record,
@@ -53,6 +54,7 @@ pub struct Judge {
     deputy: Option<SiteId>,
     /// Of the command that is being looked at.
     effects: Effects,
+    scanner: Scanner,
 }
 
 impl Judge {
@@ -96,6 +98,7 @@ impl Judge {
             verdicts: Verdicts::default(),
             deputy: None,
             effects: Effects::default(),
+            scanner: Scanner::default(),
         }
     }
 

@@ -6,7 +6,7 @@ use std::sync::Arc;
 use bytes::Bytes;
 
 use super::{Judge, Overrun, Table};
-use crate::command::{Act, Command, Touch, Whole, for_each_in, key_hash};
+use crate::command::{Act, Command, Touch, Whole, key_hash};
 use crate::converge::clash::{Clash, Theirs};
 use crate::model::{
     Conflict, ConflictKind, Cursor, Hlc, Judgement, Key, Record, SiteId, Winner, is_reserved,
@@ -58,7 +58,8 @@ impl Judge {
     pub(super) fn judge(&mut self, site: &SiteId, record: &Record, at: Cursor) {
         let mut findings = Findings::default();
         let mut effects = std::mem::take(&mut self.effects);
-        let scanned = for_each_in(&record.commands, record.db, |command, db| {
+        let mut scanner = std::mem::take(&mut self.scanner);
+        let scanned = scanner.for_each_in(&record.commands, record.db, |command, db| {
             effects.clear();
             effects.add(&self.catalog, command, db, |_, _| true);
             for whole in effects.wholes.drain(..) {
@@ -85,7 +86,7 @@ impl Judge {
             }
         });
         debug_assert!(scanned.is_ok(), "the applier has read it");
-        self.effects = effects;
+        (self.effects, self.scanner) = (effects, scanner);
         if !findings.doubtful.is_empty() {
             for asked in self.asked(site) {
                 self.doubt(&asked, findings.doubtful.clone(), at);

@@ -85,7 +85,7 @@ impl Third {
     pub(super) fn wait(&mut self, table: &Table, upto: Cursor) {
         let before = match self.unknown.take() {
             Some(known) => known.before,
-            None => table.all().written,
+            None => table.all_written(),
         };
         table.note_all_written(upto);
         self.unknown = Some(Unknown { upto, before });

@@ -294,8 +294,9 @@ impl Decoder {
         self.effects.clear();
         self.effects
             .add(&self.catalog, command, self.db, |_, name| {
-                reserved |= is_reserved(name);
-                !is_reserved(name)
+                let is_ours = is_reserved(name);
+                reserved |= is_ours;
+                !is_ours
             });
         if !reserved {
             return false;
@@ -452,7 +453,8 @@ impl Decoder {
                 self.room = room;
                 return;
             }
-            room.effects.append(&mut self.effects);
+            // Those of the room were cleared.
+            std::mem::swap(&mut room.effects, &mut self.effects);
             self.events.push_back(Event::Write(Write {
                 offset,
                 db,
