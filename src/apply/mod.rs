@@ -551,7 +551,7 @@ impl Applier {
             }
         };
         self.commit(clean, mark, stop).await?;
-        info!(peer = %self.config.peer, "a client removed our bookkeeping; written again");
+        info!(peer = %self.config.peer, "our bookkeeping was removed from Redis; written again");
         Ok(())
     }
 

@@ -1,5 +1,6 @@
 //! Judging a peer's records when their echo is read.
 
+mod evicted;
 mod origin;
 mod record;
 mod third;
@@ -16,6 +17,7 @@ use self::third::Third;
 pub use self::verdicts::{Overrun, Verdicts};
 use super::claims::Claims;
 use super::docket::{Docket, Settled, Wish};
+use super::evicted::Evicted;
 use super::foreign::Foreign;
 use super::recent::{Recent, Write};
 use super::table::Table;
@@ -49,6 +51,7 @@ pub struct Judge {
     verdicts: Verdicts,
     /// Who stands in for the arbiter, and was asked for what is wrong here.
     deputy: Option<SiteId>,
+    evicted: Evicted,
     /// Of the command that is being looked at.
     effects: Effects,
 }
@@ -92,6 +95,7 @@ impl Judge {
             unheard: HashMap::new(),
             verdicts: Verdicts::default(),
             deputy: None,
+            evicted: Evicted::default(),
             effects: Effects::default(),
         }
     }
@@ -461,6 +465,7 @@ impl Judge {
             if !self.has_seen_all(site, &record) {
                 self.judge(site, &record, at);
             }
+            self.on_their_commands(site, &record.commands, (record.db, at));
             if let Some(origin) = self.origins.get_mut(site) {
                 origin.judged = place;
                 if let Some(table) = self.foreign.of(site) {
