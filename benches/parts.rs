@@ -18,7 +18,7 @@ use bytes::{Bytes, BytesMut};
 use clap::Parser;
 use tandem::command::scanner::Scanner;
 use tandem::command::{Catalog, Effects, for_each_in};
-use tandem::converge::{Docket, Judge, Table};
+use tandem::converge::{Claims, Docket, Judge, Table};
 use tandem::intake::decoder::Decoder;
 use tandem::intake::event::Event;
 use tandem::intake::filter::Filter;
@@ -203,8 +203,11 @@ fn decoder() -> Result<Turn> {
 fn table() -> Result<Turn> {
     let catalog = Catalog::default();
     let table = Arc::new(Table::new(1 << 19));
-    let dockets = BTreeMap::from([(SiteId::try_new("b")?, Docket::default())]);
-    let mut judge = Judge::new(SiteId::try_new("a")?, table, catalog.clone(), &dockets);
+    let (a, b) = (SiteId::try_new("a")?, SiteId::try_new("b")?);
+    let claims = Claims::new(&a, std::slice::from_ref(&b));
+    let dockets = BTreeMap::from([(b, Docket::default())]);
+    let tables = (table, Arc::default());
+    let mut judge = Judge::new(a, tables, catalog.clone(), (&dockets, claims));
     let turns: Vec<_> = (0..64).map(|turn| stream(turn * TURN)).collect();
     let (mut effects, mut place, mut turn) = (Effects::default(), 0, 0);
     Ok(Box::new(move || {
@@ -217,7 +220,7 @@ fn table() -> Result<Turn> {
         });
         assert!(scanned.is_ok(), "it is a stream");
         judge.note();
-        judge.forget(at(place.saturating_sub(10 * TURN)));
+        judge.forget(at(place.saturating_sub(10 * TURN)), |_| Cursor::ZERO);
     }))
 }
 
@@ -303,6 +306,7 @@ const fn tags(offset: u64, seen: &Arc<Seen>) -> Tags<'_> {
         hlc: Hlc(offset),
         db: 0,
         seen,
+        causes: seen,
         count: 1,
     }
 }

@@ -81,6 +81,13 @@
 //! taken, and its name goes into our own stream, in the marked transaction, where [`intake`] reads it as
 //! a client's delete. What is not certain comes back, and is counted.
 //!
+//! # Evictions
+//!
+//! A server streams what it evicts as a DEL, like a client's. Where evictions are to stay at their site, the
+//! intake tells the two apart by what the server publishes of them, and by fences, published by us, that
+//! stand in both: a delete waits for that, and what stands behind it. In doubt it travels. A key that was
+//! evicted here alone is fetched whole when it is written again in part. ([`intake`], [`converge`])
+//!
 //! # Tasks
 //!
 //! | task | owns | ends with |
@@ -88,6 +95,7 @@
 //! | intake | replica connection, decoder, clock, the journal's writer | the journal synced |
 //! | peer, one each | the session, the applier and its connection | its transaction, or none of it |
 //! | self mark's keeper | a connection | nothing to finish |
+//! | evictions' listener, if they are to stay | two connections: one hears, one publishes fences | nothing to finish |
 //! | journal's syncing | nothing; forces and shows once a second | nothing to finish |
 //! | the lease's keeper | a connection that says PING | the last but admin: who stands by takes over then |
 //! | listener | the link's port; a short task per greeting | nothing to finish |

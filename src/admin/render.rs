@@ -65,6 +65,18 @@ fn redis_and_journal(status: &Status) -> Vec<String> {
         ),
     ];
     lines.extend(redis.error.iter().map(|e| format!("         error: {e}")));
+    if let Some(evictions) = &redis.evictions {
+        let told = match evictions.told {
+            true => "told from deletes",
+            false => "not told from deletes",
+        };
+        lines.push(format!(
+            "         evictions {told}: {} kept local, {} deletes in doubt",
+            evictions.kept, evictions.in_doubt
+        ));
+        let error = evictions.error.iter();
+        lines.extend(error.map(|e| format!("         error: {e}")));
+    }
     lines.push(format!(
         "journal  {} of {}, from {} to {}",
         bytes(journal.bytes),

@@ -184,7 +184,7 @@ async fn stand_by(keeper: &mut LeaseKeeper, board: &Board, stop: &CancellationTo
 
 /// Starts everything, watches over it until `stop`, and ends it in order.
 async fn work(
-    parts: Parts,
+    mut parts: Parts,
     keeper: LeaseKeeper,
     board: &Arc<Board>,
     stop: &CancellationToken,
@@ -203,6 +203,10 @@ async fn work(
     // A tracker of its own: the lease is kept until everything else has ended.
     let leasing = CancellationToken::new();
     let mut lease = TaskTracker::new().spawn(keeper.keep(leasing.clone()));
+    if let Some(listener) = parts.intake.take_listener() {
+        let listening = listener.run(working.clone());
+        spawn("the listener for evictions", Box::pin(listening));
+    }
     spawn("the intake", Box::pin(parts.intake.run(reading.clone())));
     for peer in parts.peers {
         spawn("a peer's task", Box::pin(peer.run(working.clone())));

@@ -10,7 +10,7 @@ use tracing::warn;
 use super::Error;
 use super::door::listen;
 use crate::command::Catalog;
-use crate::config::{Acknowledge, Config, Fsync, WhenFull};
+use crate::config::{Acknowledge, Config, Evictions, Fsync, WhenFull};
 use crate::converge::{Claims, Docket, Foreign, Table};
 use crate::intake::{self, ConflictLog, Intake, Shared};
 use crate::journal::{self, Writer};
@@ -163,6 +163,7 @@ fn reading(config: &Config, instance: InstanceId, peers: Vec<SiteId>) -> intake:
         conflicts,
         forces: config.journal.fsync == Fsync::Always,
         waits_for_peers: config.sync.acknowledge == Acknowledge::Peers,
+        keeps_evictions: config.sync.evictions == Evictions::KeepLocal,
     }
 }
 

@@ -56,20 +56,6 @@ impl Debts {
         self.inner.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// TEMP
-    pub fn dump(&self) -> String {
-        let i = self.lock();
-        if i.wanted.len() > 10 {
-            return String::new();
-        }
-        format!(
-            "{:?} unasked {:?} {:?}",
-            i.wanted,
-            i.unasked,
-            self.claims.dump()
-        )
-    }
-
     /// How many there are.
     #[must_use]
     pub fn len(&self) -> usize {

@@ -4,6 +4,7 @@
 //! say) and the second executed a moment later: its mark would say that the first was applied too.
 //! Batches grow while one is in flight, so the round trip to the local Redis costs little.
 
+mod asking;
 mod batch;
 mod causes;
 mod commit;
@@ -31,6 +32,7 @@ use tokio::time::timeout;
 use tokio_util::sync::CancellationToken;
 use tracing::info;
 
+use self::asking::ask;
 pub use self::debts::{Debts, Key};
 use self::parts::{Parts, put_removal};
 use self::sealed::Sealed;
@@ -38,14 +40,13 @@ pub use self::self_mark::keep_self_mark;
 use self::target::{FENCE_TIMEOUT, Writing, await_fence, put_fence};
 use crate::command::{Catalog, ScanError};
 use crate::config::{Flush, Publish};
-use crate::converge::{Docket, Filed, Foreign, Table, Wish};
+use crate::converge::{Docket, Filed, Foreign, Table};
 use crate::intake::Shared;
 use crate::intake::history::Saved;
 use crate::journal::{self, Journal};
-use crate::link::{self, Flow, MAX_KEYS, Message};
+use crate::link::{self, Flow, Message};
 use crate::model::{
-    Cursor, Epoch, InstanceId, Mark, MarkError, Need, Owes, RecordError, Seen, SiteId, mark_key,
-    part_key,
+    Cursor, Epoch, InstanceId, Mark, MarkError, Owes, RecordError, Seen, SiteId, mark_key, part_key,
 };
 use crate::progress::{Deliveries, EpochState, Progress, Reached};
 use crate::redis::{self, Info, Lease, Settings};
@@ -360,7 +361,7 @@ impl Applier {
             self.take_asked()?;
             self.take_wishes()?;
             self.tear(stop).await?;
-            self.ask_for_debts(outlet).await?;
+            ask(self.questions(), outlet).await?;
             let next = tokio::select! {
                 biased;
                 () = stop.cancelled() => return Err(Error::Stopped),
@@ -472,60 +473,6 @@ impl Applier {
         self.docket.set_unsettled(from);
     }
 
-    /// Keys that an operator has asked for become debts. The peer must have seen all that is here now,
-    /// so that its state replaces that, and what is written here from now on comes on top of it.
-    fn take_asked(&self) -> Result<(), Error> {
-        let asked = self.docket.take_asked();
-        if asked.is_empty() {
-            return Ok(());
-        }
-        self.room_for_debts(asked.len())?;
-        info!(peer = %self.config.peer, keys = asked.len(), "an operator has asked for states");
-        let (after, need) = (self.progress.borrow().read, Need::Wrong);
-        // What is made of these keys here is wrong too, until their states have come.
-        self.docket.owed(asked.iter().cloned());
-        for key in asked {
-            self.debts.add_wrong(key, Wish { after, need });
-        }
-        Ok(())
-    }
-
-    /// Keys whose value was found to be wrong here become debts.
-    fn take_wishes(&self) -> Result<(), Error> {
-        self.room_for_debts(self.docket.wishes())?;
-        let mut conflicts = 0;
-        self.docket.take_wishes(|key, wish| {
-            let is_new = self.debts.add_wrong(key, wish);
-            conflicts += u64::from(is_new && wish.need > Need::Doubts);
-        });
-        if conflicts > 0 {
-            self.board.lock().conflicts.asked += conflicts;
-        }
-        Ok(())
-    }
-
-    /// Writes of whole databases met that come to something else in the other order: of what is here,
-    /// nobody knows any more what is right. The mark says from now on that a copy is needed, as when a
-    /// Redis has lost its history, and the next session merges the two sites, key by key. Not before the
-    /// peer has seen what was written here until then: what the peer's write has removed here is in its
-    /// copy only if it has come there.
-    async fn tear(&mut self, stop: &CancellationToken) -> Result<(), Error> {
-        if !self.docket.is_torn() {
-            return Ok(());
-        }
-        let last = || self.journal.last_record();
-        let after = *self.torn_after.get_or_insert_with(last);
-        if self.deliveries.of(&self.config.peer).seen < after {
-            return Ok(());
-        }
-        self.torn_after = None;
-        let mark = self.marked()?;
-        let base = Epoch::UNDONE;
-        self.commit(|_| {}, Mark { base, ..mark }, stop).await?;
-        self.docket.set_torn(false);
-        Err(Error::Torn)
-    }
-
     /// Marks may have been removed by a client, or another sidecar may be at work.
     async fn on_progress(&mut self, stop: &CancellationToken) -> Result<(), Error> {
         let (removed, strays, foreign) = {
@@ -556,7 +503,7 @@ impl Applier {
             }
         };
         self.commit(clean, mark, stop).await?;
-        info!(peer = %self.config.peer, "a client removed our bookkeeping; written again");
+        info!(peer = %self.config.peer, "our bookkeeping was removed from Redis; written again");
         Ok(())
     }
 
@@ -566,27 +513,6 @@ impl Applier {
 
     fn state(&self) -> Option<Arc<EpochState>> {
         self.progress.borrow().state.clone()
-    }
-
-    /// Asks the peer for the states that it has not been asked for.
-    async fn ask_for_debts(&mut self, outlet: &Outlet) -> Result<(), Error> {
-        // What is here of third sites the peer must have seen too.
-        let third = || {
-            let (progress, mut seen) = (self.progress.borrow(), Seen::default());
-            for site in &self.third {
-                seen.advance(site, progress.causes.of(site));
-            }
-            seen
-        };
-        while let Some(question) = self.debts.ask(MAX_KEYS, third) {
-            let message = Message::Owe(question);
-            outlet
-                .messages
-                .send(message)
-                .await
-                .map_err(|_| Error::Stopped)?;
-        }
-        Ok(())
     }
 
     fn report(&self, outlet: &Outlet) {

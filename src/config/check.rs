@@ -11,8 +11,9 @@ use super::source::{Section, Source, Value};
 use super::{
     Acknowledge, Admin, BIG_VALUES, Compression, Config, Conflicts, DEFAULT_ADMIN,
     DEFAULT_BIG_VALUE, DEFAULT_CONFLICT_RATE, DEFAULT_JOURNAL, DEFAULT_LINK, DEFAULT_REMEMBERED,
-    Databases, Existing, Flush, Fsync, Initial, JournalConfig, Keys, Link, MAX_CONFLICT_RATE,
-    MAX_PATTERNS, MIN_JOURNAL, MIN_RATE, Peer, Publish, REMEMBERED, ReadFrom, Size, Sync, WhenFull,
+    Databases, Evictions, Existing, Flush, Fsync, Initial, JournalConfig, Keys, Link,
+    MAX_CONFLICT_RATE, MAX_PATTERNS, MIN_JOURNAL, MIN_RATE, Peer, Publish, REMEMBERED, ReadFrom,
+    Size, Sync, WhenFull,
 };
 use crate::model::{Pattern, ShownKeys, SiteId};
 use crate::redis::{Address, Login, Password, Role, Settings};
@@ -250,6 +251,9 @@ fn sync(section: &Section, mistakes: &mut Vec<Mistake>) -> Sync {
     let exclude = optional(section, "exclude_keys", mistakes, patterns);
     let flush = optional(section, "flush", mistakes, |v| word(v, Flush::WORDS));
     let publish = optional(section, "publish", mistakes, |v| word(v, Publish::WORDS));
+    let evictions = optional(section, "evictions", mistakes, |v| {
+        word(v, Evictions::WORDS)
+    });
     let acknowledge = optional(section, "acknowledge", mistakes, |v| {
         word(v, Acknowledge::WORDS)
     });
@@ -265,6 +269,7 @@ fn sync(section: &Section, mistakes: &mut Vec<Mistake>) -> Sync {
         },
         flush: flush.unwrap_or_default(),
         publish: publish.unwrap_or_default(),
+        evictions: evictions.unwrap_or_default(),
         acknowledge: acknowledge.unwrap_or_default(),
         max_rate: max_rate.flatten(),
         big_value: big_value.unwrap_or(DEFAULT_BIG_VALUE),

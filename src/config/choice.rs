@@ -2,7 +2,9 @@
 
 use std::fmt;
 
-use super::{Acknowledge, Compression, Existing, Flush, Fsync, Initial, Publish, WhenFull};
+use super::{
+    Acknowledge, Compression, Evictions, Existing, Flush, Fsync, Initial, Publish, WhenFull,
+};
 
 /// Says which word means what, both ways.
 macro_rules! words {
@@ -25,6 +27,7 @@ words!(Initial: "auto" is Auto, "send" is Send, "receive" is Receive, "none" is 
 words!(Existing: "refuse" is Refuse, "overwrite" is Overwrite, "keep" is Keep);
 words!(Flush: "forward" is Forward, "ignore" is Ignore, "stop" is Stop);
 words!(Publish: "forward" is Forward, "ignore" is Ignore);
+words!(Evictions: "forward" is Forward, "keep_local" is KeepLocal);
 words!(Acknowledge: "journal" is Journal, "peers" is Peers);
 words!(Compression: "none" is None, "zstd" is Zstd);
 words!(Fsync: "always" is Always, "everysec" is Everysec, "no" is No);

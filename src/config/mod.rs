@@ -123,6 +123,8 @@ pub struct Sync {
     pub flush: Flush,
     /// What is done here with PUBLISH of a peer.
     pub publish: Publish,
+    /// What becomes of a key that the local Redis evicts.
+    pub evictions: Evictions,
     /// When Redis is told that a write is safe.
     pub acknowledge: Acknowledge,
     /// The most bytes a second that a copy from here may send; none: as fast as the peer takes it.
@@ -161,6 +163,16 @@ pub enum Publish {
     Forward,
     /// Left out.
     Ignore,
+}
+
+/// What becomes of a key that the local Redis evicts.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum Evictions {
+    /// It is deleted at the other sites too.
+    #[default]
+    Forward,
+    /// The other sites keep it. Redis must publish what it evicts.
+    KeepLocal,
 }
 
 /// When Redis is told that a write is safe: what a client's `WAIT` waits for.

@@ -42,6 +42,7 @@ impl fmt::Display for Config {
         }
         writeln!(f, "flush = \"{}\"", self.sync.flush)?;
         writeln!(f, "publish = \"{}\"", self.sync.publish)?;
+        writeln!(f, "evictions = \"{}\"", self.sync.evictions)?;
         writeln!(f, "acknowledge = \"{}\"", self.sync.acknowledge)?;
         if let Some(rate) = self.sync.max_rate {
             writeln!(f, "max_rate = \"{}\"", Size(rate))?;

@@ -67,6 +67,7 @@ const SECTIONS: [(&str, &[&str]); 7] = [
             "exclude_keys",
             "flush",
             "publish",
+            "evictions",
             "acknowledge",
             "max_rate",
             "big_value",

@@ -72,15 +72,6 @@ impl Claims {
         self.inner.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// TEMP
-    pub fn dump(&self) -> String {
-        let i = self.lock();
-        format!(
-            "deferred {:?} due {:?} stale {:?}",
-            i.deferred, i.due, i.stale
-        )
-    }
-
     /// The peer that has the last word; none when it is this site, and of two sites.
     #[must_use]
     pub fn arbiter(&self) -> Option<&SiteId> {

@@ -15,6 +15,8 @@
 //!   other survives.
 //! * **What is made of a wrong value is wrong**: keys that were written from the key (COPY, RENAME,
 //!   SUNIONSTORE …) are wished for too, whoever wrote them, until its right value has come.
+//! * **Evicted here**: a key that this server has evicted, and the peers have not, is not a conflict. When
+//!   it is written again in part, here or there, its whole value is wished for.
 //!
 //! The state that is wished for takes the place of all that was written here and there up to where
 //! it was read; what it had not seen of ours is written again on top of it. That is the applier's
@@ -23,6 +25,7 @@
 mod claims;
 mod clash;
 mod docket;
+mod evicted;
 mod foreign;
 mod judge;
 mod reading;

@@ -84,7 +84,7 @@ impl Answerer {
         debts: Debts,
         (dir, part_size): (PathBuf, u64),
     ) -> Self {
-        let gate = Gate::new();
+        let gate = Gate::default();
         let (number, reads) = (0, VecDeque::new());
         Self {
             site,

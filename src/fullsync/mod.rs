@@ -77,16 +77,17 @@ pub struct Gate {
     turn: Arc<Semaphore>,
 }
 
-impl Gate {
+impl Default for Gate {
     /// An open gate.
-    #[must_use]
-    pub fn new() -> Self {
+    fn default() -> Self {
         Self {
             holds: Arc::default(),
             turn: Arc::new(Semaphore::new(1)),
         }
     }
+}
 
+impl Gate {
     /// The right to read states, kept until they are in the queue to the writer. Were two reads
     /// under way at once, the later state could be queued first, with all records up to its place:
     /// the earlier one would then come behind records that it does not hold, and undo them. (The
@@ -162,7 +163,7 @@ mod tests {
 
     #[test]
     fn a_gate_opens_when_the_last_state_under_way_has_passed() {
-        let gate = Gate::new();
+        let gate = Gate::default();
         let (first, second) = (gate.close(seen(5)), gate.close(seen(7)));
         assert_eq!(gate.seen(&progress(9)), seen(5));
         drop(first);

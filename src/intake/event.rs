@@ -60,6 +60,8 @@ pub enum Event {
     },
     /// A client wrote to a reserved key; the write does not travel.
     Trespass(Vec<u8>),
+    /// The server has evicted a key, which does not travel.
+    Evicted(Key),
     /// A command cannot travel under the configured selection.
     NotSelected(Vec<u8>),
     /// A command of which nothing is known: it travels, as a write of every key.

@@ -5,6 +5,7 @@
 
 use std::collections::BTreeSet;
 
+use super::evictions::CHANNEL;
 use crate::command::{Access, Catalog, Command, Key, Touched};
 use crate::model::Pattern;
 use crate::redis::put_command;
@@ -96,7 +97,7 @@ impl Filter {
     /// How a command travels that was given with database `db` selected.
     #[must_use]
     pub fn travel(&self, catalog: &Catalog, command: &Command<'_>, db: u32) -> Travel {
-        if command.is(b"PUBLISH") && command.arg(1) == SENTINELS {
+        if command.is(b"PUBLISH") && [SENTINELS, CHANNEL.as_bytes()].contains(&command.arg(1)) {
             return Travel::Not;
         }
         if self.is_open() {
@@ -295,5 +296,7 @@ mod tests {
         let hello = "PUBLISH __sentinel__:hello 127.0.0.1,26379";
         assert_eq!(travel(&Filter::default(), hello, 0), "Not");
         assert_eq!(travel(&some, hello, 0), "Not");
+        let fence = format!("PUBLISH {CHANNEL} 7");
+        assert_eq!(travel(&Filter::default(), &fence, 0), "Not");
     }
 }

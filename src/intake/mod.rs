@@ -8,6 +8,7 @@ mod ahead;
 mod conflicts;
 pub mod decoder;
 pub mod event;
+mod evictions;
 pub mod filter;
 pub mod history;
 mod lost;
@@ -29,6 +30,7 @@ use tracing::{error, warn};
 
 pub use self::conflicts::ConflictLog;
 use self::conflicts::Conflicts;
+pub use self::evictions::Listener;
 use self::filter::Filter;
 use self::stream::Stream;
 use crate::command::Catalog;
@@ -76,6 +78,8 @@ pub struct Config {
     pub forces: bool,
     /// Whether Redis is told that a write is safe only when every peer has applied it.
     pub waits_for_peers: bool,
+    /// Whether what Redis evicts stays here, and does not travel as a delete.
+    pub keeps_evictions: bool,
 }
 
 impl Config {
@@ -229,6 +233,11 @@ impl Intake {
             },
             progress,
         ))
+    }
+
+    /// What has to run in a task of its own beside this, if evictions are to stay here.
+    pub const fn take_listener(&mut self) -> Option<Listener> {
+        self.stream.take_listener()
     }
 
     /// Follows Redis until `stop`, through every loss of the connection.

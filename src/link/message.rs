@@ -11,6 +11,7 @@ use crc_fast::{CrcAlgorithm, checksum};
 
 use super::hello::Hello;
 use super::question::{Question, put_keys, take_keys};
+use super::sequence::Sequence;
 use super::state::{State, put_states, take_count, take_states};
 use crate::model::{
     Cursor, Epoch, Key, MAX_FRAME, Offset, RecordError, Seen, SiteId, put_bytes, put_varint,
@@ -347,41 +348,6 @@ impl Message {
     }
 }
 
-/// Counts the frames of one direction of a connection. The number is part of the checksum: a frame that is
-/// missing, or comes twice, is found as one with a flipped bit is. TCP does not lose what is in the middle
-/// of a stream, but what stands between two sites may; and so might we.
-#[derive(Debug, Default)]
-pub(super) struct Sequence {
-    next: u32,
-    salt: u32,
-}
-
-impl Sequence {
-    const fn next(&mut self) -> u32 {
-        let number = self.next;
-        self.next = number.wrapping_add(1);
-        number ^ self.salt
-    }
-
-    /// From now on numbers are those of this connection, on which these two nonces were said.
-    pub(super) fn begin(&mut self, nonces: (u64, u64)) {
-        let (low, high) = (nonces.0.min(nonces.1), nonces.0.max(nonces.1));
-        self.salt = crc32c(&[low.to_le_bytes(), high.to_le_bytes()].concat());
-    }
-
-    /// Numbers frames that are sent, in their order.
-    pub(super) fn number(&mut self, mut frames: &mut [u8]) {
-        while let Some((header, rest)) = frames.split_at_mut_checked(HEADER) {
-            let (length, crc) = header.split_at_mut(4);
-            let field = |bytes: &[u8]| bytes.try_into().map_or(0, u32::from_le_bytes);
-            let numbered = field(crc) ^ self.next();
-            crc.copy_from_slice(&numbered.to_le_bytes());
-            let length = usize::try_from(field(length)).unwrap_or(usize::MAX);
-            frames = rest.get_mut(length..).unwrap_or_default();
-        }
-    }
-}
-
 /// Appends a frame.
 pub(super) fn put_frame(out: &mut Vec<u8>, put: impl FnOnce(&mut Vec<u8>)) {
     let start = out.len();
@@ -424,7 +390,7 @@ pub(super) fn put_copy_states(out: &mut Vec<u8>, first: u64, (done, total): (u64
 }
 
 /// The checksum of frames.
-fn crc32c(bytes: &[u8]) -> u32 {
+pub(super) fn crc32c(bytes: &[u8]) -> u32 {
     u32::try_from(checksum(CrcAlgorithm::Crc32Iscsi, bytes)).unwrap_or(0)
 }
 
@@ -450,13 +416,7 @@ mod tests {
     use crate::model::Need;
     use crate::rdb::Place;
 
-    fn samples() -> Vec<Message> {
-        let at = Cursor {
-            epoch: Epoch(3),
-            offset: Offset(400),
-        };
-        let mut seen = Seen::default();
-        seen.advance(&SiteId::try_new("b").unwrap(), at);
+    fn states() -> Vec<State> {
         let state = |value| State {
             db: 2,
             key: Bytes::from_static(b"k\0"),
@@ -464,7 +424,7 @@ mod tests {
             value,
             standing: crate::link::Standing::Old,
         };
-        let states = vec![
+        vec![
             state(Value::Absent),
             state(Value::Unsaid),
             state(Value::Dump(Bytes::from_static(b"dump"))),
@@ -472,7 +432,17 @@ mod tests {
             state(Value::Part(Place::First, Bytes::from_static(b"a"))),
             state(Value::Part(Place::Middle, Bytes::from_static(b"b"))),
             state(Value::Part(Place::Last, Bytes::from_static(b"c"))),
-        ];
+        ]
+    }
+
+    fn samples() -> Vec<Message> {
+        let at = Cursor {
+            epoch: Epoch(3),
+            offset: Offset(400),
+        };
+        let mut seen = Seen::default();
+        seen.advance(&SiteId::try_new("b").unwrap(), at);
+        let states = states();
         vec![
             Message::Hello(Box::new(crate::link::hello::tests::hello("a"))),
             Message::Refuse("no".to_owned()),

@@ -5,6 +5,7 @@ mod message;
 mod pack;
 mod plan;
 mod question;
+mod sequence;
 mod queue;
 mod state;
 mod wire;

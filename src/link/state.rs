@@ -234,7 +234,7 @@ mod tests {
     use bytes::BytesMut;
 
     use super::*;
-    use crate::link::message::Sequence;
+    use crate::link::sequence::Sequence;
     use crate::link::{CopyStates, Message};
 
     #[test]

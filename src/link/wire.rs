@@ -10,8 +10,9 @@ use tokio::net::tcp::{OwnedReadHalf, OwnedWriteHalf};
 use tokio::time::timeout;
 
 use super::hello::Hello;
-use super::message::{GREETING, MAX_HELLO, MAX_PAYLOAD, Message, MessageError, Sequence, VERSION};
+use super::message::{GREETING, MAX_HELLO, MAX_PAYLOAD, Message, MessageError, VERSION};
 use super::pack::{Packer, Unpacker};
+use super::sequence::Sequence;
 use super::state::Bundle;
 
 /// How long a peer may take to greet: one round trip and a look into its Redis.

@@ -39,6 +39,8 @@ struct Row {
 enum Values {
     /// One for the site, without labels.
     Site(fn(&Status) -> f64),
+    /// One for the site where it is known.
+    SiteIfKnown(fn(&Status) -> Option<f64>),
     /// One for the site for each value of one label.
     SiteBy(&'static str, fn(&Status) -> Vec<(String, f64)>),
     /// One for each peer, labelled `peer`.
@@ -154,7 +156,7 @@ impl Row {
 impl Values {
     fn labels(&self) -> Vec<&'static str> {
         match self {
-            Self::Site(_) => vec![],
+            Self::Site(_) | Self::SiteIfKnown(_) => vec![],
             Self::SiteBy(label, _) => vec![*label],
             Self::Peer(_) | Self::PeerIfKnown(_) | Self::PeerTimes(_) => vec![PEER],
             Self::PeerBy(label, _) => vec![PEER, *label],
@@ -168,6 +170,10 @@ impl Values {
         let of = |peer: &PeerStatus| pairs(&[(PEER, &peer.site)]);
         match self {
             Self::Site(read) => vec![number((vec![], read(status)))],
+            Self::SiteIfKnown(read) => {
+                let value = read(status).into_iter();
+                value.map(|value| number((vec![], value))).collect()
+            }
             Self::SiteBy(label, read) => {
                 let values = read(status).into_iter();
                 let labelled = |(word, value): (String, f64)| (pairs(&[(label, &word)]), value);

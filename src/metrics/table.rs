@@ -1,6 +1,6 @@
 //! The table of all metrics.
 
-use super::Values::{Peer, PeerBy, PeerBy2, PeerIfKnown, PeerTimes, Site, SiteBy};
+use super::Values::{Peer, PeerBy, PeerBy2, PeerIfKnown, PeerTimes, Site, SiteBy, SiteIfKnown};
 use super::{Row, Values};
 use crate::status::{CopyStatus, PeerState, PeerStatus};
 use prometheus::proto::MetricType;
@@ -67,6 +67,23 @@ pub(super) const ROWS: &[Row] = &[
         "Writes that touched keys inside and outside of [sync] databases and keys, could not be \
          divided, and did not travel.",
         Site(|s| number(s.redis.writes_not_selected)),
+    ),
+    gauge(
+        "tandem_evictions_told",
+        "1 while evictions of the local Redis are told from clients' deletes. Absent unless [sync] \
+         evictions is keep_local; while 0, they travel as deletes, and /status says why.",
+        SiteIfKnown(|s| s.redis.evictions.as_ref().map(|e| flag(e.told))),
+    ),
+    counter(
+        "tandem_evictions_kept_total",
+        "Keys that the local Redis has evicted and that stayed at the other sites.",
+        SiteIfKnown(|s| s.redis.evictions.as_ref().map(|e| number(e.kept))),
+    ),
+    counter(
+        "tandem_deletes_in_doubt_total",
+        "Deletes that could not be told from evictions, and travelled: clients' are among them. \
+         Growth means that the notifications of Redis are not heard.",
+        SiteIfKnown(|s| s.redis.evictions.as_ref().map(|e| number(e.in_doubt))),
     ),
     gauge(
         "tandem_journal_bytes",

@@ -420,7 +420,7 @@ impl BatchReader {
             offset,
             hlc,
             db,
-            causes: self.causes.as_ref().unwrap_or(&seen).clone(),
+            causes: Arc::clone(self.causes.as_ref().unwrap_or(&seen)),
             seen,
             count,
             commands: body,

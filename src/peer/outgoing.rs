@@ -37,6 +37,8 @@ pub(super) struct Outgoing {
     pub records_sent: u64,
     /// A copy comes that the peer does not have yet.
     pub copy_ahead: bool,
+    /// How many copies it has got.
+    pub copied: u64,
     /// A copy or a large state that is being sent.
     copying: Option<(Parts, Hold)>,
     /// The most bytes of copies a second.
@@ -66,6 +68,7 @@ impl Outgoing {
             sent: start,
             records_sent: 0,
             copy_ahead: false,
+            copied: 0,
             copying: None,
             max_rate,
             not_before: Instant::now(),

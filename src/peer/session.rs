@@ -12,13 +12,13 @@ use tracing::info;
 use super::inbound::{Heard, read};
 use super::outgoing::{Next, Outgoing};
 use super::standing::{begin, had_all, note_what_is_lost};
-use super::telling::{Acks, Telling};
+use super::telling::{Acks, Stale, Telling};
 use super::{Agreed, Error, Incoming, Peer, filter};
 use crate::apply::{self, Applied, Debts, Outlet};
 use crate::converge::Docket;
 use crate::fullsync::{Answerer, Copier, Gate, Insert, Prepared};
 use crate::intake::Shared;
-use crate::link::{self, Ack, Copy, Flow, Hello, MAX_KEYS, Message, Plan, Question, Sent, Writer};
+use crate::link::{self, Ack, Copy, Flow, Hello, Message, Plan, Question, Sent, Writer};
 use crate::model::{Cursor, Epoch, Owes, Seen, SiteId};
 use crate::progress::Progress;
 use crate::status::{CopyStatus, PeerBoard, PeerState};
@@ -37,10 +37,10 @@ pub(super) struct Session {
     site: SiteId,
     pub(super) peer: SiteId,
     epoch: Epoch,
-    shared: Shared,
+    pub(super) shared: Shared,
     pub(super) board: PeerBoard,
     debts: Debts,
-    gate: Gate,
+    pub(super) gate: Gate,
     pub(super) pending: Arc<AtomicUsize>,
     /// When the last ping was sent.
     started: Instant,
@@ -220,10 +220,8 @@ async fn write(
     heartbeat.set_missed_tick_behavior(MissedTickBehavior::Delay);
     let mut refresh = interval(REFRESH);
     refresh.set_missed_tick_behavior(MissedTickBehavior::Delay);
-    let mut copies_heard = 0;
     let (mut acks, mut seen) = (Acks::default(), Telling::default());
-    let (mut questions, is_due) = (Vec::new(), true);
-    let mut stale = Stale { told: 0, is_due };
+    let (mut questions, mut stale) = (Vec::new(), Stale::default());
     loop {
         let (copying, mut thoroughly) = (outgoing.is_copying(), false);
         tokio::select! {
@@ -261,20 +259,11 @@ async fn write(
             changed = inputs.heard.changed() => {
                 changed.map_err(|_| Error::Stopping)?;
                 let heard = inputs.heard.borrow().clone();
-                outgoing.applied(heard.ack.applied);
-                if heard.copied > copies_heard {
-                    copies_heard = heard.copied;
-                    outgoing.copy_ahead = false;
-                    session.board.lock().sending = None;
-                    if let Some(snapshot) = outgoing.snapshot.take() {
-                        snapshot.remove();
-                    }
-                }
+                session.on_heard(&heard, &mut outgoing);
             }
             _ = heartbeat.tick() => {
                 writer.push(&Message::Ack(session.ack(&inputs, &outgoing, &mut seen)));
                 writer.push(&session.ping());
-                tracing::debug!(peer=%session.peer, debts=%session.debts.dump(), questions=questions.len(), gate=session.gate.is_closed(), copying, "HEART");
             }
             () = session.shared.claims.stale_news(&session.peer) => stale.is_due = true,
             // What else an acknowledgement says: what has come back, what is owed.
@@ -289,29 +278,6 @@ async fn write(
             session.tell_sent(writer.flush().await?);
         }
         session.refresh(&outgoing, &inputs, thoroughly);
-    }
-}
-
-/// Tells the peer what is stale of what it was sent.
-struct Stale {
-    /// The number of what it was told last, in this session.
-    told: u64,
-    /// There may be more.
-    is_due: bool,
-}
-
-impl Stale {
-    /// Behind the states that it means: those are on their way as long as the gate is closed.
-    fn push(&mut self, session: &Session, outgoing: &Outgoing, writer: &mut Writer) {
-        if !self.is_due || outgoing.is_copying() || session.gate.is_closed() {
-            return;
-        }
-        self.is_due = false;
-        let (keys, last) = session.shared.claims.stale(&session.peer, self.told);
-        self.told = last;
-        for keys in keys.chunks(MAX_KEYS) {
-            writer.push(&Message::Stale(keys.to_vec()));
-        }
     }
 }
 
@@ -448,6 +414,19 @@ impl Session {
         board.applied = ack.applied;
         board.applied_offset = ack.applied.offset.0;
         board.acknowledged_offset = ack.received.offset.0;
+    }
+
+    /// What the peer has applied, and whether it has got a copy.
+    fn on_heard(&self, heard: &Heard, outgoing: &mut Outgoing) {
+        outgoing.applied(heard.ack.applied);
+        if heard.copied > outgoing.copied {
+            outgoing.copied = heard.copied;
+            outgoing.copy_ahead = false;
+            self.board.lock().sending = None;
+            if let Some(snapshot) = outgoing.snapshot.take() {
+                snapshot.remove();
+            }
+        }
     }
 
     /// The answer tells how long the way there and back takes.

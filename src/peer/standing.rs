@@ -4,7 +4,7 @@ use tracing::info;
 
 use super::{Peer, filter};
 use crate::apply::Begin;
-use crate::config::{Flush, Initial};
+use crate::config::{Evictions, Flush, Initial};
 use crate::link::{Flow, Hello, Plan};
 use crate::model::{Cursor, Epoch};
 use crate::redis::Info;
@@ -50,8 +50,8 @@ pub(super) fn joins(peer: &Peer, ours: &Hello, flow: Flow) -> bool {
 }
 
 /// Whether everything that happens at one of the two sites happens at the other too: nothing is left out
-/// by configuration, no third site knows of keys that the other has not heard of yet, and no module
-/// writes at one of them alone.
+/// by configuration, nothing is evicted here alone, no third site knows of keys that the other has not
+/// heard of yet, and no module writes at one of them alone.
 fn is_entire(peer: &Peer, ours: &Hello, theirs: &Hello) -> bool {
     let sync = &peer.config.sync;
     let copies = [ours, theirs]
@@ -59,6 +59,7 @@ fn is_entire(peer: &Peer, ours: &Hello, theirs: &Hello) -> bool {
         .all(|hello| hello.initial != Initial::None);
     filter(sync).is_everything()
         && sync.flush == Flush::Forward
+        && sync.evictions == Evictions::Forward
         && copies
         && peer.shared.dockets.len() == 1
         && !peer.applier.server_writes_alone()

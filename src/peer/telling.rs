@@ -2,7 +2,9 @@
 
 use tokio::time::{Duration, Instant};
 
-use crate::link::Ack;
+use super::outgoing::Outgoing;
+use super::session::Session;
+use crate::link::{Ack, MAX_KEYS, Message, Writer};
 use crate::model::{Cursor, Seen};
 
 /// How long an acknowledgement may wait for the next: at high rates each transaction would cost both
@@ -63,6 +65,36 @@ impl Telling {
             self.next = Some((now, last));
         }
         self.told.clone()
+    }
+}
+
+/// Tells the peer what is stale of what it was sent.
+pub(super) struct Stale {
+    /// The number of what it was told last, in this session.
+    told: u64,
+    /// There may be more.
+    pub is_due: bool,
+}
+
+impl Default for Stale {
+    fn default() -> Self {
+        let (told, is_due) = (0, true);
+        Self { told, is_due }
+    }
+}
+
+impl Stale {
+    /// Behind the states that it means: those are on their way as long as the gate is closed.
+    pub(super) fn push(&mut self, session: &Session, outgoing: &Outgoing, writer: &mut Writer) {
+        if !self.is_due || outgoing.is_copying() || session.gate.is_closed() {
+            return;
+        }
+        self.is_due = false;
+        let (keys, last) = session.shared.claims.stale(&session.peer, self.told);
+        self.told = last;
+        for keys in keys.chunks(MAX_KEYS) {
+            writer.push(&Message::Stale(keys.to_vec()));
+        }
     }
 }
 

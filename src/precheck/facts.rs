@@ -1,8 +1,8 @@
 //! What the server says of itself, and what that means for syncing it: no I/O.
 
 use super::report::Line;
-use crate::config::{Existing, Initial, Sync};
-use crate::redis::{Info, OLDEST};
+use crate::config::{Evictions, Existing, Initial, Sync};
+use crate::redis::{Info, OLDEST, tells_evictions};
 
 /// Below this a short pause of the sidecar ends in a full resync: Redis's own default, 1 MiB, is a
 /// second of a busy server.
@@ -122,15 +122,33 @@ impl Facts {
         Line::pass(NAME, format!("the replica at {address}"))
     }
 
-    pub(super) fn eviction(&self) -> Line {
-        match self.info.eviction.as_str() {
-            "noeviction" => Line::pass("eviction", "noeviction"),
-            "" => Line::skip("eviction", "INFO does not name maxmemory_policy"),
-            policy => {
+    pub(super) fn eviction(&self, evictions: Evictions) -> Line {
+        const NAME: &str = "eviction";
+        match (self.info.eviction.as_str(), evictions) {
+            ("noeviction", _) => Line::pass(NAME, "noeviction"),
+            ("", _) => Line::skip(NAME, "INFO does not name maxmemory_policy"),
+            (policy, Evictions::Forward) => {
                 let found = format!(
                     "maxmemory-policy is {policy}: what this server evicts is deleted at the other site"
                 );
-                Line::warn("eviction", found, "set maxmemory-policy noeviction")
+                let remedy =
+                    "set maxmemory-policy noeviction, or [sync] evictions = \"keep_local\"";
+                Line::warn(NAME, found, remedy)
+            }
+            (policy, Evictions::KeepLocal) if policy.starts_with("allkeys") => {
+                let found = format!(
+                    "maxmemory-policy is {policy}: it evicts keys of Tandem's own too, which are \
+                     written again, and a crash in that moment costs a copy"
+                );
+                Line::warn(
+                    NAME,
+                    found,
+                    "set one that begins with volatile-, if you can",
+                )
+            }
+            (policy, Evictions::KeepLocal) => {
+                let found = format!("maxmemory-policy is {policy}; evictions stay here");
+                Line::pass(NAME, found)
             }
         }
     }
@@ -185,6 +203,28 @@ impl Facts {
                 "persistence",
                 "no append-only file; whether snapshots are on needs +config|get",
             ),
+        }
+    }
+}
+
+/// What CONFIG GET said of `notify-keyspace-events`, where evictions are to stay here; none when that was
+/// not permitted.
+pub(super) fn notifications(flags: Option<&str>) -> Line {
+    const NAME: &str = "notifications";
+    match flags {
+        None => Line::skip(NAME, "to see notify-keyspace-events needs +config|get"),
+        Some(flags) if tells_evictions(flags) => {
+            let found =
+                format!("notify-keyspace-events is {flags}: the server says what it evicts");
+            Line::pass(NAME, found)
+        }
+        Some(flags) => {
+            let found = format!(
+                "notify-keyspace-events is {flags:?}: the server does not say what it evicts, and \
+                 [sync] evictions is keep_local"
+            );
+            let remedy = format!("set notify-keyspace-events {flags}Ee");
+            Line::fail(NAME, found, remedy)
         }
     }
 }
@@ -298,6 +338,14 @@ mod tests {
     }
 
     #[test]
+    fn a_server_that_does_not_say_what_it_evicts_is_refused() {
+        fails(
+            &notifications(Some("Kx")),
+            "set notify-keyspace-events KxEe",
+        );
+    }
+
+    #[test]
     fn a_replica_that_is_read_must_follow_the_primary() {
         let primary = facts("role:master\r\nmaster_replid:aa\r\n");
         let line = |text: &str| facts(text).follows(&primary, "h:1");
@@ -328,7 +376,8 @@ mod tests {
              repl_backlog_size:1048576\r\naof_enabled:0\r\n",
         );
         let lines = [
-            bad.eviction(),
+            bad.eviction(Evictions::Forward),
+            bad.eviction(Evictions::KeepLocal),
             bad.memory(),
             bad.backlog(),
             bad.persistence(Some("")),
@@ -342,12 +391,14 @@ mod tests {
              repl_backlog_size:67108864\r\naof_enabled:1\r\n",
         );
         let lines = [
-            good.eviction(),
+            good.eviction(Evictions::Forward),
             good.memory(),
             good.backlog(),
             good.persistence(None),
             output_buffer(Some("normal 0 0 0 slave 268435456 67108864 60")),
             output_buffer(Some("replica 0 0 0")),
+            facts("maxmemory_policy:volatile-lru\r\n").eviction(Evictions::KeepLocal),
+            notifications(Some("Ee")),
         ];
         for line in lines {
             assert_eq!(line.level(), Level::Pass, "{line}");
@@ -358,7 +409,8 @@ mod tests {
     fn what_is_not_told_is_skipped() {
         let none = facts("");
         let lines = [
-            none.eviction(),
+            none.eviction(Evictions::Forward),
+            notifications(None),
             none.memory(),
             none.backlog(),
             none.persistence(None),
@@ -379,6 +431,7 @@ mod tests {
             keys: crate::config::Keys::default(),
             flush: crate::config::Flush::Forward,
             publish: crate::config::Publish::Forward,
+            evictions: Evictions::Forward,
             acknowledge: crate::config::Acknowledge::Journal,
             max_rate: None,
             big_value: crate::config::DEFAULT_BIG_VALUE,

@@ -165,6 +165,25 @@ async fn queue(settings: &Settings, facts: &Facts) -> Result<Vec<(&'static str, 
     Ok(refusals)
 }
 
+/// Whether we may hear what the server says of evictions.
+pub(super) async fn subscriptions(settings: &Settings) -> Line {
+    const NAME: &str = "subscriptions";
+    match try_subscribing(settings).await {
+        Ok(()) => Line::pass(NAME, "tandem may hear what the server evicts"),
+        Err(error) => refused(NAME, &error),
+    }
+}
+
+/// On a connection of its own, which takes no other commands then.
+async fn try_subscribing(settings: &Settings) -> Result<(), Error> {
+    let mut connection = open(settings).await?;
+    let commands: [&[&str]; 2] = [
+        &["PSUBSCRIBE", "__keyevent@*__:evicted"],
+        &["SUBSCRIBE", "tandem:evictions"],
+    ];
+    ask_all(&mut connection, &commands).await
+}
+
 /// Whether a connection that an earlier sidecar left behind can be found and ended.
 pub(super) async fn clients(connection: &mut Connection) -> Line {
     let commands: [&[&str]; 4] = [

@@ -5,10 +5,10 @@ use std::time::Duration;
 
 use tokio::time::timeout;
 
-use super::facts::{Facts, data, output_buffer};
-use super::permissions::{clients, replicate, transactions, writes};
+use super::facts::{Facts, data, notifications, output_buffer};
+use super::permissions::{clients, replicate, subscriptions, transactions, writes};
 use super::report::{Line, Report};
-use crate::config::Config;
+use crate::config::{Config, Evictions};
 use crate::model::{Mark, MarkError, SELF_KEY, SiteId, fence_key, mark_key, owed_key};
 use crate::redis::{Address, Connection, Error, Reply, Settings};
 
@@ -39,8 +39,14 @@ pub(super) async fn check(config: &Config, report: &mut Report) {
     report.add(transactions(&config.redis).await);
     report.add(writes(&config.redis, &facts).await);
     report.add(clients(&mut connection).await);
-    for line in [facts.eviction(), facts.memory()] {
+    let evictions = config.sync.evictions;
+    for line in [facts.eviction(evictions), facts.memory()] {
         report.add(line);
+    }
+    if evictions == Evictions::KeepLocal {
+        let flags = setting(&mut connection, "notify-keyspace-events").await;
+        report.add(notifications(flags.as_deref()));
+        report.add(subscriptions(&config.redis).await);
     }
     let save = setting(&mut connection, "save").await;
     report.add(facts.persistence(save.as_deref()));

@@ -64,9 +64,26 @@ pub struct RedisStatus {
     pub resyncs_full: u64,
     /// Partial resyncs since the start.
     pub resyncs_partial: u64,
+    /// What was told of evictions; none unless they are kept local.
+    #[serde(default)]
+    pub evictions: Option<EvictionStatus>,
     /// Writes that touched selected keys and others, could not be divided, and did not travel.
     #[serde(default)]
     pub writes_not_selected: u64,
+    /// What is wrong and what to do, when something is.
+    pub error: Option<String>,
+}
+
+/// Evictions of the local Redis that are to stay here.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct EvictionStatus {
+    /// Whether they are told from clients' deletes now.
+    pub told: bool,
+    /// Evictions that stayed here, since the start.
+    pub kept: u64,
+    /// Deletes that could not be told from evictions and travelled, since the start: clients' are among
+    /// them.
+    pub in_doubt: u64,
     /// What is wrong and what to do, when something is.
     pub error: Option<String>,
 }

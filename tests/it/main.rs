@@ -24,6 +24,8 @@ mod types;
 #[cfg(test)]
 mod selecting;
 #[cfg(test)]
+mod evictions;
+#[cfg(test)]
 mod loops;
 #[cfg(test)]
 mod modules;

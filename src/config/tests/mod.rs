@@ -104,6 +104,7 @@ fn the_sample_is_read() {
         keys: Keys::default(),
         flush: Flush::Forward,
         publish: Publish::Forward,
+        evictions: Evictions::Forward,
         acknowledge: Acknowledge::Journal,
         max_rate: None,
         big_value: DEFAULT_BIG_VALUE,
@@ -114,6 +115,15 @@ fn the_sample_is_read() {
     assert_eq!(config.journal.fsync, Fsync::Everysec);
     assert_eq!(config.journal.when_full, WhenFull::FullSync);
     assert_eq!(config.admin.listen, DEFAULT_ADMIN);
+}
+
+#[test]
+fn evictions_stay_here_where_that_is_wanted() {
+    let evictions = |words: &str| read(&format!("{SMALL}[sync]\nevictions = {words}\n"), &[]);
+    let config = evictions("\"keep_local\"").unwrap();
+    assert_eq!(config.sync.evictions, Evictions::KeepLocal);
+    let told = evictions("\"keep\"").unwrap_err();
+    assert!(told.contains("forward, keep_local"), "{told}");
 }
 
 #[test]
@@ -165,7 +175,7 @@ fn three_mistakes_are_three_lines() {
 a.toml:1: site: \"Hangzhou\" is not a site name: use 1 to 64 of a-z, 0-9, '-', '_' and '.', \
 beginning with a letter or a digit
 a.toml:10: peer.address: not a host and a port; write for example tandem-b:7480 or 192.0.2.1:7480
-a.toml:13: sync.exsting: unknown key; sync takes initial, existing, databases, keys, exclude_keys, flush, publish, acknowledge, max_rate, big_value";
+a.toml:13: sync.exsting: unknown key; sync takes initial, existing, databases, keys, exclude_keys, flush, publish, evictions, acknowledge, max_rate, big_value";
     assert_eq!(read(&text, &[]).unwrap_err(), expected);
 }
 

@@ -1,11 +1,13 @@
 //! Judging a peer's records when their echo is read.
 
+mod evicted;
+mod asking;
 mod origin;
 mod record;
 mod third;
 mod verdicts;
 
-use std::collections::{BTreeMap, BTreeSet, HashMap, HashSet};
+use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::sync::Arc;
 
 use bytes::Bytes;
@@ -16,11 +18,12 @@ use self::third::Third;
 pub use self::verdicts::{Overrun, Verdicts};
 use super::claims::Claims;
 use super::docket::{Docket, Settled, Wish};
+use super::evicted::Evicted;
 use super::foreign::Foreign;
 use super::recent::{Recent, Write};
 use super::table::Table;
 use crate::command::scanner::Scanner;
-use crate::command::{Catalog, Effects, Whole, for_each_in, key_hash};
+use crate::command::{Catalog, Effects, for_each_in, key_hash};
 use crate::model::{
     Conflict, ConflictKind, Cursor, Epoch, Hlc, InstanceId, Judgement, Key, Mark, Need, Record,
     Seen, SiteId, Winner,
@@ -52,6 +55,7 @@ pub struct Judge {
     verdicts: Verdicts,
     /// Who stands in for the arbiter, and was asked for what is wrong here.
     deputy: Option<SiteId>,
+    evicted: Evicted,
     /// Of the command that is being looked at.
     effects: Effects,
     scanner: Scanner,
@@ -97,6 +101,7 @@ impl Judge {
             unheard: HashMap::new(),
             verdicts: Verdicts::default(),
             deputy: None,
+            evicted: Evicted::default(),
             effects: Effects::default(),
             scanner: Scanner::default(),
         }
@@ -332,18 +337,8 @@ impl Judge {
         self.catch_up(origin, at);
     }
 
-    /// These sites must hear that what they have of these keys is not right.
-    fn note_stale(&mut self, stale: Vec<(SiteId, Key)>, at: Cursor) {
-        for (site, key) in stale {
-            let note = Judgement::Stale(site.clone(), key.clone());
-            self.verdicts.notes.push(note);
-            self.unheard.insert((site.clone(), key.clone()), at);
-            self.stale.push((site, key));
-        }
-    }
-
     /// What has been seen by now, where our stream has come up to `at`.
-    fn now(&self, at: Cursor) -> Seen {
+    pub(super) fn now(&self, at: Cursor) -> Seen {
         let mut seen = Seen::default();
         seen.advance(&self.site, at);
         for (site, origin) in &self.origins {
@@ -361,39 +356,6 @@ impl Judge {
             self.wish(&site, keys.to_vec(), (&Seen::default(), None), at);
             let new = self.wishes.iter_mut().skip(known);
             new.for_each(|(_, _, wish)| wish.need = Need::Lacks);
-        }
-    }
-
-    /// Takes note of keys of which something is not here, because a command failed: what is made of
-    /// them is not what the peer makes of them. And of keys of which a peer says that what it sent was
-    /// not right.
-    pub fn on_owed(&mut self, at: Cursor) {
-        self.ask_deputy(at);
-        for (site, origin) in &self.origins {
-            let told = origin.docket.take_told().into_iter();
-            let told = told.map(|key| (site.clone(), key));
-            for (site, key) in told {
-                self.unheard.remove(&(site.clone(), key.clone()));
-                self.verdicts.notes.push(Judgement::Told(site, key));
-            }
-        }
-        let outdated = self.origins.values().flat_map(|o| o.docket.take_outdated());
-        let outdated = outdated.collect();
-        self.note_stale(outdated, at);
-        let stale = self.origins.iter();
-        let stale = stale.map(|(site, origin)| (site.clone(), origin.docket.take_stale()));
-        let stale: Vec<_> = stale.filter(|(_, keys)| !keys.is_empty()).collect();
-        for (site, keys) in stale {
-            self.wish(&site, keys, (&Seen::default(), None), at);
-        }
-        let owed = |(site, origin): (&SiteId, &Origin)| {
-            let mut owed = origin.docket.take_owed();
-            owed.retain(|(db, name)| !origin.wrong.contains_key(&key_hash(*db, name)));
-            (!owed.is_empty()).then(|| (site.clone(), owed))
-        };
-        let owed: Vec<_> = self.origins.iter().filter_map(owed).collect();
-        for (site, keys) in owed {
-            self.wish(&site, keys, (&Seen::default(), None), at);
         }
     }
 
@@ -435,56 +397,13 @@ impl Judge {
         }
     }
 
-    /// Whether a peer is asked for keys that its record has met in the wrong order: by two sites, and by
-    /// the arbiter or who stands in for it.
-    fn asks_peers(&self) -> bool {
-        self.claims.arbiter().is_none() || self.claims.deputy().as_ref() == Some(&self.site)
-    }
-
-    /// Who is asked for keys in conflict, in whatever order: the arbiter, and who stands in for it.
-    fn judges(&self) -> Vec<SiteId> {
-        let deputy = self.claims.deputy().filter(|deputy| *deputy != self.site);
-        self.claims
-            .arbiter()
-            .cloned()
-            .into_iter()
-            .chain(deputy)
-            .collect()
-    }
-
-    /// Who is asked for keys that are wrong here after a record of a peer.
-    fn asked(&self, site: &SiteId) -> BTreeSet<SiteId> {
-        let mut asked: BTreeSet<SiteId> = self.judges().into_iter().collect();
-        if self.asks_peers() {
-            asked.insert(site.clone());
-        }
-        asked
-    }
-
-    /// Asks who stands in for the arbiter, since when it does, for what the arbiter was asked for.
-    fn ask_deputy(&mut self, at: Cursor) {
-        let deputy = self.claims.deputy().filter(|deputy| *deputy != self.site);
-        if deputy == self.deputy {
-            return;
-        }
-        self.deputy.clone_from(&deputy);
-        let arbiter = self
-            .claims
-            .arbiter()
-            .and_then(|site| self.origins.get(site));
-        if let (Some(deputy), Some(arbiter)) = (deputy, arbiter) {
-            let wrong = arbiter.wrong.values().map(|wrong| wrong.key.clone());
-            let (wrong, now) = (wrong.collect(), self.now(at));
-            self.wish(&deputy, wrong, (&now, None), at);
-        }
-    }
-
     /// Judges what has been filed and has come back.
     fn catch_up(&mut self, site: &SiteId, at: Cursor) {
         while let Some((record, place)) = self.origins.get_mut(site).and_then(Origin::next) {
             if !self.has_seen_all(site, &record) {
                 self.judge(site, &record, at);
             }
+            self.on_their_commands(site, &record.commands, (record.db, at));
             if let Some(origin) = self.origins.get_mut(site) {
                 origin.judged = place;
                 if let Some(table) = self.foreign.of(site) {
@@ -539,73 +458,6 @@ impl Judge {
     fn tables(&self, but: &SiteId) -> impl Iterator<Item = (&SiteId, &Table)> {
         let own = std::iter::once((&self.site, &*self.table));
         own.chain(self.foreign.but(but))
-    }
-
-    /// Two databases change places: keys that are wrong here go with them.
-    fn carry(&mut self, whole: Whole, at: Cursor) {
-        let carried = |(site, origin): (&SiteId, &Origin)| {
-            let wrong = origin.wrong.values().map(|wrong| &wrong.key);
-            let there = |(db, name): &Key| Some((whole.partner(*db)?, name.clone()));
-            let keys: Vec<Key> = wrong.filter_map(there).collect();
-            (!keys.is_empty()).then(|| (site.clone(), keys))
-        };
-        let carried: Vec<_> = self.origins.iter().filter_map(carried).collect();
-        if carried.is_empty() {
-            return;
-        }
-        let seen = self.now(at);
-        for (site, keys) in carried {
-            self.wish(&site, keys, (&seen, None), at);
-        }
-    }
-
-    /// Asks for the states of keys, and of all that was made of them here since `seen`, wherever they
-    /// are since then.
-    fn wish(
-        &mut self,
-        site: &SiteId,
-        mut keys: Vec<Key>,
-        (seen, since): (&Seen, Option<Hlc>),
-        at: Cursor,
-    ) {
-        let Some(origin) = self.origins.get_mut(site) else {
-            return;
-        };
-        let own = std::iter::once((&self.site, &*self.table));
-        let tables: Vec<_> = own.chain(self.foreign.all()).collect();
-        let mut wished = HashSet::new();
-        while let Some(key) = keys.pop() {
-            let hash = key_hash(key.0, &key.1);
-            if !wished.insert(key.clone()) {
-                continue;
-            }
-            for (of, table) in &tables {
-                let elsewhere = table.partners(key.0, seen.of(of)).into_iter();
-                keys.extend(elsewhere.map(|db| (db, key.1.clone())));
-            }
-            let wrong = Wrong {
-                key: key.clone(),
-                at,
-                since,
-            };
-            if origin.wrong.insert(hash, wrong).is_none() {
-                for (of, table) in &tables {
-                    table.made_of(hash, seen.of(of), &mut keys);
-                }
-            }
-            let note = Judgement::Wished(site.clone(), key.clone());
-            self.verdicts.notes.push(note);
-            let (after, need) = (at, Need::Wrong);
-            self.wishes.push((site.clone(), key, Wish { after, need }));
-        }
-    }
-
-    /// Asks for the states of keys that have a time to live at the peer. Not noted: what is lost with
-    /// a killed sidecar is a time to live.
-    fn doubt(&mut self, site: &SiteId, keys: Vec<Key>, at: Cursor) {
-        let (after, need) = (at, Need::Doubts);
-        let wish = |key| (site.clone(), key, Wish { after, need });
-        self.wishes.extend(keys.into_iter().map(wish));
     }
 
     /// Hands the wishes over. Only now, when everything up to their places is in the journal, from

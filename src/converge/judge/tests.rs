@@ -17,19 +17,19 @@ fn at(offset: u64) -> Cursor {
     }
 }
 
-fn key(name: &'static str) -> Key {
+pub(super) fn key(name: &'static str) -> Key {
     (0, Bytes::from_static(name.as_bytes()))
 }
 
 /// Site a, and what it is told.
-struct Site {
-    judge: Judge,
+pub(super) struct Site {
+    pub(super) judge: Judge,
     docket: Docket,
     catalog: Catalog,
 }
 
 impl Site {
-    fn new() -> Self {
+    pub(super) fn new() -> Self {
         let (docket, catalog) = (Docket::default(), Catalog::default());
         let dockets = [(site("b"), docket.clone())].into();
         let tables = (Arc::new(Table::new(1 << 19)), Arc::default());
@@ -50,18 +50,21 @@ impl Site {
     }
 
     /// A client writes here.
-    fn writes(&mut self, offset: u64, hlc: u64, line: &str) {
+    pub(super) fn writes(&mut self, offset: u64, hlc: u64, line: &str) {
         let mut effects = Effects::default();
         for_each_in(&Self::commands(line), 0, |command, db| {
             effects.add(&self.catalog, command, db, |_, _| true);
         })
         .unwrap();
+        let commands = Self::commands(line);
+        self.judge
+            .on_own_commands(&commands, (0, at(offset)), &effects.touches);
         self.judge.on_own(&mut effects, at(offset), Hlc(hlc));
         self.judge.note();
     }
 
     /// The applier takes up a write of b that had seen our history up to `seen`.
-    async fn applies(&self, (offset, hlc, seen): (u64, u64, u64), line: &str) {
+    pub(super) async fn applies(&self, (offset, hlc, seen): (u64, u64, u64), line: &str) {
         let mut tags = Seen::default();
         tags.advance(&site("a"), at(seen));
         let mut frame = FrameBuilder::new(Offset(0));
@@ -84,7 +87,7 @@ impl Site {
     }
 
     /// What was applied up to there comes back, with deletes that the server has added.
-    fn reads(&mut self, upto: u64, batch: u64, deleted: &[Key]) {
+    pub(super) fn reads(&mut self, upto: u64, batch: u64, deleted: &[Key]) {
         let mark = Mark {
             instance: LIFE,
             batch,
@@ -105,7 +108,7 @@ impl Site {
     }
 
     /// What is wished for since the last time: the keys, in order, with a `?` if only doubted.
-    fn wishes(&mut self) -> String {
+    pub(super) fn wishes(&mut self) -> String {
         self.judge.release();
         let mut wishes = Vec::new();
         self.docket.take_wishes(|(_, name), wish| {

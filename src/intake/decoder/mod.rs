@@ -60,6 +60,8 @@ pub struct Decoder {
     effects: Effects,
     /// Memory for the next write.
     room: Write,
+    /// Where commands end that are evictions.
+    evictions: VecDeque<Offset>,
 }
 
 impl Decoder {
@@ -77,7 +79,13 @@ impl Decoder {
             events: VecDeque::new(),
             effects: Effects::default(),
             room: Write::default(),
+            evictions: VecDeque::new(),
         }
+    }
+
+    /// The commands that end here, further on in the stream, are evictions.
+    pub fn expect_evictions(&mut self, ends: impl IntoIterator<Item = Offset>) {
+        self.evictions.extend(ends);
     }
 
     /// The end of the last complete unit, and the database selected there: the only kind of place
@@ -194,10 +202,33 @@ impl Decoder {
                 return Err(DecodeError::TooLarge);
             }
         }
+        if !self.evictions.is_empty() && self.is_eviction(command) {
+            self.on_eviction(command.arg(1));
+            return Ok(());
+        }
         if !self.on_reserved(command, now_ms) {
             self.on_write(command, now_ms);
         }
         Ok(())
+    }
+
+    fn is_eviction(&mut self, command: &Command<'_>) -> bool {
+        let offset = self.offset;
+        while self.evictions.pop_front_if(|end| *end < offset).is_some() {}
+        let is_here = self.evictions.pop_front_if(|end| *end == offset).is_some();
+        is_here && (command.is(b"DEL") || command.is(b"UNLINK"))
+    }
+
+    /// The server has evicted a key, which may be one of ours.
+    fn on_eviction(&mut self, name: &[u8]) {
+        if is_reserved(name) {
+            if self.db == 0 {
+                self.events.push_back(Event::MarksRemoved { strays: None });
+            }
+        } else if self.filter.has(self.db, name) {
+            let key = (self.db, Bytes::copy_from_slice(name));
+            self.events.push_back(Event::Evicted(key));
+        }
     }
 
     /// A command behind a mark.
@@ -466,7 +497,7 @@ impl Decoder {
 }
 
 /// The value of a fence: `<instance> <number>`.
-fn fence(value: &[u8]) -> Option<(InstanceId, u64)> {
+pub(super) fn fence(value: &[u8]) -> Option<(InstanceId, u64)> {
     let (instance, number) = std::str::from_utf8(value).ok()?.split_once(' ')?;
     let instance = u64::from_str_radix(instance, 16).ok()?;
     Some((InstanceId::new(instance), number.parse().ok()?))

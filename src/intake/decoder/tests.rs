@@ -25,6 +25,33 @@ fn events(lines: &[&str]) -> (Vec<Event>, Decoder) {
     (events, decoder)
 }
 
+#[test]
+fn what_was_evicted_does_not_travel() {
+    let lines = ["SET a 1", "DEL a", "DEL b", "DEL tandem:self"];
+    let mut buffer = BytesMut::new();
+    let mut ends = Vec::new();
+    for line in lines {
+        let mut raw = Vec::new();
+        put_command(
+            &mut raw,
+            &line.split(' ').map(str::as_bytes).collect::<Vec<_>>(),
+        );
+        buffer.extend_from_slice(&raw);
+        ends.push(Offset(buffer.len() as u64));
+    }
+    let mut decoder = Decoder::new(Offset(0), 0, Catalog::default(), Filter::default());
+    decoder.expect_evictions([ends[1], ends[3]]);
+    let mut events = Vec::new();
+    while let Some(event) = decoder.next(&mut buffer, 0).unwrap() {
+        events.push(event);
+    }
+    let key = (0, Bytes::from_static(b"a"));
+    assert_eq!(events[1], Event::Evicted(key));
+    assert!(matches!(events[2], Event::Write(_)), "a client's");
+    assert_eq!(events[3], Event::MarksRemoved { strays: None });
+    assert_eq!((events.len(), decoder.boundary().0), (4, ends[3]));
+}
+
 /// What travels, a transaction a line.
 fn writes(lines: &[&str]) -> Vec<String> {
     let (events, _) = events(lines);

@@ -54,6 +54,9 @@ impl Stream {
         self.judge.begin(&saved.seen);
         self.progress.marks = Arc::new(saved.marks);
         self.decoder = self.decoder_at(offset, 0);
+        if let Some(evicting) = &mut self.evicting {
+            evicting.evictions.begin((offset, 0));
+        }
         self.frame = FrameBuilder::new(offset);
         self.progress.read = saved.at;
         self.read_db = 0;

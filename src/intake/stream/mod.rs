@@ -1,6 +1,7 @@
 //! Following the stream: events to records, records to the journal, the journal to everybody.
 
 mod epochs;
+mod evicting;
 mod journaling;
 
 use std::collections::BTreeMap;
@@ -8,15 +9,17 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use tokio::sync::watch;
-use tokio::time::{MissedTickBehavior, interval};
+use tokio::time::{Instant, MissedTickBehavior, interval, sleep_until};
 use tokio_util::sync::CancellationToken;
 use tracing::error;
 
+use self::evicting::Evicting;
 use super::acknowledge::Acknowledging;
 use super::ahead::Ahead;
 use super::conflicts::Conflicts;
 use super::decoder::Decoder;
 use super::event::{Event, Write};
+use super::evictions::Listener;
 use super::filter::Filter;
 use super::history::Saved;
 use super::overrun::written_since;
@@ -88,6 +91,10 @@ pub(super) struct Stream {
     acks: Acknowledging,
     /// Whether the journal is forced to the disk before anybody hears of a write.
     forces: bool,
+    /// Tells evictions from deletes, if they are to stay here.
+    evicting: Option<Evicting>,
+    /// What has to run for that, until it is [taken](Self::take_listener).
+    listener: Option<Listener>,
 }
 
 impl Stream {
@@ -100,17 +107,14 @@ impl Stream {
     ) -> (Self, watch::Receiver<Progress>) {
         let Resume { saved, hlc, .. } = resume;
         let at = saved.as_ref().map_or(Cursor::ZERO, |s| s.at);
+        let db = saved.as_ref().map_or(0, |s| s.db);
         let (publish, progress) = watch::channel(Progress::default());
+        let (evicting, listener) = Evicting::wanted(config, (at.offset, db), &shared).unzip();
         let mut stream = Self {
             site: config.site.clone(),
             instance: config.instance,
             filter: config.filter.clone(),
-            decoder: Decoder::new(
-                at.offset,
-                saved.as_ref().map_or(0, |s| s.db),
-                shared.catalog.clone(),
-                config.filter.clone(),
-            ),
+            decoder: Decoder::new(at.offset, db, shared.catalog.clone(), config.filter.clone()),
             frame: FrameBuilder::new(at.offset),
             foreign: FrameBuilder::new(Offset(0)),
             clock: Clock::after(hlc),
@@ -123,7 +127,7 @@ impl Stream {
             run_id: saved.as_ref().map_or("-", |s| &s.run_id).into(),
             last_record: saved.as_ref().map_or(Cursor::ZERO, |s| s.last_record),
             self_mark: saved.as_ref().map_or(0, |s| s.self_mark),
-            read_db: saved.as_ref().map_or(0, |s| s.db),
+            read_db: db,
             own_since: BTreeMap::new(),
             progress: Progress::default(),
             attachments: 0,
@@ -132,6 +136,8 @@ impl Stream {
             unknown: Unknown::new(config),
             acks: Acknowledging::new(config, &shared),
             forces: config.forces,
+            evicting,
+            listener,
             shared,
             writer,
         };
@@ -226,6 +232,8 @@ impl Stream {
             if taken.more && !stop.is_cancelled() {
                 continue;
             }
+            let deadline = self.evicting.as_ref().and_then(Evicting::deadline);
+            let (is_held, held_until) = (deadline.is_some(), deadline.unwrap_or_else(Instant::now));
             tokio::select! {
                 biased;
                 () = stop.cancelled() => {
@@ -242,9 +250,11 @@ impl Stream {
                     early_left -= 1;
                     replica.acknowledge(self.safe()).await?;
                 }
+                said = evicting::said(&mut self.evicting) => self.on_said(&said),
                 more = replica.more() => more?,
                 () = news.notified() => {}
                 () = self.acks.news() => replica.acknowledge(self.safe()).await?,
+                () = sleep_until(held_until), if is_held => self.give_up(),
             }
         }
     }
@@ -257,6 +267,9 @@ impl Stream {
         self.self_mark = self.progress.self_mark;
         let offset = self.progress.read.offset;
         self.decoder = self.decoder_at(offset, self.read_db);
+        if let Some(evicting) = &mut self.evicting {
+            evicting.evictions.rewind((offset, self.read_db));
+        }
         self.frame = FrameBuilder::new(offset);
         // Records are judged once.
         for judgement in &self.judgements {
@@ -268,8 +281,13 @@ impl Stream {
     fn take(&mut self, replica: &mut Replica) -> Result<Taken, Error> {
         let now_ms = wall_ms();
         let mut taken = Taken::default();
+        self.read_evictions(replica);
         loop {
-            let event = self.decoder.next(replica.input(), now_ms);
+            let input = match &mut self.evicting {
+                Some(evicting) => evicting.evictions.ready(),
+                None => replica.input(),
+            };
+            let event = self.decoder.next(input, now_ms);
             let offset = self.decoder.offset().0;
             let Some(event) = event.map_err(|source| Error::Stream { offset, source })? else {
                 return Ok(taken);
@@ -340,6 +358,7 @@ impl Stream {
                 self.progress.marks_removed += 1;
                 self.progress.strays = strays;
             }
+            Event::Evicted(key) => self.judge.on_evicted(&key),
             Event::Trespass(command) => self.refused.on_trespass(&command),
             Event::NotSelected(command) => {
                 self.shared.board.redis().writes_not_selected =
@@ -362,6 +381,11 @@ impl Stream {
         };
         self.frame.push(tags, &write.commands);
         let at = self.place(write.offset);
+        if self.evicting.is_some() {
+            let touches = &write.effects.touches;
+            self.judge
+                .on_own_commands(&write.commands, (write.db, at), touches);
+        }
         self.judge.on_own(&mut write.effects, at, hlc);
         self.decoder.reuse(write);
     }
