@@ -37,6 +37,9 @@
 //! * **State**: the whole value of a key, or that there is none. A **copy** is the states of all
 //!   keys, from a snapshot. A **debt** is one state that a peer owes us, because its last one was
 //!   refused or a command of it failed here.
+//! * **Third site**: one that is neither this nor the peer in question. **Causes** of a record: what of
+//!   third sites must be applied before it. **Arbiter**: of three sites and more the first by name, whose
+//!   value of a key in conflict all end with ([`converge::Claims`]).
 //! * **Gate**: holds records back while a state is being read ([`fullsync`]). **Guard**: lets a
 //!   state in only if nothing that it has not seen is here ([`apply`]). **Fence**: a key that we
 //!   set to learn its place in the stream.
@@ -61,7 +64,9 @@
 //! 7. *No record passes a state that was read before it.* The gate is closed from before the read
 //!    until the state is in the peer's stream, behind all records up to its place; what we say we
 //!    have seen stands still as long.
-//! 8. *No state is read between a transaction and what follows from its errors.* It would say that it
+//! 8. *Causes before effects.* A record of a peer is applied when what its writer had seen of third sites
+//!    is here.
+//! 9. *No state is read between a transaction and what follows from its errors.* It would say that it
 //!    has seen records, and lack what is still to be done for them. Until that is done the peer keeps
 //!    the records, and after a crash sends them once more: their keys are then asked for.
 //!

@@ -304,7 +304,7 @@ impl Applier {
             let is_unsaid = matches!(state.value, Value::Unsaid);
             if is_unsaid && self.debts.is_paid(&key, false) {
                 // Who was not in doubt may have another value.
-                let stale = self.debts.remove(&key, true).unwrap_or_default();
+                let stale = self.debts.remove(&key).unwrap_or_default();
                 self.docket
                     .outdated(stale.into_iter().map(|site| (site, key.clone())));
             }

@@ -163,11 +163,10 @@ impl Debts {
         is_new
     }
 
-    /// The debt is paid; whether the value here is another now. The sites that must hear so; none when
-    /// there was no debt.
-    pub fn remove(&self, key: &Key, is_changed: bool) -> Option<Vec<SiteId>> {
+    /// The debt is paid: the sites that must hear so. None when there was no debt.
+    pub fn remove(&self, key: &Key) -> Option<Vec<SiteId>> {
         let was_owed = self.lock().wanted.remove(key).is_some();
-        let stale = self.claims.paid(&self.peer, key, is_changed);
+        let stale = self.claims.paid(&self.peer, key);
         was_owed.then_some(stale)
     }
 
@@ -328,7 +327,7 @@ mod tests {
             debts.ask(10, Seen::default),
             asked(at(20), Need::Lacks, &["x"])
         );
-        debts.remove(&key("x"), true);
+        debts.remove(&key("x"));
         assert!(wants(&debts, "y") && !wants(&debts, "x"));
         debts.begin([(key("z"), Need::Lacks)], at(30));
         assert_eq!(
@@ -370,7 +369,7 @@ mod tests {
         // The connection to Redis is opened anew: A still waits.
         b.begin([], at(2));
         // A's value has come.
-        b.remove(&key("x"), true);
+        b.remove(&key("x"));
         let due = b.due().await;
         assert_eq!((due.need, &due.keys[..]), (Need::Wrong, &[key("x")][..]));
         assert_eq!(b.answerable(due.keys, due.need), [key("x")]);

@@ -382,8 +382,7 @@ impl Applier {
                 continue;
             }
             let is_paid = verdict.pays() && self.debts.is_paid(&name, is_said(state));
-            let is_changed = matches!(verdict, Verdict::Take { .. } | Verdict::Rebase(_));
-            if is_paid && let Some(stale) = self.debts.remove(&name, is_changed) {
+            if is_paid && let Some(stale) = self.debts.remove(&name) {
                 let (key, seen) = (name, Arc::clone(&seen));
                 paid.push(Settled { key, seen, stale });
             }

@@ -263,3 +263,42 @@ fn five_sites_that_write_the_same_keys_end_equal() {
     let pushed = (0..3).map(|key| clients[2].ask::<usize>(&format!("LLEN l:{key}")));
     assert_eq!(pushed.sum::<usize>(), 5 * ROUNDS);
 }
+
+#[test]
+fn an_effect_never_arrives_before_its_cause() {
+    const ROUNDS: u64 = 25;
+    let mesh = Mesh::start(3, &Options::default());
+    let slow = mesh.wire(0, 2);
+    for lane in [slow.up(), slow.down()] {
+        lane.delay(Duration::from_millis(150));
+    }
+    let stopping = AtomicBool::new(false);
+    let mut watching = mesh.sites[2].client();
+    let seen = thread::scope(|scope| {
+        let watcher = scope.spawn(|| {
+            let mut seen = Vec::new();
+            while !stopping.load(Ordering::SeqCst) {
+                let (effect, cause): (Option<u64>, Option<u64>) = watching.ask("MGET effect cause");
+                seen.push((effect.unwrap_or(0), cause.unwrap_or(0)));
+            }
+            seen
+        });
+        let [mut a, mut b, mut c] = mesh.clients().try_into().ok().expect("three clients");
+        for round in 1..=ROUNDS {
+            a.run(&format!("SET cause {round}"));
+            wait_for("the cause", patience(10), || {
+                b.ask::<Option<u64>>("GET cause") == Some(round)
+            });
+            b.run(&format!("SET effect {round}"));
+        }
+        wait_for("the last effect", patience(20), || {
+            c.ask::<Option<u64>>("GET effect") == Some(ROUNDS)
+        });
+        stopping.store(true, Ordering::SeqCst);
+        watcher.join().expect("the watcher")
+    });
+    let early = seen.iter().find(|(effect, cause)| effect > cause);
+    assert_eq!(early, None, "of {} looks", seen.len());
+    mesh.settle();
+    mesh.compare();
+}

@@ -113,13 +113,18 @@ impl Judge {
                     findings.ask(other).touched = true;
                 }
             }
+            let mut clashes = Vec::new();
             for (of, table) in self.tables(site) {
-                let seen = record.seen.of(of);
-                let clash = table.clash(*touch, seen);
+                let clash = table.clash(*touch, record.seen.of(of));
                 findings.doubts |= clash.doubts();
-                if clash.is_none() {
-                    continue;
+                if !clash.is_none() {
+                    clashes.push((of, table, clash));
                 }
+            }
+            // A delete that yields to what one site has done yields, whatever others have done.
+            let yields = clashes.iter().any(|(_, _, clash)| clash.yields(touch.act));
+            for (of, table, clash) in clashes {
+                let seen = record.seen.of(of);
                 for judge in &judges {
                     findings.meet(judge, touch.key, &clash);
                 }
@@ -141,7 +146,7 @@ impl Judge {
                     // Whether it was spared there only they know; here it was not.
                     findings.ask(of).hashes.insert(touch.key);
                 }
-                if asks_peer && clash.is_wrong_here(theirs) {
+                if asks_peer && !yields && clash.is_wrong_here(theirs) {
                     findings.meet(site, touch.key, &clash);
                 }
             }
@@ -182,14 +187,17 @@ impl Judge {
         if hashes.is_empty() {
             return wrong;
         }
+        let mut written = HashSet::new();
         self.catalog.for_each_key(command, db, |db, name, act| {
-            let is_meant = is_derived || hashes.contains(&key_hash(db, name));
+            let hash = key_hash(db, name);
+            let is_meant = is_derived || hashes.contains(&hash);
             if is_meant && act != Act::Read && !is_reserved(name) {
+                written.insert(hash);
                 wrong.push((db, Bytes::copy_from_slice(name)));
             }
         });
         // What was made here of a key that is only read by this command is as it was.
-        for hash in hashes {
+        for hash in hashes.intersection(&written).copied() {
             for (of, table) in self.tables(asked) {
                 table.made_of(hash, record.seen.of(of), &mut wrong);
             }

@@ -77,6 +77,11 @@ impl Mesh {
         }
     }
 
+    /// The wire between two sites, by their numbers, the lower one first.
+    pub(crate) fn wire(&self, one: usize, other: usize) -> &FaultProxy {
+        &self.wires[&(one, other)]
+    }
+
     /// Cuts a site off from all others.
     pub(crate) fn cut_off(&self, number: usize) {
         let of_site = |(i, j): &(usize, usize)| *i == number || *j == number;
