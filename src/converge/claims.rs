@@ -9,8 +9,8 @@
 //! of its own. There the site whose name sorts first is the *arbiter*: its value is the one that all end
 //! with. Whoever meets a conflict asks it, whatever the order was in which the two took effect there; and
 //! when it has found its own order to be wrong, and has taken another site's value, it tells all others
-//! that what they have of the key is *stale*, and they ask again. While it is out of reach, the next one
-//! in reach stands in for it, so that the others are equal until it is back and has the last word.
+//! that what they have of the key is *stale*, and they ask again. While it is out of reach, the others ask
+//! each other as two sites do.
 
 use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
@@ -86,15 +86,10 @@ impl Claims {
         self.arbiter.as_ref() == Some(&self.site)
     }
 
-    /// The site that stands in for the arbiter where that is a peer out of reach: perhaps this one.
+    /// Whether there is a session with a peer.
     #[must_use]
-    pub fn deputy(&self) -> Option<SiteId> {
-        let arbiter = self.arbiter()?;
-        let inner = self.lock();
-        match inner.linked.contains(arbiter) {
-            true => None,
-            false => inner.linked.iter().chain([&self.site]).min().cloned(),
-        }
+    pub fn is_linked(&self, peer: &SiteId) -> bool {
+        self.lock().linked.contains(peer)
     }
 
     /// A session with a peer begins, or is over.
@@ -156,8 +151,7 @@ impl Claims {
 
     /// Whether this site answers a peer before it has got what it wants of the key itself.
     fn is_first(&self, inner: &Inner, key: &Key, asker: &SiteId, need: Need) -> bool {
-        let head = self.head(inner);
-        let leads = head == Some(&self.site);
+        let leads = self.is_arbiter();
         // The last word is said when nothing is wrong any more, as far as others are there to mend it.
         // Elsewhere a value in the wrong order does not keep others from asking for it; that something is
         // not there does.
@@ -167,18 +161,12 @@ impl Claims {
         };
         let ours = inner.wanted.get(key).into_iter().flatten().filter(counts);
         // Its doubts count as much as what others know to be wrong: they will have what it has.
-        let weight = |site, need: Need| match head == Some(site) {
+        let weight = |site, need: Need| match self.arbiter.as_ref() == Some(site) {
             true => (need.max(Need::Wrong), true, site),
             false => (need, false, site),
         };
         let ours = ours.map(|(_, need)| *need).max();
         ours.is_none_or(|ours| weight(&self.site, ours) < weight(asker, need))
-    }
-
-    /// Of three sites and more, the first in reach.
-    fn head<'a>(&'a self, inner: &'a Inner) -> Option<&'a SiteId> {
-        self.arbiter.as_ref()?;
-        inner.linked.iter().chain([&self.site]).min()
     }
 
     /// A peer asks for these keys: those of them that it gets now.
@@ -334,24 +322,13 @@ mod tests {
     }
 
     #[test]
-    fn the_next_in_reach_stands_in_for_the_arbiter() {
-        let (b, c) = (claims("b"), claims("c"));
-        assert_eq!((b.deputy(), c.deputy()), (None, None));
-        b.want(&site("c"), &key("k"), Need::Wrong);
-        b.want(&site("a"), &key("k"), Need::Wrong);
-        for claims in [&b, &c] {
-            claims.set_linked(&site("a"), false);
-            assert_eq!(claims.deputy(), Some(site("b")));
-        }
-        assert!(!answers(&b, "c", Need::Wrong));
-        // It does not wait for the arbiter.
-        assert_eq!(b.paid(&site("c"), &key("k")), []);
-        assert!(b.take_due(&site("c")).is_some());
-        // Nor for who has gone.
-        b.want(&site("c"), &key("k"), Need::Wrong);
-        assert!(!answers(&b, "c", Need::Wrong));
-        b.set_linked(&site("c"), false);
-        assert!(b.take_due(&site("c")).is_some());
+    fn the_arbiter_does_not_wait_for_who_is_out_of_reach() {
+        let a = claims("a");
+        a.want(&site("b"), &key("k"), Need::Wrong);
+        assert!(!answers(&a, "c", Need::Wrong));
+        a.set_linked(&site("b"), false);
+        assert!(a.take_due(&site("c")).is_some());
+        assert!(answers(&a, "c", Need::Wrong));
     }
 
     #[test]

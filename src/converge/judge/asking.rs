@@ -1,6 +1,6 @@
 //! Keys whose value here is wrong: who is asked for them, and who must hear that they are right now.
 
-use std::collections::{BTreeSet, HashSet};
+use std::collections::HashSet;
 
 use super::Judge;
 use super::origin::{Origin, Wrong};
@@ -8,12 +8,21 @@ use crate::command::{Whole, key_hash};
 use crate::converge::docket::Wish;
 use crate::model::{Cursor, Hlc, Judgement, Key, Need, Seen, SiteId};
 
+/// When a site is asked.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum When {
+    /// At once.
+    Now,
+    /// Only while the arbiter is out of reach; until then it is noted.
+    ArbiterAway,
+}
+
 impl Judge {
     /// Takes note of keys of which something is not here, because a command failed: what is made of
     /// them is not what the peer makes of them. And of keys of which a peer says that what it sent was
     /// not right.
     pub fn on_owed(&mut self, at: Cursor) {
-        self.ask_deputy(at);
+        self.ask_peers(at);
         for (site, origin) in &self.origins {
             let told = origin.docket.take_told().into_iter();
             let told = told.map(|key| (site.clone(), key));
@@ -29,7 +38,7 @@ impl Judge {
         let stale = stale.map(|(site, origin)| (site.clone(), origin.docket.take_stale()));
         let stale: Vec<_> = stale.filter(|(_, keys)| !keys.is_empty()).collect();
         for (site, keys) in stale {
-            self.wish(&site, keys, (&Seen::default(), None), at);
+            self.wish(&site, keys, (&Seen::default(), None), When::Now, at);
         }
         let owed = |(site, origin): (&SiteId, &Origin)| {
             let mut owed = origin.docket.take_owed();
@@ -38,7 +47,7 @@ impl Judge {
         };
         let owed: Vec<_> = self.origins.iter().filter_map(owed).collect();
         for (site, keys) in owed {
-            self.wish(&site, keys, (&Seen::default(), None), at);
+            self.wish(&site, keys, (&Seen::default(), None), When::Now, at);
         }
     }
 
@@ -52,47 +61,43 @@ impl Judge {
         }
     }
 
-    /// Whether a peer is asked for keys that its record has met in the wrong order: by two sites, and by
-    /// the arbiter or who stands in for it.
-    pub(super) fn asks_peers(&self) -> bool {
-        self.claims.arbiter().is_none() || self.claims.deputy().as_ref() == Some(&self.site)
-    }
-
-    /// Who is asked for keys in conflict, in whatever order: the arbiter, and who stands in for it.
-    pub(super) fn judges(&self) -> Vec<SiteId> {
-        let deputy = self.claims.deputy().filter(|deputy| *deputy != self.site);
-        self.claims
-            .arbiter()
-            .cloned()
-            .into_iter()
-            .chain(deputy)
-            .collect()
-    }
-
-    /// Who is asked for keys that are wrong here after a record of a peer.
-    pub(super) fn asked(&self, site: &SiteId) -> BTreeSet<SiteId> {
-        let mut asked: BTreeSet<SiteId> = self.judges().into_iter().collect();
-        if self.asks_peers() {
-            asked.insert(site.clone());
+    /// When a site is asked for keys that a record has met in the wrong order.
+    pub(super) fn when(&self, asked: &SiteId) -> When {
+        match self.claims.arbiter().is_none_or(|arbiter| arbiter == asked) {
+            true => When::Now,
+            false => When::ArbiterAway,
         }
-        asked
     }
 
-    /// Asks who stands in for the arbiter, since when it does, for what the arbiter was asked for.
-    pub(super) fn ask_deputy(&mut self, at: Cursor) {
-        let deputy = self.claims.deputy().filter(|deputy| *deputy != self.site);
-        if deputy == self.deputy {
+    /// Asks for what was not asked for because the arbiter was there, when it is not.
+    pub(super) fn ask_peers(&mut self, at: Cursor) {
+        let arbiter = self.claims.arbiter();
+        if !self.rests || arbiter.is_some_and(|arbiter| self.claims.is_linked(arbiter)) {
             return;
         }
-        self.deputy.clone_from(&deputy);
-        let arbiter = self
-            .claims
-            .arbiter()
-            .and_then(|site| self.origins.get(site));
-        if let (Some(deputy), Some(arbiter)) = (deputy, arbiter) {
-            let wrong = arbiter.wrong.values().map(|wrong| wrong.key.clone());
-            let (wrong, now) = (wrong.collect(), self.now(at));
-            self.wish(&deputy, wrong, (&now, None), at);
+        self.rests = false;
+        let (after, need) = (at, Need::Wrong);
+        for (site, origin) in &mut self.origins {
+            for wrong in origin.wrong.values_mut().filter(|wrong| !wrong.asked) {
+                wrong.asked = true;
+                let wish = Wish { after, need };
+                self.wishes.push((site.clone(), wrong.key.clone(), wish));
+            }
+        }
+    }
+
+    /// The arbiter has said what these keys are: nobody else need be asked.
+    pub(super) fn forget_resting(&mut self, keys: &[Key]) {
+        for (site, origin) in &mut self.origins {
+            for key in keys {
+                let hash = key_hash(key.0, &key.1);
+                let is_resting = |wrong: &Wrong| !wrong.asked;
+                if origin.wrong.get(&hash).is_some_and(is_resting) {
+                    origin.wrong.remove(&hash);
+                    let note = Judgement::Paid(site.clone(), key.clone());
+                    self.verdicts.notes.push(note);
+                }
+            }
         }
     }
 
@@ -110,7 +115,7 @@ impl Judge {
         }
         let seen = self.now(at);
         for (site, keys) in carried {
-            self.wish(&site, keys, (&seen, None), at);
+            self.wish(&site, keys, (&seen, None), self.when(&site), at);
         }
     }
 
@@ -121,8 +126,12 @@ impl Judge {
         site: &SiteId,
         mut keys: Vec<Key>,
         (seen, since): (&Seen, Option<Hlc>),
+        when: When,
         at: Cursor,
     ) {
+        let arbiter = self.claims.arbiter();
+        let is_linked = arbiter.is_some_and(|arbiter| self.claims.is_linked(arbiter));
+        let may_rest = when == When::ArbiterAway && is_linked;
         let Some(origin) = self.origins.get_mut(site) else {
             return;
         };
@@ -138,10 +147,13 @@ impl Judge {
                 let elsewhere = table.partners(key.0, seen.of(of)).into_iter();
                 keys.extend(elsewhere.map(|db| (db, key.1.clone())));
             }
+            let known = origin.wrong.get(&hash).map(|wrong| wrong.asked);
+            let asked = !may_rest || known == Some(true);
             let wrong = Wrong {
                 key: key.clone(),
                 at,
                 since,
+                asked,
             };
             if origin.wrong.insert(hash, wrong).is_none() {
                 for (of, table) in &tables {
@@ -150,8 +162,17 @@ impl Judge {
             }
             let note = Judgement::Wished(site.clone(), key.clone());
             self.verdicts.notes.push(note);
-            let (after, need) = (at, Need::Wrong);
-            self.wishes.push((site.clone(), key, Wish { after, need }));
+            self.rests |= !asked;
+            if asked {
+                let (after, need) = (at, Need::Wrong);
+                self.wishes.push((site.clone(), key, Wish { after, need }));
+            }
+        }
+        // The arbiter has the last word about all that others are asked for.
+        let arbiter = arbiter.filter(|arbiter| *arbiter != site && when == When::ArbiterAway);
+        if let Some(arbiter) = arbiter.cloned() {
+            let keys = wished.into_iter().collect();
+            self.wish(&arbiter, keys, (seen, since), When::Now, at);
         }
     }
 

@@ -4,6 +4,7 @@
 use bytes::Bytes;
 
 use super::Judge;
+use super::asking::When;
 use crate::command::{Act, Command, Touch, for_each_in, key_hash};
 use crate::model::{Cursor, Key, Need, Seen, SiteId, is_reserved};
 
@@ -47,7 +48,7 @@ impl Judge {
 
     fn fetch(&mut self, site: &SiteId, keys: Vec<Key>, at: Cursor) {
         let known = self.wishes.len();
-        self.wish(site, keys, (&Seen::default(), None), at);
+        self.wish(site, keys, (&Seen::default(), None), When::Now, at);
         let new = self.wishes.iter_mut().skip(known);
         new.for_each(|(_, _, wish)| wish.need = Need::Lacks);
     }

@@ -13,6 +13,7 @@ use std::sync::Arc;
 use bytes::Bytes;
 use tokio::sync::Notify;
 
+use self::asking::When;
 use self::origin::{Origin, Wrong};
 use self::third::Third;
 pub use self::verdicts::{Overrun, Verdicts};
@@ -53,8 +54,8 @@ pub struct Judge {
     /// The places of those that have not been heard.
     unheard: HashMap<(SiteId, Key), Cursor>,
     verdicts: Verdicts,
-    /// Who stands in for the arbiter, and was asked for what is wrong here.
-    deputy: Option<SiteId>,
+    /// Whether peers are not asked for something because the arbiter is.
+    rests: bool,
     evicted: Evicted,
     /// Of the command that is being looked at.
     effects: Effects,
@@ -100,7 +101,7 @@ impl Judge {
             stale: Vec::new(),
             unheard: HashMap::new(),
             verdicts: Verdicts::default(),
-            deputy: None,
+            rests: false,
             evicted: Evicted::default(),
             effects: Effects::default(),
             scanner: Scanner::default(),
@@ -152,8 +153,14 @@ impl Judge {
             if let Some(origin) = self.origins.get_mut(&site) {
                 let (after, need) = (at, Need::Wrong);
                 origin.docket.wish(key.clone(), Wish { after, need });
-                let (hash, since) = (key_hash(key.0, &key.1), None);
-                origin.wrong.insert(hash, Wrong { key, at, since });
+                let (hash, since, asked) = (key_hash(key.0, &key.1), None, true);
+                let wrong = Wrong {
+                    key,
+                    at,
+                    since,
+                    asked,
+                };
+                origin.wrong.insert(hash, wrong);
             }
         }
     }
@@ -205,7 +212,13 @@ impl Judge {
             let of = self.origins.iter().filter(|(_, o)| is_wrong(o));
             let of: Vec<SiteId> = of.map(|(site, _)| site.clone()).collect();
             for site in of {
-                self.wish(&site, made.keys.to_vec(), (&Seen::default(), Some(hlc)), at);
+                self.wish(
+                    &site,
+                    made.keys.to_vec(),
+                    (&Seen::default(), Some(hlc)),
+                    self.when(&site),
+                    at,
+                );
             }
         }
     }
@@ -325,14 +338,17 @@ impl Judge {
         // What a third site did without effect the guard has not noticed, and the state had not seen.
         if !again.is_empty() {
             let seen = self.now(at);
-            self.wish(origin, again, (&seen, None), at);
+            self.wish(origin, again, (&seen, None), When::Now, at);
+        }
+        if self.claims.arbiter() == Some(origin) {
+            self.forget_resting(&paid);
         }
         // Who has no last word may have been wrong.
         if let Some(arbiter) = self.claims.arbiter().filter(|arbiter| *arbiter != origin)
             && !paid.is_empty()
         {
             let (arbiter, seen) = (arbiter.clone(), self.now(at));
-            self.wish(&arbiter, paid, (&seen, None), at);
+            self.wish(&arbiter, paid, (&seen, None), When::Now, at);
         }
         self.catch_up(origin, at);
     }
@@ -353,7 +369,13 @@ impl Judge {
         let sites: Vec<SiteId> = self.origins.keys().cloned().collect();
         for site in sites {
             let known = self.wishes.len();
-            self.wish(&site, keys.to_vec(), (&Seen::default(), None), at);
+            self.wish(
+                &site,
+                keys.to_vec(),
+                (&Seen::default(), None),
+                When::Now,
+                at,
+            );
             let new = self.wishes.iter_mut().skip(known);
             new.for_each(|(_, _, wish)| wish.need = Need::Lacks);
         }
@@ -392,9 +414,8 @@ impl Judge {
             self.verdicts.find(&overrun.origin, conflict);
         }
         let since = Some(overrun.hlc);
-        for asked in self.asked(&overrun.origin) {
-            self.wish(&asked, keys.clone(), (&overrun.seen, since), at);
-        }
+        let (site, when) = (&overrun.origin, self.when(&overrun.origin));
+        self.wish(site, keys, (&overrun.seen, since), when, at);
     }
 
     /// Judges what has been filed and has come back.
@@ -427,7 +448,7 @@ impl Judge {
         // What the peer did to them was done to nothing here, and to something there.
         if let Some(origin) = self.origins.get_mut(site).filter(|o| o.judged >= o.echoed) {
             let expired = origin.deleted.drain().map(|(_, key)| key).collect();
-            self.wish(site, expired, (&Seen::default(), None), at);
+            self.wish(site, expired, (&Seen::default(), None), When::Now, at);
         }
     }
 

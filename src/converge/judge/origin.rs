@@ -40,6 +40,8 @@ pub(super) struct Wrong {
     pub at: Cursor,
     /// The stamp of the write that made it wrong; none when it is not known.
     pub since: Option<Hlc>,
+    /// Whether the peer was asked, or rests until the arbiter is out of reach.
+    pub asked: bool,
 }
 
 impl Origin {

@@ -72,7 +72,8 @@ impl Judge {
                 let wrong = self.found_wrong(&asked, ask, command, (db, record));
                 if !wrong.is_empty() {
                     let since = Some(record.hlc);
-                    self.wish(&asked, wrong, (&record.seen, since), at);
+                    let when = self.when(&asked);
+                    self.wish(&asked, wrong, (&record.seen, since), when, at);
                 }
             }
             if std::mem::take(&mut findings.doubts) {
@@ -88,20 +89,18 @@ impl Judge {
         debug_assert!(scanned.is_ok(), "the applier has read it");
         (self.effects, self.scanner) = (effects, scanner);
         if !findings.doubtful.is_empty() {
-            for asked in self.asked(site) {
-                self.doubt(&asked, findings.doubtful.clone(), at);
-            }
+            let asked = self.claims.arbiter().unwrap_or(site).clone();
+            self.doubt(&asked, findings.doubtful, at);
         }
     }
 
     /// Compares what a command of a peer touches with what is here that its record had not seen.
     ///
-    /// Where there is an arbiter, and it is a peer, that one is asked about every conflict, and who stands
-    /// in for it. The peer itself is asked where the order here was the wrong one: by two sites, by the
-    /// arbiter, and by who stands in for it.
+    /// Where there is an arbiter, and it is a peer, that one is asked about every conflict. The peer itself
+    /// is asked where the order here was the wrong one: by two sites, by the arbiter, and by others while the
+    /// arbiter is out of reach.
     fn look(&self, site: &SiteId, record: &Record, touches: &[Touch], findings: &mut Findings) {
-        let judges = self.judges();
-        let asks_peer = self.asks_peers();
+        let arbiter = self.claims.arbiter();
         for touch in touches {
             for (other, origin) in &self.origins {
                 // What was deleted in what has come back of a peer is a matter of that peer.
@@ -125,8 +124,8 @@ impl Judge {
             let yields = clashes.iter().any(|(_, _, clash)| clash.yields(touch.act));
             for (of, table, clash) in clashes {
                 let seen = record.seen.of(of);
-                for judge in &judges {
-                    findings.meet(judge, touch.key, &clash);
+                if let Some(arbiter) = arbiter {
+                    findings.meet(arbiter, touch.key, &clash);
                 }
                 let theirs = Theirs {
                     act: touch.act,
@@ -138,15 +137,15 @@ impl Judge {
                 if *of == self.site {
                     let met = (clash.kind(touch.act), clash.winner(theirs), clash.latest());
                     findings.met.entry(touch.key).or_insert(met);
-                    if let Some(end) = undone.filter(|_| asks_peer) {
+                    if let Some(end) = undone {
                         let wrong = &mut findings.ask(site).wrong;
                         table.made_between(touch.key, (seen, end), wrong);
                     }
-                } else if asks_peer && clash.yields(touch.act) {
+                } else if clash.yields(touch.act) {
                     // Whether it was spared there only they know; here it was not.
                     findings.ask(of).hashes.insert(touch.key);
                 }
-                if asks_peer && !yields && clash.is_wrong_here(theirs) {
+                if !yields && clash.is_wrong_here(theirs) {
                     findings.meet(site, touch.key, &clash);
                 }
             }
