@@ -207,7 +207,7 @@ impl Scanner {
 #[must_use]
 pub fn removes_marks(command: &Command<'_>, db: u32) -> Option<Option<u32>> {
     // Asked of every command, and nearly none is any of these.
-    if !matches!(command.arg(0).first(), Some(b'F' | b'f' | b'S' | b's')) || command.is(b"SET") {
+    if !matches!(command.arg(0), [b'F' | b'f' | b'S' | b's', _, _, _, _, ..]) {
         return None;
     }
     if command.is(b"FLUSHALL") || (command.is(b"FLUSHDB") && db == 0) {

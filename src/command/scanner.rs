@@ -68,6 +68,7 @@ impl<'a> Command<'a> {
 
     /// An argument; empty when there is none of that number. The name is number 0.
     #[must_use]
+    #[inline]
     pub fn arg(&self, number: usize) -> &'a [u8] {
         self.args
             .get(number)
@@ -101,6 +102,7 @@ impl<'a> Command<'a> {
     /// Whether the name is this one, which must be in upper case: servers and clients spell as
     /// they like.
     #[must_use]
+    #[inline]
     pub fn is(&self, name: &[u8]) -> bool {
         self.arg(0).eq_ignore_ascii_case(name)
     }

@@ -2,6 +2,7 @@
 //! overtake what it has not sent yet.
 
 use crate::harness::{Options, Pair, compare};
+use crate::interrupted::has_read;
 
 /// Bytes a second.
 const NARROW: u64 = 8 << 20;
@@ -23,6 +24,8 @@ fn what_both_write_while_one_has_much_to_send_ends_equal() {
         b.run(&format!("SET k:{n} b"));
         b.run(&format!("RPUSH list:{n} b"));
     }
+    // Its writes are stamped when they are read.
+    has_read(&pair.b);
     for n in 0..50 {
         a.run(&format!("SET k:{n} a"));
         a.run(&format!("RPUSH list:{n} a"));

@@ -221,7 +221,7 @@ impl Meeting {
 }
 
 /// Waits until the sidecar has read what is written so far.
-fn has_read(site: &Site) {
+pub(crate) fn has_read(site: &Site) {
     let mut client = site.client();
     let offset = client.offset();
     wait_until("the stream to be read", patience(30), || {
