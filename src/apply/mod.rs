@@ -390,9 +390,9 @@ impl Applier {
                         self.reach(question.after, stop).await?;
                         None
                     }
-                    Message::Stale(keys) => {
+                    Message::Stale(number, keys) => {
                         held = 0;
-                        self.docket.stale(keys);
+                        self.docket.stale(number, keys);
                         None
                     }
                     Message::Ack(ack) => {
@@ -400,6 +400,7 @@ impl Applier {
                         held = 0;
                         self.deliveries.seen(&self.config.peer, &ack.seen);
                         self.reached.advance(&self.config.peer, ack.sent);
+                        self.settle_sent(ack.sent);
                         None
                     }
                     message => {

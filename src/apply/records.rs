@@ -136,6 +136,15 @@ impl Applier {
         Ok(())
     }
 
+    /// The peer has sent all of its records up to here, once more where that was needed. The mark may
+    /// stand behind the last of them, where states were read.
+    pub(super) fn settle_sent(&mut self, sent: Cursor) {
+        let is_all = |mark: &Mark| sent >= mark.at;
+        if self.unsettled.is_some() && self.mark.as_ref().is_some_and(is_all) {
+            self.set_unsettled(None);
+        }
+    }
+
     fn batch(&self) -> Result<Batch, Error> {
         let writing = self.writing.as_ref().ok_or(Error::NoStream)?;
         Ok(Batch::new(Target {

@@ -46,7 +46,7 @@ struct Inner {
     deferred: HashMap<Key, BTreeMap<SiteId, Need>>,
     /// Those of them that have come.
     due: HashMap<SiteId, Vec<(Key, Need)>>,
-    /// Those of which a peer must be told so, until it has asked again; numbered.
+    /// Those of which a peer must be told so, until it has taken note of it; numbered.
     stale: HashMap<SiteId, BTreeMap<Key, u64>>,
     /// The last number.
     number: u64,
@@ -243,25 +243,27 @@ impl Claims {
         }
     }
 
-    /// What a peer must be told to be stale, has not asked for since, and was not told when the last
-    /// number was `told`; and the last number now.
+    /// What a peer must be told to be stale, by number, from behind `told`.
     #[must_use]
-    pub fn stale(&self, peer: &SiteId, told: u64) -> (Vec<Key>, u64) {
+    pub fn stale(&self, peer: &SiteId, told: u64) -> Vec<(u64, Key)> {
         let inner = self.lock();
         let stale = inner.stale.get(peer).into_iter().flatten();
         let new = stale.filter(|(_, number)| **number > told);
-        (new.map(|(key, _)| key.clone()).collect(), inner.number)
+        let mut new: Vec<_> = new.map(|(key, number)| (*number, key.clone())).collect();
+        new.sort_unstable();
+        new
     }
 
-    /// A peer asks for these keys: those of them of which it knows now that they were stale.
+    /// A peer has taken note of all that it was told up to this number: these keys. What has become stale
+    /// once more since then has a later number.
     #[must_use]
-    pub fn told(&self, peer: &SiteId, asked: &[Key]) -> Vec<Key> {
+    pub fn heard(&self, peer: &SiteId, upto: u64) -> Vec<Key> {
         let inner = &mut *self.lock();
         let Some(stale) = inner.stale.get_mut(peer) else {
             return Vec::new();
         };
-        let told = asked.iter().filter(|key| stale.remove(*key).is_some());
-        told.cloned().collect()
+        let heard = stale.extract_if(.., |_, number| *number <= upto);
+        heard.map(|(key, _)| key).collect()
     }
 }
 
@@ -342,13 +344,16 @@ mod tests {
     }
 
     #[test]
-    fn what_is_stale_is_told_until_it_is_asked_for() {
+    fn what_is_stale_is_told_until_it_is_heard() {
         let a = claims("a");
         a.add_stale(&site("c"), key("k"));
-        assert_eq!(a.stale(&site("c"), 0), (vec![key("k")], 1));
-        assert_eq!(a.stale(&site("c"), 1), (Vec::new(), 1));
-        assert_eq!(a.stale(&site("b"), 0), (Vec::new(), 1));
-        assert_eq!(a.told(&site("c"), &[key("other"), key("k")]), [key("k")]);
-        assert_eq!(a.stale(&site("c"), 0), (Vec::new(), 1));
+        a.add_stale(&site("c"), key("l"));
+        assert_eq!(a.stale(&site("c"), 0), [(1, key("k")), (2, key("l"))]);
+        assert_eq!(a.stale(&site("c"), 1), [(2, key("l"))]);
+        assert_eq!(a.stale(&site("b"), 0), []);
+        // Once more, before the first was heard.
+        a.add_stale(&site("c"), key("k"));
+        assert_eq!(a.heard(&site("c"), 2), [key("l")]);
+        assert_eq!(a.stale(&site("c"), 0), [(3, key("k"))]);
     }
 }

@@ -30,6 +30,8 @@ struct Inner {
     news: Arc<Notify>,
     /// An operator has asked for states.
     is_asked: Notify,
+    /// What was stale is noted.
+    is_heard: Notify,
 }
 
 impl Default for Inner {
@@ -41,6 +43,7 @@ impl Default for Inner {
             settled: Notify::new(),
             news: Arc::default(),
             is_asked: Notify::new(),
+            is_heard: Notify::new(),
         }
     }
 }
@@ -55,9 +58,17 @@ struct State {
     owed: Vec<Key>,
     /// Keys whose states an operator has asked for.
     asked: Vec<Key>,
-    /// Keys of which the peer says that what it had sent is not right.
-    stale: Vec<Key>,
-    /// Keys of which the peer knows that, for it has asked again.
+    /// Keys of which the peer says that what it had sent is not right, with its numbers.
+    stale: Vec<(u64, Key)>,
+    /// The last of these numbers.
+    last_stale: u64,
+    /// Counts the sessions: numbers are those of one.
+    session: u64,
+    /// In which session, and up to which number, all was taken, and will be noted.
+    noting: (u64, u64),
+    /// Up to which number all is noted.
+    heard: u64,
+    /// Keys of which the peer has taken note that they were stale there.
     told: Vec<Key>,
     /// Keys of which others must hear that what they have is not right.
     outdated: Vec<(SiteId, Key)>,
@@ -162,6 +173,10 @@ impl Docket {
         let mut state = self.lock();
         state.filed.clear();
         state.bytes = 0;
+        // What was not noted the peer says again.
+        state.stale.clear();
+        (state.last_stale, state.heard) = (0, 0);
+        state.session += 1;
     }
 
     /// The states of these keys were taken in the transaction of this number.
@@ -206,13 +221,39 @@ impl Docket {
         std::mem::take(&mut self.lock().asked)
     }
 
-    /// The peer says that what it had sent of these keys is not right.
-    pub fn stale(&self, keys: Vec<Key>) {
-        self.lock().stale.extend(keys);
+    /// The peer says that what it had sent of these keys is not right; its number for that.
+    pub fn stale(&self, number: u64, keys: Vec<Key>) {
+        let mut state = self.lock();
+        state.last_stale = number;
+        state
+            .stale
+            .extend(keys.into_iter().map(|key| (number, key)));
+        drop(state);
         self.0.news.notify_one();
     }
 
-    /// The peer knows so of these keys.
+    /// Up to which number all that the peer has said to be stale is noted, in this session.
+    #[must_use]
+    pub fn heard(&self) -> u64 {
+        self.lock().heard
+    }
+
+    /// Waits until that may be more. Cancel safe. For one who waits.
+    pub async fn heard_news(&self) {
+        self.0.is_heard.notified().await;
+    }
+
+    /// What was taken of it is in the journal.
+    pub(super) fn confirm_heard(&self) {
+        let state = &mut *self.lock();
+        let (session, upto) = state.noting;
+        if session == state.session && upto > state.heard {
+            state.heard = upto;
+            self.0.is_heard.notify_one();
+        }
+    }
+
+    /// The peer has taken note of these keys.
     pub fn told(&self, keys: Vec<Key>) {
         if !keys.is_empty() {
             self.lock().told.extend(keys);
@@ -343,7 +384,12 @@ impl Docket {
             let mut taken = state.paid.iter().flat_map(|paid| &paid.keys);
             taken.any(|paid| paid.key == *key)
         };
-        state.stale.extract_if(.., |key| !waits(key)).collect()
+        let taken = state.stale.extract_if(.., |(_, key)| !waits(key));
+        let taken = taken.map(|(_, key)| key).collect();
+        let rest = state.stale.iter().map(|(number, _)| *number).min();
+        let upto = rest.map_or(state.last_stale, |number| number.saturating_sub(1));
+        state.noting = (state.session, upto);
+        taken
     }
 
     pub(super) fn take_outdated(&self) -> Vec<(SiteId, Key)> {
@@ -456,9 +502,15 @@ mod tests {
         docket.paid(life, 9, vec![settled("b")]);
         assert_eq!(docket.take_paid(life, 4), []);
         assert_eq!(docket.take_paid(life, 8), [settled("a")]);
-        docket.stale(vec![key("b"), key("c")]);
+        docket.stale(4, vec![key("b")]);
+        docket.stale(5, vec![key("c")]);
         assert_eq!(docket.take_stale(), [key("c")], "it was taken before");
+        docket.confirm_heard();
+        assert_eq!(docket.heard(), 3);
         assert_eq!(docket.take_paid(life, 9), [settled("b")]);
         assert_eq!(docket.take_stale(), [key("b")]);
+        docket.begin();
+        docket.confirm_heard();
+        assert_eq!(docket.heard(), 0, "that was another session");
     }
 }

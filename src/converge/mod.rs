@@ -18,6 +18,11 @@
 //! * **Evicted here**: a key that this server has evicted, and the peers have not, is not a conflict. When
 //!   it is written again in part, here or there, its whole value is wished for.
 //!
+//! * **Third sites**: a site that has written nothing executes the writes of two others in some order, too.
+//!   So it remembers the writes of every peer until all others have seen them ([`Foreign`]), and judges each
+//!   record against those of all sites. As no order need be right anywhere, one site has the last word
+//!   ([`Claims`]).
+//!
 //! The state that is wished for takes the place of all that was written here and there up to where
 //! it was read; what it had not seen of ours is written again on top of it. That is the applier's
 //! part, and so is that a state never destroys what it has not seen.

@@ -137,10 +137,6 @@ impl Answerer {
             let Some(request) = request else {
                 return Ok(());
             };
-            let told = self.shared.claims.told(&self.peer, &request.keys);
-            if let Some(docket) = self.shared.dockets.get(&self.peer) {
-                docket.told(told);
-            }
             // While a copy is on its way to us, what is here says nothing about what is right. But what
             // the peer lacks it gets: the copy may wait for that.
             if request.need < Need::Lacks && !applied.borrow().whole {

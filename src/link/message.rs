@@ -168,8 +168,11 @@ pub enum Message {
     Ping(u64),
     /// The answer.
     Pong(u64),
-    /// What the sender has answered of these keys is not right any more: ask again.
-    Stale(Vec<Key>),
+    /// What the sender has answered of these keys is not right any more: ask again. With a number, which
+    /// grows.
+    Stale(u64, Vec<Key>),
+    /// All that was said to be stale up to this number is noted.
+    Heard(u64),
     /// The first word behind the hellos: its number shows that both were said on this connection.
     Confirm,
 }
@@ -188,6 +191,7 @@ const PING: u8 = 11;
 const PONG: u8 = 12;
 const CONFIRM: u8 = 13;
 const STALE: u8 = 14;
+const HEARD: u8 = 15;
 
 impl Message {
     /// Appends the message as a frame.
@@ -227,10 +231,7 @@ impl Message {
                 put_copy_states(out, copy.first, (copy.bytes_done, copy.bytes_total));
                 put_states(out, &copy.states);
             }
-            Self::CopyEnd(entries) => {
-                out.push(COPY_END);
-                put_varint(out, *entries);
-            }
+            Self::CopyEnd(entries) => put_number(out, COPY_END, *entries),
             Self::OwedStates(owed) => {
                 out.push(OWED_STATES);
                 put_cursor(out, owed.at);
@@ -251,16 +252,12 @@ impl Message {
                 put_cursor(out, ack.sent);
                 put_varint(out, ack.owed);
             }
-            Self::Ping(number) => {
-                out.push(PING);
-                put_varint(out, *number);
-            }
-            Self::Pong(number) => {
-                out.push(PONG);
-                put_varint(out, *number);
-            }
-            Self::Stale(keys) => {
+            Self::Ping(number) => put_number(out, PING, *number),
+            Self::Pong(number) => put_number(out, PONG, *number),
+            Self::Heard(number) => put_number(out, HEARD, *number),
+            Self::Stale(number, keys) => {
                 out.push(STALE);
+                put_varint(out, *number);
                 put_keys(out, keys);
             }
             Self::Confirm => out.push(CONFIRM),
@@ -340,7 +337,8 @@ impl Message {
             }),
             PING => Self::Ping(take_varint(input)?),
             PONG => Self::Pong(take_varint(input)?),
-            STALE => Self::Stale(take_keys(input)?),
+            STALE => Self::Stale(take_varint(input)?, take_keys(input)?),
+            HEARD => Self::Heard(take_varint(input)?),
             CONFIRM => Self::Confirm,
             kind => return Err(MessageError::Kind(kind)),
         };
@@ -363,6 +361,12 @@ pub(super) fn put_frame(out: &mut Vec<u8>, put: impl FnOnce(&mut Vec<u8>)) {
         a.copy_from_slice(&length);
         b.copy_from_slice(&crc);
     }
+}
+
+/// A message that is one number.
+fn put_number(out: &mut Vec<u8>, kind: u8, number: u64) {
+    out.push(kind);
+    put_varint(out, number);
 }
 
 fn put_marks(out: &mut Vec<u8>, marks: &[(SiteId, Bytes)]) {
@@ -491,7 +495,8 @@ mod tests {
             }),
             Message::Ping(5),
             Message::Pong(6),
-            Message::Stale(vec![(3, Bytes::from_static(b"k"))]),
+            Message::Heard(7),
+            Message::Stale(8, vec![(3, Bytes::from_static(b"k"))]),
             Message::Confirm,
         ]
     }

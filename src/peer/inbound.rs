@@ -68,20 +68,16 @@ pub(super) async fn read(
             Message::Hello(_) | Message::Confirm => {
                 return Err(reader.unexpected("a second hello").into());
             }
-            Message::Owe(_) | Message::Stale(_) => {}
+            Message::Owe(_) | Message::Stale(..) => {}
+            Message::Heard(number) => {
+                session.on_heard_stale(*number);
+                continue;
+            }
         }
         // The question goes to the one who answers, its place to the applier, in order.
         let message = match message {
             Message::Owe(question) => {
-                let keys = Vec::new();
-                let (after, seen) = (question.after, question.seen.clone());
-                let need = question.need;
-                let place = Question {
-                    after,
-                    seen,
-                    need,
-                    keys,
-                };
+                let place = place_of(&question);
                 pass(&requests, question).await?;
                 Message::Owe(place)
             }
@@ -89,7 +85,7 @@ pub(super) async fn read(
         };
         if !matches!(
             message,
-            Message::Ack(_) | Message::Owe(_) | Message::Stale(_)
+            Message::Ack(_) | Message::Owe(_) | Message::Stale(..)
         ) {
             session.pending.fetch_add(1, Ordering::AcqRel);
             session.board.lock().quiet = false;
@@ -97,6 +93,16 @@ pub(super) async fn read(
         if !queue.send(message).await {
             return Err(Error::Stopping);
         }
+    }
+}
+
+/// The question without its keys: where it stands among what the applier gets.
+fn place_of(question: &Question) -> Question {
+    Question {
+        after: question.after,
+        seen: question.seen.clone(),
+        need: question.need,
+        keys: Vec::new(),
     }
 }
 

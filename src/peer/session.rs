@@ -266,6 +266,7 @@ async fn write(
                 writer.push(&session.ping());
             }
             () = session.shared.claims.stale_news(&session.peer) => stale.is_due = true,
+            heard = session.heard() => writer.push(&Message::Heard(heard)),
             // What else an acknowledgement says: what has come back, what is owed.
             _ = refresh.tick() => (acks.is_due, thoroughly) = (true, true),
         }
@@ -414,6 +415,25 @@ impl Session {
         board.applied = ack.applied;
         board.applied_offset = ack.applied.offset.0;
         board.acknowledged_offset = ack.received.offset.0;
+    }
+
+    /// Waits until something is noted that the peer has said to be stale.
+    async fn heard(&self) -> u64 {
+        match self.shared.dockets.get(&self.peer) {
+            Some(docket) => {
+                docket.heard_news().await;
+                docket.heard()
+            }
+            None => std::future::pending().await,
+        }
+    }
+
+    /// The peer has noted what it was told up to this number.
+    pub(super) fn on_heard_stale(&self, upto: u64) {
+        let told = self.shared.claims.heard(&self.peer, upto);
+        if let Some(docket) = self.shared.dockets.get(&self.peer) {
+            docket.told(told);
+        }
     }
 
     /// What the peer has applied, and whether it has got a copy.

@@ -90,10 +90,14 @@ impl Stale {
             return;
         }
         self.is_due = false;
-        let (keys, last) = session.shared.claims.stale(&session.peer, self.told);
-        self.told = last;
-        for keys in keys.chunks(MAX_KEYS) {
-            writer.push(&Message::Stale(keys.to_vec()));
+        let stale = session.shared.claims.stale(&session.peer, self.told);
+        for keys in stale.chunks(MAX_KEYS) {
+            let Some((number, _)) = keys.last() else {
+                continue;
+            };
+            self.told = *number;
+            let keys = keys.iter().map(|(_, key)| key.clone()).collect();
+            writer.push(&Message::Stale(*number, keys));
         }
     }
 }

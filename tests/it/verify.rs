@@ -11,7 +11,7 @@ use crate::harness::load::Load;
 use crate::harness::server::versions;
 use crate::harness::sidecar::TANDEM;
 use crate::harness::wait::let_pass;
-use crate::harness::{Client, Options, Pair, Server};
+use crate::harness::{Client, Mesh, Options, Pair, Server};
 
 /// Runs `tandem verify` with these arguments; its exit code and its JSON.
 fn verify(args: &[&str]) -> (i32, Value) {
@@ -310,21 +310,14 @@ fn what_differs_is_mended_from_the_site_that_is_right() {
     let (mut a, mut b) = pair.clients();
     fill(&mut a, EACH_TYPE);
     pair.settle();
-    // What comes behind a mark the sidecar of b takes for its own: so it does not travel.
-    let mark: Vec<u8> = b.ask("GET tandem:from:a");
-    b.run("MULTI");
-    b.send(&[&b"SET"[..], b"tandem:from:a", &mark]);
-    fill(
-        &mut b,
-        &[
-            "SET string wrong",
-            "DEL list",
-            "SADD set wrong",
-            "SET extra 1",
-            "EXPIRE hash 900",
-        ],
-    );
-    b.run("EXEC");
+    let lines = [
+        "SET string wrong",
+        "DEL list",
+        "SADD set wrong",
+        "SET extra 1",
+        "EXPIRE hash 900",
+    ];
+    write_untold(&mut b, "a", &lines);
     pair.settle();
     let wrong = ["extra", "hash", "list", "set", "string"];
     let names = |report: &Value| {
@@ -351,6 +344,46 @@ fn what_differs_is_mended_from_the_site_that_is_right() {
     let (code, report) = verify_pair(&pair, &[]);
     assert!(code == 0 && report["keys_equal"] == 9, "{report:#}");
     pair.no_echo();
+}
+
+/// What comes behind a mark the sidecar takes for its own: so it does not travel.
+fn write_untold(client: &mut Client, peer: &str, lines: &[&str]) {
+    let key = format!("tandem:from:{peer}");
+    let mark: Vec<u8> = client.ask(&format!("GET {key}"));
+    client.run("MULTI");
+    client.send(&[&b"SET"[..], key.as_bytes(), &mark]);
+    fill(client, lines);
+    client.run("EXEC");
+}
+
+#[test]
+fn three_sites_are_mended_from_any_of_them() {
+    let mesh = Mesh::start(3, &Options::default());
+    let mut clients = mesh.clients();
+    fill(&mut clients[1], EACH_TYPE);
+    mesh.settle();
+    // Also at the site that has the last word in conflicts.
+    write_untold(&mut clients[0], "b", &["SET string wrong", "DEL list"]);
+    write_untold(
+        &mut clients[2],
+        "b",
+        &["SET string worse", "SADD set wrong"],
+    );
+    mesh.settle();
+    let files = mesh
+        .sites
+        .iter()
+        .map(|site| config_file(site.sidecar.dir()));
+    let files: Vec<String> = files.collect();
+    let configs = files.iter().flat_map(|file| ["--config", file]);
+    let args: Vec<&str> = configs.collect();
+    let (code, report) = verify(&[&args[..], &["--patience", "1"]].concat());
+    assert_eq!(code, 1, "{report:#}");
+    let (code, report) = verify(&[&args[..], &["--patience", "1", "--repair", "b"]].concat());
+    assert_eq!(code, 0, "{report:#}");
+    mesh.settle();
+    mesh.compare();
+    assert_eq!(clients[0].ask::<String>("GET string"), "hello");
 }
 
 #[test]

@@ -5,8 +5,8 @@ use std::collections::HashSet;
 use super::Judge;
 use super::origin::{Origin, Wrong};
 use crate::command::{Whole, key_hash};
-use crate::converge::docket::Wish;
-use crate::model::{Cursor, Hlc, Judgement, Key, Need, Seen, SiteId};
+use crate::converge::docket::{Settled, Wish};
+use crate::model::{Cursor, Hlc, InstanceId, Judgement, Key, Need, Seen, SiteId};
 
 /// When a site is asked.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -48,6 +48,48 @@ impl Judge {
         let owed: Vec<_> = self.origins.iter().filter_map(owed).collect();
         for (site, keys) in owed {
             self.wish(&site, keys, (&Seen::default(), None), When::Now, at);
+        }
+    }
+
+    /// The states that were taken in our transactions up to this one have come back.
+    pub(super) fn on_paid(
+        &mut self,
+        origin: &SiteId,
+        (life, batch): (InstanceId, u64),
+        at: Cursor,
+    ) {
+        let Some(known) = self.origins.get_mut(origin) else {
+            return;
+        };
+        let (mut paid, mut again, mut outdated) = (Vec::new(), Vec::new(), Vec::new());
+        for Settled { key, seen, stale } in known.docket.take_paid(life, batch) {
+            let hash = key_hash(key.0, &key.1);
+            outdated.extend(stale.into_iter().map(|site| (site, key.clone())));
+            // What a third site did without effect the guard has not noticed.
+            if self.foreign.is_unseen(hash, origin, &seen) {
+                again.push(key);
+                continue;
+            }
+            paid.push(key.clone());
+            let since = known.wrong.remove(&hash).and_then(|wrong| wrong.since);
+            let mended = since.map(|since| (origin.clone(), since));
+            self.verdicts.mended.extend(mended);
+            known.deleted.remove(&hash);
+            let note = Judgement::Paid(origin.clone(), key);
+            self.verdicts.notes.push(note);
+        }
+        self.note_stale(outdated, at);
+        let now = self.now(at);
+        if !again.is_empty() {
+            self.wish(origin, again, (&now, None), When::Now, at);
+        }
+        match self.claims.arbiter().cloned() {
+            Some(arbiter) if arbiter == *origin => self.forget_resting(&paid),
+            // Who has no last word may have been wrong.
+            Some(arbiter) if !paid.is_empty() => {
+                self.wish(&arbiter, paid, (&now, None), When::Now, at);
+            }
+            _ => {}
         }
     }
 

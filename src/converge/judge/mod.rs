@@ -18,7 +18,7 @@ use self::origin::{Origin, Wrong};
 use self::third::Third;
 pub use self::verdicts::{Overrun, Verdicts};
 use super::claims::Claims;
-use super::docket::{Docket, Settled, Wish};
+use super::docket::{Docket, Wish};
 use super::evicted::Evicted;
 use super::foreign::Foreign;
 use super::recent::{Recent, Write};
@@ -308,47 +308,11 @@ impl Judge {
             self.verdicts.notes.push(note);
         }
         self.recent.note(&self.table, self.written.drain(..));
-        let (mut paid, mut again, mut outdated) = (Vec::new(), Vec::new(), Vec::new());
-        if mark.instance != life
-            && let Some(table) = self.foreign.of(origin)
-        {
+        if mark.instance == life {
+            self.on_paid(origin, (life, mark.batch), at);
+        } else if let Some(table) = self.foreign.of(origin) {
             // What it was comes only when the session begins.
             known.third.wait(table, known.echoed);
-        }
-        if mark.instance == life {
-            for Settled { key, seen, stale } in known.docket.take_paid(life, mark.batch) {
-                let hash = key_hash(key.0, &key.1);
-                let is_behind = self.foreign.is_unseen(hash, origin, &seen);
-                outdated.extend(stale.into_iter().map(|site| (site, key.clone())));
-                if is_behind {
-                    again.push(key);
-                    continue;
-                }
-                paid.push(key.clone());
-                let since = known.wrong.remove(&hash).and_then(|wrong| wrong.since);
-                let mended = since.map(|since| (origin.clone(), since));
-                self.verdicts.mended.extend(mended);
-                known.deleted.remove(&hash);
-                self.verdicts
-                    .notes
-                    .push(Judgement::Paid(origin.clone(), key));
-            }
-        }
-        self.note_stale(outdated, at);
-        // What a third site did without effect the guard has not noticed, and the state had not seen.
-        if !again.is_empty() {
-            let seen = self.now(at);
-            self.wish(origin, again, (&seen, None), When::Now, at);
-        }
-        if self.claims.arbiter() == Some(origin) {
-            self.forget_resting(&paid);
-        }
-        // Who has no last word may have been wrong.
-        if let Some(arbiter) = self.claims.arbiter().filter(|arbiter| *arbiter != origin)
-            && !paid.is_empty()
-        {
-            let (arbiter, seen) = (arbiter.clone(), self.now(at));
-            self.wish(&arbiter, paid, (&seen, None), When::Now, at);
         }
         self.catch_up(origin, at);
     }
@@ -381,12 +345,12 @@ impl Judge {
         }
     }
 
-    /// Judges what was filed after its echo had been read: after a restart.
+    /// Judges what was filed after its echo had been read: after a restart. And drops what was judged
+    /// before, and came once more.
     pub fn on_late(&mut self, at: Cursor) {
-        let late = self
-            .origins
-            .iter()
-            .filter(|(_, o)| o.judged < o.echoed && !o.docket.is_empty());
+        let is_late = |o: &Origin| o.judged < o.echoed || o.reading.is_none();
+        let late = self.origins.iter();
+        let late = late.filter(|(_, o)| !o.docket.is_empty() && is_late(o));
         for site in late.map(|(site, _)| site.clone()).collect::<Vec<_>>() {
             self.catch_up(&site, at);
         }
@@ -491,6 +455,9 @@ impl Judge {
         }
         for (site, key) in self.stale.drain(..) {
             self.claims.add_stale(&site, key);
+        }
+        for origin in self.origins.values() {
+            origin.docket.confirm_heard();
         }
         for site in self.torn.drain(..) {
             if let Some(origin) = self.origins.get(&site) {

@@ -1,7 +1,7 @@
 //! The judge against histories of two sites.
 
 use super::*;
-use crate::converge::Filed;
+use crate::converge::{Filed, Settled};
 use crate::model::{Epoch, FrameBuilder, Offset, Owes, Tags};
 
 const LIFE: InstanceId = InstanceId::new(7);
