@@ -4,6 +4,7 @@
 //! 256 commands costs the server no more CPU than the plain commands would.
 
 use std::collections::BTreeSet;
+use std::sync::Arc;
 
 use bytes::Bytes;
 
@@ -15,7 +16,7 @@ use crate::command::{
     Command, Put, ScanError, Touched, for_each_in, removes_marks,
     scanner::{self, Scanner},
 };
-use crate::model::{Cursor, Hlc, Need, Offset, Record};
+use crate::model::{Hlc, Need, Offset, Record, Seen};
 use crate::redis::put_command;
 
 /// A batch is closed at this many commands: at 1 to 2 µs each it keeps the target's other clients
@@ -42,8 +43,8 @@ pub(super) struct Batch {
     scanner: Scanner,
     body: Vec<u8>,
     commands: u32,
-    /// What the records had seen of us, each with the number of its first command.
-    seen: Vec<(u32, Cursor)>,
+    /// What the records had seen, each with the number of its first command.
+    seen: Vec<(u32, Arc<Seen>)>,
     /// The database selected at the end of the body; it begins in database 0.
     db: u32,
     records: u32,
@@ -93,10 +94,10 @@ impl Batch {
             removes_marks: removing,
             ..
         } = self;
-        let seen = record.seen.of(&target.site);
-        if known.last().is_none_or(|(_, last)| *last != seen) {
-            known.push((*commands, seen));
+        if known.last().is_none_or(|(_, last)| *last != record.seen) {
+            known.push((*commands, Arc::clone(&record.seen)));
         }
+        let seen = record.seen.of(&target.site);
         let db = scanner.for_each_in(&record.commands, record.db, |command, db| {
             if target.ignores(command) {
                 return;
@@ -232,20 +233,18 @@ impl Batch {
         })
     }
 
-    /// Whether the error of the command of this number follows from writes of ours that its record
-    /// had not seen: then they are judged together, and nothing is lacking.
+    /// Whether the error of the command of this number follows from writes of ours, or of third sites, that
+    /// its record had not seen: then they are judged together, and nothing is lacking.
     #[must_use]
     pub(super) fn explains(&self, number: usize, error: &str) -> bool {
         // What the server says of the value, not of itself.
         let code = error.split(' ').next().unwrap_or_default();
-        let before = |(first, _): &&(u32, Cursor)| *first as usize <= number;
+        let before = |(first, _): &&(u32, Arc<Seen>)| *first as usize <= number;
         let seen = self.seen.iter().rev().find(before);
         let (true, Some((_, seen))) = (OF_THE_VALUE.contains(&code), seen) else {
             return false;
         };
-        let found = self.command(number, |command, db| {
-            self.target.clashes(command, db, *seen)
-        });
+        let found = self.command(number, |command, db| self.target.clashes(command, db, seen));
         found.unwrap_or(false)
     }
 
@@ -324,7 +323,6 @@ impl Batch {
 
 #[cfg(test)]
 mod tests {
-    use std::sync::Arc;
 
     use super::super::debts::Debts;
     use super::super::policy::MAX_GUESSED;
@@ -332,7 +330,7 @@ mod tests {
     use crate::command::{Access, Catalog, Dialect};
     use crate::config::{Flush, Publish};
     use crate::converge::Claims;
-    use crate::model::SiteId;
+    use crate::model::{Cursor, SiteId};
     use crate::redis::Info;
 
     fn debts() -> Debts {
@@ -350,6 +348,8 @@ mod tests {
             disputes: false,
             site: SiteId::try_new("a").unwrap(),
             table: Arc::new(crate::converge::Table::new(1 << 19)),
+            peer: SiteId::try_new("b").unwrap(),
+            foreign: Arc::default(),
         }
     }
 

@@ -5,8 +5,8 @@ use std::sync::Arc;
 use super::debts::{Debts, Key};
 use crate::command::{Access, Catalog, Command, Dialect, Touched, scanner};
 use crate::config::{Flush, Publish};
-use crate::converge::Table;
-use crate::model::{Cursor, Record, SiteId};
+use crate::converge::{Foreign, Table};
+use crate::model::{Cursor, Record, Seen, SiteId};
 use crate::rdb::decode::has_disputed_entry;
 use crate::redis::put_command;
 
@@ -32,6 +32,10 @@ pub(super) struct Target {
     pub site: SiteId,
     /// Its recent writes.
     pub table: Arc<Table>,
+    /// Whose records they are.
+    pub peer: SiteId,
+    /// The recent writes of all peers.
+    pub foreign: Arc<Foreign>,
 }
 
 impl Target {
@@ -45,13 +49,15 @@ impl Target {
         }
     }
 
-    /// Whether a command does not commute with writes of ours that its record had not seen.
-    pub(super) fn clashes(&self, command: &Command<'_>, db: u32, seen: Cursor) -> bool {
+    /// Whether a command does not commute with writes of ours, or of third sites, that its record had not
+    /// seen.
+    pub(super) fn clashes(&self, command: &Command<'_>, db: u32, seen: &Seen) -> bool {
         let mut touches = Vec::new();
         self.catalog.touches(command, db, &mut touches, |_, _| true);
+        let of_us = seen.of(&self.site);
         touches.into_iter().any(|touch| {
-            let clash = self.table.clash(touch, seen);
-            !clash.is_none() && !clash.is_unknown()
+            self.table.clash(touch, of_us).is_known()
+                || self.foreign.is_clash(touch, &self.peer, seen)
         })
     }
 

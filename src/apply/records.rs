@@ -156,6 +156,8 @@ impl Applier {
             disputes: self.disputes,
             site: self.config.site.clone(),
             table: Arc::clone(&self.table),
+            peer: self.config.peer.clone(),
+            foreign: Arc::clone(&self.foreign),
         }))
     }
 

@@ -94,6 +94,12 @@ impl Clash {
         self.is_unknown
     }
 
+    /// Whether there is a write that does not commute, and it is known what it was.
+    #[must_use]
+    pub const fn is_known(&self) -> bool {
+        !self.is_none() && !self.is_unknown
+    }
+
     /// Whether a delete that had not seen this is not carried out.
     #[must_use]
     pub const fn spares(&self) -> bool {

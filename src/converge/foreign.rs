@@ -8,6 +8,7 @@
 use std::collections::BTreeMap;
 
 use super::table::Table;
+use crate::command::Touch;
 use crate::model::{Cursor, Seen, SiteId};
 
 /// Per peer, its writes that some third site may not have seen; empty with one peer. Shared: the intake
@@ -57,6 +58,14 @@ impl Foreign {
     pub fn is_unseen(&self, hash: u128, origin: &SiteId, seen: &Seen) -> bool {
         let mut others = self.but(origin);
         others.any(|(site, table)| table.unseen(hash, seen.of(site)).is_some())
+    }
+
+    /// Whether a touch of a peer's record does not commute with writes of a third site that the record
+    /// had not seen, as far as they are known.
+    #[must_use]
+    pub fn is_clash(&self, touch: Touch, origin: &SiteId, seen: &Seen) -> bool {
+        self.but(origin)
+            .any(|(site, table)| table.clash(touch, seen.of(site)).is_known())
     }
 
     /// Whether a state of a peer had seen everything of every third site. False says nothing.
