@@ -7,9 +7,10 @@
 #   make deny          licences, sources and advisories of all crates, with cargo-deny
 #   make test-matrix   the integration tests against ten versions of Redis and Valkey, and every
 #                      command between every two of them: writes docs/compatibility.md
-#   make soak          for hours what make test does for seconds: SOAK_SEEDS random loads of both
-#                      sites with faults, SOAK_KILLS kills under load, and SOAK_MINUTES of faults of
-#                      all kinds; seeds are printed. Writes docs/reliability.md
+#   make soak          for hours what make test does for seconds: SIM_SCHEDULES simulated schedules of
+#                      each number of sites, SOAK_SEEDS random loads of both sites with faults, SOAK_KILLS
+#                      kills under load, and SOAK_MINUTES of faults of all kinds; seeds are printed.
+#                      Writes docs/reliability.md
 #   make bench         speed, cost and memory beside a native replica, with the installed server:
 #                      writes docs/performance.md; BENCH_ARGS="--quick" is a smoke run
 #   make costs         allocations, bytes and (with valgrind) instructions of the parts of the data
@@ -21,6 +22,7 @@ DEMO_SECONDS ?= 20
 DEMO_PROFILE ?= release
 DEMO_ARGS ?=
 BENCH_ARGS ?=
+SIM_SCHEDULES ?= 100000
 SOAK_SEEDS ?= 100
 SOAK_KILLS ?= 500
 SOAK_MINUTES ?= 120
@@ -56,6 +58,7 @@ test-matrix: ensure
 	  cargo test --release --locked --test it conformance::every_pair -- --nocapture
 
 soak: ensure
+	SIM_SCHEDULES=$(SIM_SCHEDULES) cargo test --release --locked --test sim -- --nocapture sites
 	TANDEM_SEEDS=$(SOAK_SEEDS) cargo test --locked --test it -- --nocapture conflicts::random
 	TANDEM_KILLS=$(SOAK_KILLS) cargo test --locked --test it -- --nocapture resume::kills
 	TANDEM_SOAK_MINUTES=$(SOAK_MINUTES) TANDEM_RELIABILITY=$(CURDIR)/docs/reliability.md \

@@ -48,7 +48,7 @@ impl Foreign {
     }
 
     /// What all but one of the peers have written.
-    pub(super) fn but(&self, origin: &SiteId) -> impl Iterator<Item = (&SiteId, &Table)> {
+    pub fn but(&self, origin: &SiteId) -> impl Iterator<Item = (&SiteId, &Table)> {
         self.all().filter(move |(site, _)| *site != origin)
     }
 

@@ -1,0 +1,302 @@
+//! Taking states: only one that has seen everything that is here, or else what it has not seen is written
+//! again on top of it.
+
+use std::sync::Arc;
+
+use bytes::Bytes;
+use tokio::sync::OwnedSemaphorePermit;
+
+use tandem::command::{Touched, for_each_in, key_hash};
+use tandem::converge::Settled;
+use tandem::model::{Cursor, Key, Mark, Need};
+
+use crate::link::{OwedStates, State};
+use crate::redis::{Entry, Event, shown};
+use crate::site::{Site, place};
+
+/// How often a transaction is tried whose keys keep changing.
+const ATTEMPTS: u32 = 8;
+
+/// States that are being taken.
+#[derive(Debug)]
+pub(crate) struct Guard {
+    owed: OwedStates,
+    verdicts: Vec<Option<Verdict>>,
+    attempt: u32,
+    stage: Stage,
+}
+
+#[derive(Debug)]
+enum Stage {
+    /// Keys are to be watched.
+    Begin,
+    /// They are, as they are here; the fence of this number has not come back.
+    Watching(Watch, u64),
+    /// It is decided; EXEC follows.
+    Decided(Watch),
+}
+
+/// What is watched. While it lives nobody begins to read states.
+#[derive(Debug)]
+struct Watch {
+    _taking: OwnedSemaphorePermit,
+    /// By the number of the state: the version of the key, and what is there.
+    keys: Vec<(usize, u64, Option<Entry>)>,
+}
+
+#[derive(Clone, Debug, PartialEq, Eq)]
+enum Verdict {
+    Take,
+    Rebase(Vec<Bytes>),
+    Leave,
+    Refuse,
+}
+
+impl Verdict {
+    const fn is_final(&self) -> bool {
+        matches!(self, Self::Leave | Self::Refuse)
+    }
+}
+
+impl Guard {
+    /// Whether keys are watched.
+    pub(crate) const fn takes(&self) -> bool {
+        !matches!(self.stage, Stage::Begin)
+    }
+}
+
+impl Site {
+    /// Begins to take states.
+    pub(crate) fn begin_guard(&mut self, number: usize, owed: OwedStates) {
+        let peer = self.peer(number);
+        assert!(owed.at >= peer.applying.mark_at(), "states out of place");
+        let verdicts = vec![None; owed.states.len()];
+        peer.applying.guard = Some(Guard {
+            owed,
+            verdicts,
+            attempt: 1,
+            stage: Stage::Begin,
+        });
+    }
+
+    /// A step; whether anything was done.
+    pub(crate) fn guard(&mut self, number: usize, mut guard: Guard) -> bool {
+        let stage = std::mem::replace(&mut guard.stage, Stage::Begin);
+        guard.stage = match stage {
+            Stage::Begin => match self.watch(number, &mut guard) {
+                Some(stage) => stage,
+                None => {
+                    self.peer(number).applying.guard = Some(guard);
+                    return false;
+                }
+            },
+            Stage::Watching(watch, fence) => {
+                let name = format!("apply:{}", self.peer(number).name);
+                let found = self.sidecar.progress.fences.get(&name);
+                let Some(at) = found.filter(|f| f.number == fence).map(|f| f.at) else {
+                    guard.stage = Stage::Watching(watch, fence);
+                    self.peer(number).applying.guard = Some(guard);
+                    return false;
+                };
+                for (i, _, here) in &watch.keys {
+                    let state = &guard.owed.states[*i];
+                    let verdict = self.verdict(number, (&guard.owed, state), here.as_ref(), at);
+                    guard.verdicts[*i] = Some(verdict);
+                }
+                Stage::Decided(watch)
+            }
+            Stage::Decided(watch) => {
+                let states = &guard.owed.states;
+                let is_changed = |(i, version, _): &(usize, u64, _)| {
+                    self.redis.version(&states[*i].key) != *version
+                };
+                if !watch.keys.iter().any(is_changed) {
+                    self.take(number, guard);
+                    return true;
+                }
+                for verdict in &mut guard.verdicts {
+                    *verdict = verdict.take().filter(Verdict::is_final);
+                }
+                guard.attempt += 1;
+                Stage::Begin
+            }
+        };
+        self.peer(number).applying.guard = Some(guard);
+        true
+    }
+
+    /// WATCH, look, and set a fence. None when somebody is about to read states.
+    fn watch(&mut self, number: usize, guard: &mut Guard) -> Option<Stage> {
+        let taking = self.sidecar.table.try_taking()?;
+        if guard.attempt > ATTEMPTS {
+            let open = guard.verdicts.iter_mut().filter(|v| v.is_none());
+            open.for_each(|verdict| *verdict = Some(Verdict::Refuse));
+        }
+        let verdicts = guard.verdicts.iter().enumerate();
+        let open = verdicts.filter(|(_, verdict)| verdict.is_none());
+        let keys = open.map(|(i, _)| {
+            let key = &guard.owed.states[i].key;
+            let here = self.redis.data.get(key).cloned();
+            (i, self.redis.version(key), here)
+        });
+        let keys: Vec<_> = keys.collect();
+        let watch = Watch {
+            _taking: taking,
+            keys,
+        };
+        if watch.keys.is_empty() {
+            return Some(Stage::Decided(watch));
+        }
+        let life = self.sidecar.life;
+        let peer = self.peer(number);
+        peer.applying.fence += 1;
+        let (name, fence) = (format!("apply:{}", peer.name), peer.applying.fence);
+        self.redis.stream.push(Event::Fence(name, life, fence));
+        Some(Stage::Watching(watch, fence))
+    }
+
+    fn verdict(
+        &self,
+        number: usize,
+        (owed, state): (&OwedStates, &State),
+        here: Option<&Entry>,
+        upto: Cursor,
+    ) -> Verdict {
+        let Some(said) = &state.said else {
+            return Verdict::Leave;
+        };
+        let (sidecar, key) = (&self.sidecar, &state.key);
+        let (hash, seen) = (key_hash(key.0, &key.1), &owed.seen);
+        let (origin, of_us) = (&sidecar.peers[&number].name, seen.of(&self.name));
+        let is_foreign = sidecar.foreign.is_unseen(hash, origin, seen);
+        if is_foreign {
+            return Verdict::Refuse;
+        }
+        if sidecar.table.unseen(hash, of_us).is_none() {
+            return match here == said.as_ref() {
+                true => Verdict::Leave,
+                false => Verdict::Take,
+            };
+        }
+        match sidecar.table.sent_unseen(hash, of_us) {
+            true => Verdict::Refuse,
+            false => self.replay(key, of_us, upto),
+        }
+    }
+
+    /// What was written of a key after `since`: to be written again, if that can be.
+    fn replay(&self, key: &Key, since: Cursor, upto: Cursor) -> Verdict {
+        let (mut replay, mut may) = (Vec::new(), true);
+        for record in &self.journal.records {
+            let at = place(record.offset);
+            if at <= since || at > upto {
+                continue;
+            }
+            for_each_in(&record.commands, record.db, |command, db| {
+                match self.catalog.touched(command, db) {
+                    Touched::Keys(keys) => {
+                        let is_meant = |k: &tandem::command::Key| k.db == key.0 && k.name == key.1;
+                        if keys.iter().any(is_meant) {
+                            may &= keys.len() == 1 && !command.is(b"DEL");
+                            replay.push(Bytes::copy_from_slice(command.raw()));
+                        }
+                    }
+                    Touched::Database(which) => may &= which != key.0,
+                    Touched::Everything => may = false,
+                }
+            })
+            .unwrap();
+        }
+        match may {
+            true => Verdict::Rebase(replay),
+            false => Verdict::Refuse,
+        }
+    }
+
+    /// EXEC: what was decided is done, and the mark says so.
+    fn take(&mut self, number: usize, guard: Guard) {
+        let Guard { owed, verdicts, .. } = guard;
+        let verdicts: Vec<Verdict> = verdicts.into_iter().flatten().collect();
+        let (debts, name) = {
+            let peer = self.peer(number);
+            (peer.debts.clone(), peer.name.clone())
+        };
+        let (mut deleted, mut kept) = (Vec::new(), Vec::new());
+        for (state, verdict) in owed.states.iter().zip(&verdicts) {
+            let key = &state.key;
+            if let (Some(said), Verdict::Take | Verdict::Rebase(_)) = (&state.said, verdict) {
+                self.redis.put(key, said.clone());
+                if said.is_none() {
+                    deleted.push(key.clone());
+                }
+            }
+            if let Verdict::Rebase(replay) = verdict {
+                for raw in replay {
+                    for_each_in(raw, 0, |command, db| {
+                        self.redis.execute(command, db);
+                    })
+                    .unwrap();
+                }
+            }
+            match verdict {
+                Verdict::Refuse => match debts.need(key) {
+                    Some(Need::Wrong | Need::Doubts) => {}
+                    known => kept.push((key.clone(), known.unwrap_or(Need::Lacks))),
+                },
+                _ if debts.is_paid(key, state.said.is_some()) => {
+                    let owed = self.redis.owed.entry(name.clone()).or_default();
+                    owed.remove(key);
+                }
+                _ => {}
+            }
+            self.say(|| {
+                let (key, here) = (key.1.escape_ascii(), self.redis.data.get(key));
+                let top: Vec<String> = match verdict {
+                    Verdict::Rebase(replay) => replay.iter().map(|raw| shown(raw)).collect(),
+                    _ => Vec::new(),
+                };
+                let (said, seen) = (&state.said, &owed.seen);
+                format!(
+                    "a state of {name}: {key} {said:?} seen {seen}: {verdict:?} {top:?} = {here:?}"
+                )
+            });
+        }
+        for (key, need) in kept {
+            self.keep_owed(number, &[key], need);
+        }
+        let life = self.sidecar.life;
+        let mark = self.peer(number).applying.mark();
+        let marked = Mark {
+            instance: life,
+            batch: mark.batch + 1,
+            at: owed.at,
+            ..mark
+        };
+        self.redis.mark(&name, &marked, deleted);
+        self.peer(number).applying.set_mark(marked);
+        self.settle_states(number, owed, &verdicts);
+    }
+
+    /// The debts after states were taken or refused.
+    fn settle_states(&mut self, number: usize, owed: OwedStates, verdicts: &[Verdict]) {
+        let debts = self.peer(number).debts.clone();
+        let read = self.sidecar.progress.read;
+        let (mut paid, seen) = (Vec::new(), Arc::new(owed.seen));
+        for (state, verdict) in owed.states.into_iter().zip(verdicts) {
+            let key = state.key;
+            if *verdict == Verdict::Refuse {
+                debts.add_again(key, read);
+                continue;
+            }
+            let is_paid = debts.is_paid(&key, state.said.is_some());
+            let is_changed = matches!(verdict, Verdict::Take | Verdict::Rebase(_));
+            if is_paid && let Some(stale) = debts.remove(&key, is_changed) {
+                let seen = Arc::clone(&seen);
+                paid.push(Settled { key, seen, stale });
+            }
+        }
+        let peer = self.peer(number);
+        let mark = peer.applying.mark();
+        peer.docket.paid(mark.instance, mark.batch, paid);
+    }
+}

@@ -1,0 +1,200 @@
+//! Sites in memory, and everything that may happen between them, in any order: the pure cores of the crate
+//! decide, and what the asynchronous parts do around them is done here step by step, in their order.
+//!
+//! All of a schedule follows from its seed: what clients write and where, which site takes its turn, what is
+//! cut off and killed. At rest the sites must be equal, and nobody may wait for anything. `SIM_SCHEDULES=n`
+//! runs so many of each kind, beginning with a random seed. `SEED=n SITES=n` repeats one that has failed,
+//! with `TRACE=1` it tells all that happens, and `STEPS=n` ends the writing and the faults earlier:
+//!
+//! `SEED=17 SITES=3 TRACE=1 cargo test --test sim again -- --nocapture`
+
+#[cfg(test)]
+mod answer;
+#[cfg(test)]
+mod apply;
+#[cfg(test)]
+mod guard;
+#[cfg(test)]
+mod intake;
+#[cfg(test)]
+mod link;
+#[cfg(test)]
+mod pairs;
+#[cfg(test)]
+mod redis;
+#[cfg(test)]
+mod schedule;
+#[cfg(test)]
+mod site;
+#[cfg(test)]
+mod world;
+
+/// What a future that never waits comes to.
+#[cfg(test)]
+fn now<T>(future: impl Future<Output = T>) -> T {
+    let mut context = std::task::Context::from_waker(std::task::Waker::noop());
+    match std::pin::pin!(future).poll(&mut context) {
+        std::task::Poll::Ready(value) => value,
+        std::task::Poll::Pending => unreachable!("nobody else has a turn here"),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::collections::BTreeMap;
+    use std::env;
+    use std::time::Instant;
+
+    use crate::pairs::{self, FOUND, Pair, WRITES};
+    use crate::schedule::run;
+    use crate::world::End;
+
+    fn number(name: &str) -> Option<u64> {
+        env::var(name).ok().map(|text| text.parse().unwrap())
+    }
+
+    /// Says which schedule it was when something has panicked.
+    struct Running(u64, usize);
+
+    impl Drop for Running {
+        fn drop(&mut self) {
+            let Self(seed, sites) = self;
+            if std::thread::panicking() {
+                println!(
+                    "SEED={seed} SITES={sites} TRACE=1 cargo test --test sim again -- --nocapture"
+                );
+            }
+        }
+    }
+
+    /// Runs so many schedules of so many sites, unless the environment says how many.
+    fn many(sites: usize, count: u64) {
+        if number("SEED").is_some() {
+            return;
+        }
+        let (first, count) = match number("SIM_SCHEDULES") {
+            Some(count) => (rand::random::<u32>().into(), count),
+            None => (0, count),
+        };
+        let (mut failed, mut states, mut torn, mut rounds) = (Vec::new(), 0, 0, 0);
+        let begun = Instant::now();
+        let mut of_kinds: BTreeMap<&str, u64> = BTreeMap::new();
+        for seed in first..first + count {
+            let running = Running(seed, sites);
+            let ran = run(seed, sites, None, false);
+            drop(running);
+            states += ran.states;
+            rounds = rounds.max(ran.rounds);
+            match ran.result {
+                Ok(End::Equal) => {}
+                Ok(End::Torn) => torn += 1,
+                Err(why) => {
+                    *of_kinds.entry(ran.mix).or_default() += 1;
+                    println!(
+                        "SEED={seed} SITES={sites}: {}, {:?}: {why}",
+                        ran.mix, ran.faults
+                    );
+                    failed.push(seed);
+                }
+            }
+        }
+        let seconds = begun.elapsed().as_secs_f64();
+        println!(
+            "{sites} sites: {count} schedules, {states} states, {torn} torn, {rounds} rounds at most, {seconds:.1} s"
+        );
+        assert!(
+            failed.is_empty(),
+            "{} of {count} have failed ({of_kinds:?}): SEED={} SITES={sites} TRACE=1 cargo test --test sim again -- --nocapture",
+            failed.len(),
+            failed[0],
+        );
+    }
+
+    #[test]
+    fn two_sites() {
+        many(2, 600);
+    }
+
+    #[test]
+    fn three_sites() {
+        many(3, 600);
+    }
+
+    #[test]
+    fn four_sites() {
+        many(4, 250);
+    }
+
+    #[test]
+    fn five_sites() {
+        many(5, 150);
+    }
+
+    /// All pairs of writes, in both orders, by two of so many sites; of `part` of them one.
+    fn all_pairs(sites: usize, part: usize) {
+        let begun = Instant::now();
+        let (mut count, mut failed, mut number) = (0, Vec::new(), 0);
+        for (found, first, then) in pairs() {
+            for writers in (0..sites).flat_map(|a| (0..sites).map(move |b| [a, b])) {
+                number += 1;
+                if writers[0] == writers[1] || number % part > 0 {
+                    continue;
+                }
+                let filled = pairs::filled([first, then]);
+                let pair = Pair {
+                    found,
+                    lines: [&filled[0], &filled[1]],
+                    writers,
+                    sites,
+                    is_turned: number % 2 > 0,
+                    seed: number as u64,
+                };
+                count += 1;
+                if let Err(why) = pairs::run(&pair, false) {
+                    println!("{found:?}, {filled:?} at {writers:?} of {sites}: {why}");
+                    failed.push(filled);
+                }
+            }
+        }
+        println!(
+            "{sites} sites: {count} pairs, {:.1} s",
+            begun.elapsed().as_secs_f64()
+        );
+        assert!(failed.is_empty(), "{} of {count} have failed", failed.len());
+    }
+
+    /// What is found, and what two writers do to it, each with some effect.
+    fn pairs() -> impl Iterator<Item = (&'static [&'static str], &'static str, &'static str)> {
+        let writes = |found: &'static [&str]| {
+            let all = WRITES.iter();
+            all.filter(move |line| pairs::has_effect(found, &line.replace('#', "9")))
+        };
+        FOUND.iter().flat_map(move |found| {
+            let firsts = writes(found);
+            firsts.flat_map(move |first| writes(found).map(move |then| (*found, *first, *then)))
+        })
+    }
+
+    #[test]
+    fn two_writers_of_two_sites() {
+        all_pairs(2, 1);
+    }
+
+    #[test]
+    fn two_writers_of_three_sites() {
+        all_pairs(3, 3);
+    }
+
+    /// One schedule, if `SEED` says which.
+    #[test]
+    fn again() {
+        let Some(seed) = number("SEED") else {
+            return;
+        };
+        let sites = usize::try_from(number("SITES").unwrap_or(3)).unwrap();
+        let steps = number("STEPS").map(|steps| usize::try_from(steps).unwrap());
+        let ran = run(seed, sites, steps, env::var("TRACE").is_ok());
+        println!("{}, {:?}", ran.mix, ran.faults);
+        assert_eq!(ran.result, Ok(End::Equal));
+    }
+}

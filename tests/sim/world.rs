@@ -1,0 +1,335 @@
+//! All sites, the wires between them, and what is true of them at rest.
+
+use std::collections::{BTreeMap, BTreeSet, VecDeque};
+use std::sync::Arc;
+
+use rand::rngs::StdRng;
+use rand::seq::SliceRandom;
+use rand::{Rng, SeedableRng};
+
+use tandem::command::for_each_in;
+use tandem::converge::Filed;
+use tandem::model::SiteId;
+
+use crate::intake::Kill;
+use crate::link::Message;
+use crate::redis::{Entry, Value};
+use crate::site::{START, Site, place};
+
+/// How many rounds it may take until nothing happens any more: each gives everybody a turn at everything.
+/// The most that was seen is a third of that.
+const ROUNDS: usize = 600;
+
+/// Sites and wires.
+#[derive(Debug)]
+pub(crate) struct World {
+    pub rng: StdRng,
+    pub names: Vec<SiteId>,
+    pub sites: Vec<Site>,
+    /// From one to another.
+    wires: BTreeMap<(usize, usize), VecDeque<Message>>,
+    /// Pairs of sites with a session, the first one first.
+    up: BTreeSet<(usize, usize)>,
+    /// Milliseconds.
+    pub now: u64,
+    /// Rounds until rest.
+    pub rounds: usize,
+}
+
+/// What became of a schedule.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum End {
+    Equal,
+    /// A flush met what nobody knows any more: the sites are to be merged, which is not simulated.
+    Torn,
+}
+
+impl World {
+    /// So many sites, linked and at rest.
+    pub(crate) fn new(seed: u64, count: usize) -> Self {
+        let names = ["a", "b", "c", "d", "e"].iter().take(count);
+        let names: Vec<SiteId> = names.map(|name| SiteId::try_new(name).unwrap()).collect();
+        let sites = (0..count).map(|number| Site::new(&names, number));
+        let mut world = Self {
+            rng: StdRng::seed_from_u64(seed),
+            sites: sites.collect(),
+            names,
+            wires: BTreeMap::new(),
+            up: BTreeSet::new(),
+            now: 1_000_000,
+            rounds: 0,
+        };
+        for site in &mut world.sites {
+            for peer in site.sidecar.peers.values() {
+                crate::now(peer.docket.file(Filed::Nothing(place(START))));
+            }
+            site.read(usize::MAX, 0, Kill::No);
+        }
+        world.connect_all();
+        world.settle().unwrap();
+        world
+    }
+
+    fn others(&mut self, site: usize) -> Vec<usize> {
+        let others = (0..self.sites.len()).filter(|other| *other != site);
+        let mut others: Vec<usize> = others.collect();
+        others.shuffle(&mut self.rng);
+        others
+    }
+
+    /// One of the others.
+    pub(crate) fn another(&mut self, site: usize) -> usize {
+        self.others(site)[0]
+    }
+
+    /// Whether two sites have a session.
+    pub(crate) fn is_up(&self, a: usize, b: usize) -> bool {
+        self.up.contains(&(a.min(b), a.max(b)))
+    }
+
+    /// A session between two sites begins.
+    pub(crate) fn connect(&mut self, a: usize, b: usize) {
+        if !self.up.insert((a.min(b), a.max(b))) {
+            return;
+        }
+        let now = self.now;
+        self.sites[a].open(b, now);
+        self.sites[b].open(a, now);
+        let mut starts = Vec::new();
+        for (from, to) in [(a, b), (b, a)] {
+            let theirs = &self.sites[to].sidecar;
+            let at = theirs.peers[&from].applying.mark_at();
+            let judged = theirs.progress.judged.of(&self.names[from]);
+            let seen = Arc::clone(&theirs.progress.seen);
+            let deliveries = &self.sites[from].sidecar.deliveries;
+            let lost = deliveries.rewind(&self.names[to], at, &seen);
+            assert_eq!(lost.iter().count(), 0, "nothing is lost here");
+            let start = self.sites[from].begin_sending(to, (at, judged));
+            starts.push((from, to, start));
+        }
+        for (from, to, start) in starts {
+            self.sites[to].begin_applying(from, start);
+        }
+        self.say(&format!(
+            "{} and {} are linked",
+            self.names[a], self.names[b]
+        ));
+    }
+
+    fn say(&self, what: &str) {
+        if self.sites[0].traces {
+            println!("{what}");
+        }
+    }
+
+    /// Links all sites.
+    pub(crate) fn connect_all(&mut self) {
+        for a in 0..self.sites.len() {
+            for b in a + 1..self.sites.len() {
+                self.connect(a, b);
+            }
+        }
+    }
+
+    /// A session ends: what is on the wire is lost.
+    pub(crate) fn cut(&mut self, a: usize, b: usize) {
+        if self.up.remove(&(a.min(b), a.max(b))) {
+            self.say(&format!(
+                "{} and {} are cut off",
+                self.names[a], self.names[b]
+            ));
+            self.wires.remove(&(a, b));
+            self.wires.remove(&(b, a));
+            self.sites[a].end_session(b);
+            self.sites[b].end_session(a);
+        }
+    }
+
+    /// A site is cut off from all others.
+    pub(crate) fn isolate(&mut self, site: usize) {
+        self.others(site)
+            .into_iter()
+            .for_each(|other| self.cut(site, other));
+    }
+
+    /// A sidecar is killed, perhaps while it appends to the journal, and another one is started.
+    pub(crate) fn kill(&mut self, number: usize) {
+        if self.rng.random() {
+            let now = self.now;
+            self.sites[number].read(3, now, Kill::BetweenFrames);
+        }
+        self.isolate(number);
+        self.sites[number].restart(&self.names, number);
+    }
+
+    /// One step of a site, at random.
+    pub(crate) fn step(&mut self, number: usize) {
+        self.now += 1;
+        let other = self.another(number);
+        let rng = &mut self.rng;
+        let (what, few) = (
+            rng.random_range(0..100),
+            [1, 1, 3, 9][rng.random_range(0..4)],
+        );
+        let (coin, now) = (rng.random(), self.now);
+        let site = &mut self.sites[number];
+        match what {
+            0..30 => drop(site.read(few, now, Kill::No)),
+            30..55 => {
+                for _ in 0..few {
+                    site.apply(other, coin);
+                }
+            }
+            55..70 => drop(self.receive(number, other, few)),
+            70..85 => {
+                let wire = self.wires.entry((number, other)).or_default();
+                site.send(other, wire, (coin, few));
+            }
+            _ => {
+                for _ in 0..few {
+                    site.answer(other);
+                }
+            }
+        }
+    }
+
+    /// Messages come from another site.
+    fn receive(&mut self, to: usize, from: usize, most: usize) -> bool {
+        let Some(wire) = self.wires.get_mut(&(from, to)) else {
+            return false;
+        };
+        let most = most.min(wire.len());
+        for message in wire.drain(..most) {
+            self.sites[to].receive(from, message);
+        }
+        most > 0
+    }
+
+    /// A site gets its records to another one, which applies them and reads what came of it.
+    pub(crate) fn deliver(&mut self, from: usize, to: usize) {
+        let wire = self.wires.entry((from, to)).or_default();
+        self.sites[from].send(to, wire, (false, 64));
+        self.receive(to, from, usize::MAX);
+        while self.sites[to].apply(from, false) {}
+        let now = self.now;
+        self.sites[to].read(usize::MAX, now, Kill::No);
+    }
+
+    /// Gives everybody turns until nothing happens any more.
+    pub(crate) fn settle(&mut self) -> Result<(), String> {
+        let mut idle = 0;
+        for round in 0..ROUNDS {
+            self.now += 1;
+            idle = match self.sweep() {
+                true => 0,
+                false => idle + 1,
+            };
+            self.rounds = self.rounds.max(round);
+            if idle > 2 {
+                return Ok(());
+            }
+        }
+        Err("never settles".to_owned())
+    }
+
+    fn sweep(&mut self) -> bool {
+        let mut is_busy = false;
+        let mut order: Vec<usize> = (0..self.sites.len()).collect();
+        order.shuffle(&mut self.rng);
+        for number in order {
+            is_busy |= self.sites[number].read(usize::MAX, self.now, Kill::No);
+            for other in self.others(number) {
+                is_busy |= self.receive(number, other, 8);
+                let site = &mut self.sites[number];
+                for _ in 0..8 {
+                    is_busy |= site.apply(other, false);
+                }
+                for _ in 0..4 {
+                    is_busy |= site.answer(other);
+                }
+                let wire = self.wires.entry((number, other)).or_default();
+                is_busy |= site.send(other, wire, (false, 8));
+            }
+        }
+        is_busy
+    }
+
+    /// What holds at rest, with all sites linked.
+    pub(crate) fn check(&self) -> Result<End, String> {
+        let peers = || {
+            let sites = self.sites.iter();
+            sites.flat_map(|site| site.sidecar.peers.values().map(move |peer| (site, peer)))
+        };
+        if peers().any(|(_, peer)| peer.docket.is_torn()) {
+            return Ok(End::Torn);
+        }
+        for (site, peer) in peers() {
+            let (of, name) = (&peer.name, &site.name);
+            let claims = &site.sidecar.claims;
+            if !peer.debts.is_empty() {
+                return Err(format!("{name} still wants of {of}: {:?}", peer.debts));
+            }
+            if !peer.docket.is_settled() || peer.docket.wishes() > 0 {
+                return Err(format!("{name} has not asked {of} for all that it wishes"));
+            }
+            let (stale, _) = claims.stale(of, 0);
+            if !stale.is_empty() {
+                return Err(format!(
+                    "{of} has not heard of {name} that is stale: {stale:?}"
+                ));
+            }
+            if claims.take_due(of).is_some() {
+                return Err(format!("{name} owes {of} an answer"));
+            }
+        }
+        for site in &self.sites {
+            let (name, sidecar) = (&site.name, &site.sidecar);
+            let claims = format!("{:?}", sidecar.claims);
+            if !claims.contains("deferred: {}") {
+                return Err(format!("{name} has not answered: {claims}"));
+            }
+            if let Some(oldest) = sidecar.judge.oldest_wish() {
+                return Err(format!("{name} still needs its journal from {oldest}"));
+            }
+        }
+        let first = &self.sites[0];
+        match self.sites.iter().find(|s| s.redis.data != first.redis.data) {
+            Some(other) => Err(format!(
+                "{} has {:?}, and {} has {:?}",
+                first.name, first.redis.data, other.name, other.redis.data
+            )),
+            None => Ok(End::Equal),
+        }
+    }
+
+    /// Where clients have only added: whether nothing is lost, and no state was sent unless a transaction was
+    /// cut off before it was known how it went.
+    pub(crate) fn check_sums(&self, is_quiet: bool) -> Result<(), String> {
+        let states: usize = self.sites.iter().map(|site| site.states).sum();
+        if states > 0 && is_quiet {
+            return Err(format!("{states} states were sent of what only grows"));
+        }
+        let mut sums: BTreeMap<Vec<u8>, i64> = BTreeMap::new();
+        for record in self.sites.iter().flat_map(|site| &site.journal.records) {
+            for_each_in(&record.commands, record.db, |command, _| {
+                if command.is(b"INCR") || command.is(b"HINCRBY") {
+                    *sums.entry(command.arg(1).to_vec()).or_default() += 1;
+                }
+            })
+            .unwrap();
+        }
+        let number = |text: &Vec<u8>| String::from_utf8_lossy(text).parse::<i64>().unwrap();
+        let sum = |entry: &Entry| match &entry.value {
+            Value::Text(text) => number(text),
+            Value::Hash(hash) => hash.values().map(number).sum(),
+            _ => 0,
+        };
+        for ((_, key), entry) in &self.sites[0].redis.data {
+            let expected = sums.get(&key[..]).copied().unwrap_or_default();
+            if sum(entry) != expected {
+                return Err(format!("{} instead of {expected}: {key:?}", sum(entry)));
+            }
+        }
+        Ok(())
+    }
+}
