@@ -342,11 +342,7 @@ impl Site {
                     self.commit_mark(number, Mark { at, ..mark });
                 }
             }
-            Message::Stale(keys, number) => {
-                let hearing = keys.iter().map(|key| (key.clone(), number));
-                peer.hearing.extend(hearing);
-                peer.docket.stale(keys);
-            }
+            Message::Stale(number, keys) => peer.docket.stale(number, keys),
             Message::Heard(_) => unreachable!("it is no matter of the applier"),
             Message::Ack(ack) => {
                 self.sidecar.deliveries.seen(&peer.name, &ack.seen);
@@ -366,7 +362,7 @@ impl Site {
         owed.states.retain(|state| {
             let is_unsaid = state.said.is_none();
             if is_unsaid && peer.debts.is_paid(&state.key, false) {
-                let stale = peer.debts.remove(&state.key, true).unwrap_or_default();
+                let stale = peer.debts.remove(&state.key).unwrap_or_default();
                 let stale = stale.into_iter().map(|site| (site, state.key.clone()));
                 peer.docket.outdated(stale);
             }
@@ -392,13 +388,8 @@ impl Site {
             start: records.start,
             body: records.body.clone(),
         };
-        let judged = Arc::clone(&self.sidecar.progress.judged);
         let peer = self.peer(number);
-        // What is judged already is not to be waited for: nothing of it comes back.
-        let judged = judged.of(&peer.name);
-        if read.iter().any(|record| place(record.offset) > judged) {
-            crate::now(peer.docket.file(filed));
-        }
+        crate::now(peer.docket.file(filed));
         if let Some(from) = peer.applying.unsettled.0 {
             self.settle_again(number, (from, place(records.end)), &read);
         }

@@ -289,8 +289,7 @@ impl Site {
                 continue;
             }
             let is_paid = debts.is_paid(&key, state.said.is_some());
-            let is_changed = matches!(verdict, Verdict::Take | Verdict::Rebase(_));
-            if is_paid && let Some(stale) = debts.remove(&key, is_changed) {
+            if is_paid && let Some(stale) = debts.remove(&key) {
                 let seen = Arc::clone(&seen);
                 paid.push(Settled { key, seen, stale });
             }

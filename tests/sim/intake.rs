@@ -7,7 +7,7 @@ use bytes::Bytes;
 
 use tandem::command::{Act, for_each_in};
 use tandem::converge::Overrun;
-use tandem::model::{BatchReader, Entry, FrameBuilder, Judgement, Key, Offset, Record, Tags};
+use tandem::model::{BatchReader, Entry, FrameBuilder, Key, Offset, Record, Tags};
 use tandem::progress::FenceSeen;
 
 use crate::redis::Event;
@@ -143,15 +143,6 @@ impl Site {
             self.journal.append(frame);
         } else {
             frame.begin(end);
-        }
-        for note in &found.notes {
-            if let Judgement::Wished(origin, key) = note {
-                let peers = self.sidecar.peers.values_mut();
-                let peer = peers.into_iter().find(|peer| peer.name == *origin);
-                let peer = peer.unwrap();
-                let heard = peer.hearing.remove_entry(key);
-                peer.heard.extend(heard);
-            }
         }
         self.sidecar.judge.release();
         self.sidecar.progress.read = at;

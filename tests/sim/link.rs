@@ -1,6 +1,6 @@
 //! What goes from one site to another during a session, in one order.
 
-use std::collections::{BTreeMap, VecDeque};
+use std::collections::VecDeque;
 
 use bytes::Bytes;
 
@@ -19,9 +19,9 @@ pub(crate) enum Message {
     States(OwedStates),
     Owe(Question),
     /// With the number by which they are told.
-    Stale(Vec<Key>, u64),
-    /// What is stale was heard, and the journal says so.
-    Heard(Vec<(Key, u64)>),
+    Stale(u64, Vec<Key>),
+    /// What was said to be stale up to there was heard, and the journal says so.
+    Heard(u64),
     Ack(Ack),
 }
 
@@ -61,8 +61,8 @@ pub(crate) struct Outgoing {
     telling: Telling,
     /// The number of what it was told last to be stale.
     told: u64,
-    /// With which number each was.
-    pushed: BTreeMap<Key, u64>,
+    /// Up to which number it was told that what it says is noted.
+    heard: u64,
     last: Option<Ack>,
     pub questions: Vec<Question>,
     pub inserts: VecDeque<(OwedStates, Hold)>,
@@ -99,7 +99,7 @@ impl Outgoing {
             sent: start,
             telling: Telling::default(),
             told: 0,
-            pushed: BTreeMap::new(),
+            heard: 0,
             last: None,
             questions: Vec::new(),
             inserts: VecDeque::new(),
@@ -233,16 +233,16 @@ impl Site {
             wire.push_back(Message::Owe(question));
         }
         if !gate.is_closed() {
-            let (keys, told) = sidecar.claims.stale(&peer.name, outgoing.told);
-            outgoing.told = told;
-            if !keys.is_empty() {
-                let pushed = keys.iter().map(|key| (key.clone(), told));
-                outgoing.pushed.extend(pushed);
-                wire.push_back(Message::Stale(keys, told));
+            let stale = sidecar.claims.stale(&peer.name, outgoing.told);
+            if let Some((number, _)) = stale.last() {
+                outgoing.told = *number;
+                let keys = stale.into_iter().map(|(_, key)| key).collect();
+                wire.push_back(Message::Stale(outgoing.told, keys));
             }
         }
-        if !peer.heard.is_empty() {
-            let heard = std::mem::take(&mut peer.heard);
+        let heard = peer.docket.heard();
+        if heard > outgoing.heard {
+            outgoing.heard = heard;
             wire.push_back(Message::Heard(heard));
         }
         wire.len() > before
@@ -263,15 +263,8 @@ impl Site {
                 question.keys.clear();
                 Message::Owe(question)
             }
-            Message::Heard(heard) => {
-                let outgoing = peer.outgoing.as_ref().unwrap();
-                let (newer, _) = sidecar.claims.stale(&peer.name, outgoing.told);
-                let is_last = |(key, number): &(Key, u64)| {
-                    !newer.contains(key) && outgoing.pushed.get(key) == Some(number)
-                };
-                let told = heard.into_iter().filter(is_last).map(|(key, _)| key);
-                let told: Vec<Key> = told.collect();
-                let told = sidecar.claims.told(&peer.name, &told);
+            Message::Heard(upto) => {
+                let told = sidecar.claims.heard(&peer.name, upto);
                 peer.docket.told(told);
                 return;
             }
@@ -302,8 +295,6 @@ impl Site {
     pub(crate) fn end_session(&mut self, with: usize) {
         let peer = self.sidecar.peers.get_mut(&with).unwrap();
         peer.outgoing = None;
-        peer.hearing.clear();
-        peer.heard.clear();
         peer.applying.end();
         peer.answering.end();
         self.sidecar.claims.set_linked(&peer.name, false);

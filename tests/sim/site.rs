@@ -75,10 +75,6 @@ pub(crate) struct Peer {
     pub answering: Answering,
     /// What is sent; none without a session.
     pub outgoing: Option<Outgoing>,
-    /// What it says to be stale, by number, as long as the journal does not say so.
-    pub hearing: BTreeMap<Key, u64>,
-    /// What the journal says, and the peer does not know.
-    pub heard: Vec<(Key, u64)>,
 }
 
 /// The process beside the Redis.
@@ -136,8 +132,6 @@ impl Sidecar {
                 applying: Applying::default(),
                 answering: Answering::default(),
                 outgoing: None,
-                hearing: BTreeMap::new(),
-                heard: Vec::new(),
             };
             (i, peer)
         });

@@ -272,7 +272,7 @@ impl World {
             if !peer.docket.is_settled() || peer.docket.wishes() > 0 {
                 return Err(format!("{name} has not asked {of} for all that it wishes"));
             }
-            let (stale, _) = claims.stale(of, 0);
+            let stale = claims.stale(of, 0);
             if !stale.is_empty() {
                 return Err(format!(
                     "{of} has not heard of {name} that is stale: {stale:?}"
