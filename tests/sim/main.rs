@@ -112,22 +112,22 @@ mod tests {
 
     #[test]
     fn two_sites() {
-        many(2, 600);
+        many(2, 1500);
     }
 
     #[test]
     fn three_sites() {
-        many(3, 600);
+        many(3, 1200);
     }
 
     #[test]
     fn four_sites() {
-        many(4, 250);
+        many(4, 400);
     }
 
     #[test]
     fn five_sites() {
-        many(5, 150);
+        many(5, 200);
     }
 
     /// All pairs of writes, in both orders, by two of so many sites; of `part` of them one.

@@ -140,11 +140,13 @@ pub(crate) struct Schedule {
 impl Schedule {
     fn of(world: &mut World, steps: Option<usize>) -> Self {
         let rng = &mut world.rng;
-        let mix = MIXES.choose(rng).unwrap();
+        // What several keys have to do with each other is where most can go wrong.
+        let weight = |mix: &Mix| 1 + 2 * mix.keys.saturating_sub(1);
+        let mix = MIXES.choose_weighted(rng, weight).unwrap();
         let faults = [Faults::None, Faults::Cuts, Faults::CutsAndKills];
         let faults = *faults.choose(rng).unwrap();
         let writes = *[2, 3, 4, 8, 20].choose(rng).unwrap();
-        let pace = [25, 25, 80, 200].choose(rng).unwrap();
+        let pace = [4, 10, 25, 80].choose(rng).unwrap();
         let zeal = world.sites.iter();
         let zeal = zeal.map(|_| *[1.0, 1.0, 1.0, 0.3, 0.05].choose(rng).unwrap());
         let zeal = zeal.collect();
@@ -155,7 +157,7 @@ impl Schedule {
             mix,
             faults,
             writes,
-            steps: steps.unwrap_or(60 + pace * writes),
+            steps: steps.unwrap_or(30 + pace * writes),
             zeal,
             number: 0,
         }
