@@ -13,6 +13,7 @@
 mod canonical;
 mod catalog;
 mod dialect;
+mod effects;
 mod keys;
 pub mod scanner;
 mod table;
@@ -21,6 +22,7 @@ mod touch;
 pub use self::canonical::canonical;
 pub use self::catalog::{Catalog, Learned};
 pub use self::dialect::{Dialect, Put};
+pub use self::effects::{Effects, Made, Whole};
 pub use self::keys::{Access, Key, Touched, for_each_in, key_hash, removes_marks};
 pub use self::scanner::{Command, ScanError};
-pub use self::touch::{Act, Effects, Kind, Made, Touch, Whole};
+pub use self::touch::{Act, Kind, Touch};

@@ -6,7 +6,7 @@ use std::hash::{BuildHasherDefault, Hasher};
 use std::sync::Arc;
 
 use super::table::{All, DidAll, Table};
-use crate::command::{Act, Kind, Touch, Whole};
+use crate::command::{self, Act, Kind, Touch, Whole};
 use crate::model::{Cursor, Hlc, Key};
 
 /// The most keys of one [`Span`].
@@ -186,6 +186,8 @@ impl Done {
 #[derive(Clone, Debug)]
 pub(super) struct Made {
     pub at: Cursor,
+    /// Whether a later command of the same record has renewed or moved the key.
+    pub is_renewed: bool,
     pub keys: Arc<[Key]>,
 }
 
@@ -216,23 +218,21 @@ impl Recent {
         }
     }
 
-    /// A command has written `keys` from those of these hashes.
-    pub(super) fn note_made(
-        &mut self,
-        table: &Table,
-        from: &[u128],
-        keys: &Arc<[Key]>,
-        at: Cursor,
-    ) {
+    /// A command has written keys from others.
+    pub(super) fn note_made(&mut self, table: &Table, made: &command::Made, at: Cursor) {
         let mut writes = table.writes();
         self.make_room(table, &mut writes);
         let Some(span) = writes.spans.back_mut() else {
             return;
         };
         span.last = span.last.max(at);
-        for hash in from {
-            let keys = Arc::clone(keys);
-            span.made.entry(*hash).or_default().push(Made { at, keys });
+        for hash in &made.from {
+            let made = Made {
+                at,
+                is_renewed: made.renewed.contains(hash),
+                keys: Arc::clone(&made.keys),
+            };
+            span.made.entry(*hash).or_default().push(made);
             self.count += 1;
         }
     }

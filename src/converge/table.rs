@@ -12,7 +12,7 @@ use dashmap::DashMap;
 use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 
 use super::Clash;
-use super::recent::{Did, Done, Hashed, Writes};
+use super::recent::{Did, Done, Hashed, Made, Writes};
 use crate::command::{Act, Kind, Touch, Whole, key_hash};
 use crate::model::{Cursor, Epoch, Hlc, Key, Offset};
 
@@ -208,7 +208,7 @@ impl Table {
         self.made_between(hash, (seen, READING), out);
     }
 
-    /// The same, by commands before `end`.
+    /// The same, by commands before the last renewal or move of the key in the record that ends at `end`.
     pub(super) fn made_between(
         &self,
         hash: u128,
@@ -218,7 +218,8 @@ impl Table {
         let writes = self.writes();
         for span in writes.spans.iter().filter(|span| span.last > seen) {
             let made = span.made.get(&hash).into_iter().flatten();
-            for made in made.filter(|made| made.at > seen && made.at < end) {
+            let is_before = |made: &&Made| made.at < end || (made.at == end && made.is_renewed);
+            for made in made.filter(|made| made.at > seen).filter(is_before) {
                 out.extend(made.keys.iter().cloned());
             }
         }

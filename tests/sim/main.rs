@@ -15,6 +15,8 @@ mod apply;
 #[cfg(test)]
 mod guard;
 #[cfg(test)]
+mod histories;
+#[cfg(test)]
 mod intake;
 #[cfg(test)]
 mod link;

@@ -206,8 +206,7 @@ impl Judge {
             self.carry(whole, at);
         }
         for made in effects.made.drain(..) {
-            self.recent
-                .note_made(&self.table, &made.from, &made.keys, at);
+            self.recent.note_made(&self.table, &made, at);
             let is_wrong = |origin: &Origin| made.from.iter().any(|h| origin.wrong.contains_key(h));
             let of = self.origins.iter().filter(|(_, o)| is_wrong(o));
             let of: Vec<SiteId> = of.map(|(site, _)| site.clone()).collect();

@@ -65,7 +65,7 @@ impl Third {
             self.recent.note_whole(table, whole, at, hlc);
         }
         for made in effects.made.drain(..) {
-            self.recent.note_made(table, &made.from, &made.keys, at);
+            self.recent.note_made(table, &made, at);
         }
         self.bytes += record.commands.len();
         let record = record.clone();
