@@ -12,7 +12,7 @@ use tracing::info;
 use super::inbound::{Heard, read};
 use super::outgoing::{Next, Outgoing};
 use super::standing::{begin, had_all, note_what_is_lost};
-use super::telling::{Acks, Stale, Telling};
+use super::telling::{Acks, Stale};
 use super::{Agreed, Error, Incoming, Peer, filter};
 use crate::apply::{self, Applied, Debts, Outlet};
 use crate::converge::Docket;
@@ -20,7 +20,7 @@ use crate::fullsync::{Answerer, Copier, Gate, Insert, Prepared};
 use crate::intake::Shared;
 use crate::link::{self, Ack, Copy, Flow, Hello, Message, Plan, Question, Sent, Writer};
 use crate::model::{Cursor, Epoch, Owes, Seen, SiteId};
-use crate::progress::Progress;
+use crate::progress::{Progress, Telling};
 use crate::status::{CopyStatus, PeerBoard, PeerState};
 
 /// How often the peer hears from us, whatever else happens.

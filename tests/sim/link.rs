@@ -8,6 +8,7 @@ use tandem::converge::Docket;
 use tandem::fullsync::Hold;
 use tandem::link::{Ack, Question};
 use tandem::model::{BatchReader, Cursor, Entry as Item, FrameBuilder, Key, Offset, Seen, SiteId};
+use tandem::progress::Telling;
 
 use crate::redis::Entry;
 use crate::site::{Frame, Journal, Site, place};
@@ -66,27 +67,6 @@ pub(crate) struct Outgoing {
     last: Option<Ack>,
     pub questions: Vec<Question>,
     pub inserts: VecDeque<(OwedStates, Hold)>,
-}
-
-/// What the peer is told that was seen here: not before all records are sent that had seen less.
-#[derive(Debug, Default)]
-struct Telling {
-    told: Seen,
-    next: Option<(Seen, Cursor)>,
-}
-
-impl Telling {
-    fn tell(&mut self, now: Seen, last: Cursor, sent: Cursor) -> Seen {
-        if let Some((seen, _)) = self.next.take_if(|(_, upto)| sent >= *upto) {
-            self.told = seen;
-        }
-        if sent >= last {
-            (self.told, self.next) = (now, None);
-        } else if self.next.is_none() {
-            self.next = Some((now, last));
-        }
-        self.told.clone()
-    }
 }
 
 impl Outgoing {
