@@ -13,6 +13,16 @@ const AWAY: Duration = Duration::from_secs(4);
 /// More memory than a sidecar may need meanwhile, in KiB.
 const MAX_MEMORY_KIB: u64 = 120 << 10;
 
+/// Waits until two of the sites are equal, while another is away.
+fn wait_for_equal(mesh: &Mesh, two: [usize; 2]) {
+    wait_until("the two to be equal", patience(30), || {
+        match mesh.differences(&two) {
+            found if found.is_empty() => Ok(()),
+            found => Err(found.join("\n")),
+        }
+    });
+}
+
 #[test]
 fn two_sites_go_on_while_the_third_is_away() {
     let mesh = Mesh::start(3, &Options::default());
@@ -35,13 +45,7 @@ fn two_sites_go_on_while_the_third_is_away() {
         let is: Option<String> = clients[1].ask("GET last");
         is.map(drop).ok_or_else(|| "not yet".to_owned())
     });
-    wait_until("the two to be equal", patience(20), || {
-        let found = mesh.differences(&[0, 1]);
-        found
-            .is_empty()
-            .then_some(())
-            .ok_or_else(|| found.join("\n"))
-    });
+    wait_for_equal(&mesh, [0, 1]);
     for site in &mesh.sites {
         let peak = site.sidecar.peak_memory_kib();
         assert!(peak < MAX_MEMORY_KIB, "{}: {peak} KiB", site.name);
@@ -223,13 +227,7 @@ fn while_the_first_site_is_away_the_others_end_equal_and_all_do_when_it_is_back(
             }
         }
     }
-    wait_until("the two to be equal", patience(30), || {
-        let found = mesh.differences(&[1, 2]);
-        found
-            .is_empty()
-            .then_some(())
-            .ok_or_else(|| found.join("\n"))
-    });
+    wait_for_equal(&mesh, [1, 2]);
     mesh.mend();
     mesh.settle();
     mesh.compare();

@@ -155,6 +155,11 @@ def tell(seed):
     def unread():
         return len(history) > read or server.stream
 
+    def next_entry():
+        if len(history) == read:
+            history.append(server.stream.popleft())
+        return history[read]
+
     connects_at = rng.randrange(60)
     for step in range(600):
         if step == connects_at:
@@ -167,9 +172,7 @@ def tell(seed):
         elif roll < 0.50:
             if not unread():
                 continue
-            if len(history) == read:
-                history.append(server.stream.popleft())
-            offset, what, value = history[read]
+            offset, what, value = next_entry()
             read += 1
             if what == "del":
                 telling.on_delete(offset, value)
@@ -209,9 +212,7 @@ def tell(seed):
         telling.to_publish.clear()
     # At the end whatever is held goes: the bound on time.
     while unread():
-        if len(history) == read:
-            history.append(server.stream.popleft())
-        offset, what, value = history[read]
+        offset, what, value = next_entry()
         read += 1
         if what == "del":
             telling.on_delete(offset, value)

@@ -24,8 +24,8 @@ fn nothing_begun_anew(pair: &Pair, sessions: u64) {
     }
 }
 
-/// Has a server sleep.
-fn sleep(pair: &Pair, index: usize) -> thread::JoinHandle<()> {
+/// Has a server answer nobody for a while: that is the fault, and nothing is waited for by it.
+fn hang(pair: &Pair, index: usize) -> thread::JoinHandle<()> {
     let mut client = pair.sites()[index].client();
     thread::spawn(move || drop(client.run(&format!("DEBUG SLEEP {}", seconds()))))
 }
@@ -35,7 +35,7 @@ fn a_server_that_answers_nobody_for_long_doubles_nothing() {
     let pair = Pair::start(&Options::default());
     let load = load_on(&pair, 1);
     write_more(&pair, 10);
-    sleep(&pair, 1).join().expect("it slept");
+    hang(&pair, 1).join().expect("it slept");
     write_more(&pair, 10);
     judged(&pair, load, true);
     nothing_begun_anew(&pair, 5);
@@ -46,7 +46,7 @@ fn both_servers_that_answer_nobody_for_long_double_nothing() {
     let pair = Pair::start(&Options::default());
     let load = load_on(&pair, 1);
     write_more(&pair, 10);
-    let sleepers = [0, 1].map(|index| sleep(&pair, index));
+    let sleepers = [0, 1].map(|index| hang(&pair, index));
     for sleeper in sleepers {
         sleeper.join().expect("it slept");
     }
