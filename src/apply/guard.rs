@@ -114,7 +114,7 @@ impl Applier {
                     .iter_mut()
                     .for_each(|v| *v = v.take().or(Some(Verdict::Refuse)));
             }
-            self.judge(states, &mut verdicts, rules, stop).await?;
+            let upto = self.judge(states, &mut verdicts, rules, stop).await?;
             let Some(decided) = verdicts.iter().cloned().collect::<Option<Vec<_>>>() else {
                 continue;
             };
@@ -129,7 +129,7 @@ impl Applier {
             match self.carry_out(what, rules, &marked, stop).await? {
                 Executed::Done { replies, head } => {
                     self.mark = Some(marked.clone());
-                    self.settle(states, &decided, rules);
+                    self.settle(states, &decided, rules, upto);
                     // A command written again may fail here as it will there.
                     let errors = replies.iter().skip(head).filter_map(|r| r.error());
                     let refused =
@@ -145,7 +145,7 @@ impl Applier {
                     return Ok(());
                 }
                 Executed::Lost if self.mark.as_ref().is_some_and(|m| m.batch >= marked.batch) => {
-                    self.settle(states, &decided, rules);
+                    self.settle(states, &decided, rules, upto);
                     return Ok(());
                 }
                 // Nothing was executed, and no key is watched any more.
@@ -161,23 +161,23 @@ impl Applier {
     }
 
     /// WATCH, fence, look, decide: about the states of which nothing is decided yet. They stay
-    /// undecided when the connection had to be opened anew.
+    /// undecided when the connection had to be opened anew. Up to where our own history was known then.
     async fn judge(
         &mut self,
         states: &[State],
         verdicts: &mut [Option<Verdict>],
         rules: Rules<'_>,
         stop: &CancellationToken,
-    ) -> Result<(), Error> {
+    ) -> Result<Option<Cursor>, Error> {
         let open: Vec<usize> = (0..states.len())
             .filter(|&i| verdicts.get(i).is_some_and(Option::is_none))
             .collect();
         if open.is_empty() {
-            return Ok(());
+            return Ok(None);
         }
         let looking: Vec<&State> = open.iter().filter_map(|&i| states.get(i)).collect();
         let Some((here, fence)) = self.look(&looking, stop).await? else {
-            return Ok(());
+            return Ok(None);
         };
         let mut found: Vec<Verdict> = looking
             .iter()
@@ -192,7 +192,7 @@ impl Applier {
                 *place = Some(verdict);
             }
         }
-        Ok(())
+        Ok(Some(fence))
     }
 
     /// Turns refusals into rebases where only writes of the very key are unseen. Not of a state that
@@ -360,8 +360,15 @@ impl Applier {
         }
     }
 
-    /// The counts and the debts after states were taken or refused.
-    fn settle(&self, states: &[State], verdicts: &[Verdict], rules: Rules<'_>) {
+    /// The counts and the debts after states were taken or refused, of which our own history was known
+    /// up to `upto`.
+    fn settle(
+        &self,
+        states: &[State],
+        verdicts: &[Verdict],
+        rules: Rules<'_>,
+        upto: Option<Cursor>,
+    ) {
         let is_copy = !rules.rebase;
         let read = self.progress.borrow().read;
         let (mut paid, seen) = (Vec::new(), Arc::new(rules.seen.clone()));
@@ -382,9 +389,16 @@ impl Applier {
                 continue;
             }
             let is_paid = verdict.pays() && self.debts.is_paid(&name, is_said(state));
-            if is_paid && let Some(stale) = self.debts.remove(&name) {
-                let (key, seen) = (name, Arc::clone(&seen));
-                paid.push(Settled { key, seen, stale });
+            let stale = is_paid.then(|| self.debts.remove(&name)).flatten();
+            let upto = upto.filter(|_| !verdict.is_final());
+            // What replaces nothing, and was not owed, nobody need look at again.
+            if stale.is_some() || upto.is_some() {
+                paid.push(Settled {
+                    key: name,
+                    seen: Arc::clone(&seen),
+                    upto,
+                    stale,
+                });
             }
         }
         if let Some(mark) = &self.mark {

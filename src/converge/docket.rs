@@ -124,8 +124,12 @@ pub struct Settled {
     pub key: Key,
     /// What the state had seen.
     pub seen: Arc<Seen>,
-    /// The sites that must hear that its value is another now.
-    pub stale: Vec<SiteId>,
+    /// Up to where our own history was known when the state took the place of what was here; none where
+    /// nothing was replaced.
+    pub upto: Option<Cursor>,
+    /// The sites that must hear that its value is another now; none where nobody had asked for the state:
+    /// it came with a copy.
+    pub stale: Option<Vec<SiteId>>,
 }
 
 impl Filed {
@@ -496,7 +500,8 @@ mod tests {
         let settled = |name| Settled {
             key: key(name),
             seen: Arc::default(),
-            stale: Vec::new(),
+            upto: None,
+            stale: Some(Vec::new()),
         };
         docket.paid(life, 5, vec![settled("a")]);
         docket.paid(life, 9, vec![settled("b")]);

@@ -40,6 +40,8 @@ enum Stage {
 #[derive(Debug)]
 struct Watch {
     _taking: OwnedSemaphorePermit,
+    /// Up to where our own history is known.
+    upto: Option<Cursor>,
     /// By the number of the state: the version of the key, and what is there.
     keys: Vec<(usize, u64, Option<Entry>)>,
 }
@@ -90,7 +92,7 @@ impl Site {
                     return false;
                 }
             },
-            Stage::Watching(watch, fence) => {
+            Stage::Watching(mut watch, fence) => {
                 let name = format!("apply:{}", self.peer(number).name);
                 let found = self.sidecar.progress.fences.get(&name);
                 let Some(at) = found.filter(|f| f.number == fence).map(|f| f.at) else {
@@ -103,6 +105,7 @@ impl Site {
                     let verdict = self.verdict(number, (&guard.owed, state), here.as_ref(), at);
                     guard.verdicts[*i] = Some(verdict);
                 }
+                watch.upto = Some(at);
                 Stage::Decided(watch)
             }
             Stage::Decided(watch) => {
@@ -111,7 +114,7 @@ impl Site {
                     self.redis.version(&states[*i].key) != *version
                 };
                 if !watch.keys.iter().any(is_changed) {
-                    self.take(number, guard);
+                    self.take(number, guard, watch.upto);
                     return true;
                 }
                 for verdict in &mut guard.verdicts {
@@ -142,6 +145,7 @@ impl Site {
         let keys: Vec<_> = keys.collect();
         let watch = Watch {
             _taking: taking,
+            upto: None,
             keys,
         };
         if watch.keys.is_empty() {
@@ -214,7 +218,7 @@ impl Site {
     }
 
     /// EXEC: what was decided is done, and the mark says so.
-    fn take(&mut self, number: usize, guard: Guard) {
+    fn take(&mut self, number: usize, guard: Guard, upto: Option<Cursor>) {
         let Guard { owed, verdicts, .. } = guard;
         let verdicts: Vec<Verdict> = verdicts.into_iter().flatten().collect();
         let (debts, name) = {
@@ -274,11 +278,17 @@ impl Site {
         };
         self.redis.mark(&name, &marked, deleted);
         self.peer(number).applying.set_mark(marked);
-        self.settle_states(number, owed, &verdicts);
+        self.settle_states(number, owed, &verdicts, upto);
     }
 
     /// The debts after states were taken or refused.
-    fn settle_states(&mut self, number: usize, owed: OwedStates, verdicts: &[Verdict]) {
+    fn settle_states(
+        &mut self,
+        number: usize,
+        owed: OwedStates,
+        verdicts: &[Verdict],
+        upto: Option<Cursor>,
+    ) {
         let debts = self.peer(number).debts.clone();
         let read = self.sidecar.progress.read;
         let (mut paid, seen) = (Vec::new(), Arc::new(owed.seen));
@@ -289,9 +299,16 @@ impl Site {
                 continue;
             }
             let is_paid = debts.is_paid(&key, state.said.is_some());
-            if is_paid && let Some(stale) = debts.remove(&key) {
+            let stale = is_paid.then(|| debts.remove(&key)).flatten();
+            let upto = upto.filter(|_| !verdict.is_final());
+            if stale.is_some() || upto.is_some() {
                 let seen = Arc::clone(&seen);
-                paid.push(Settled { key, seen, stale });
+                paid.push(Settled {
+                    key,
+                    seen,
+                    upto,
+                    stale,
+                });
             }
         }
         let peer = self.peer(number);

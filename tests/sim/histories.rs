@@ -148,7 +148,8 @@ impl Judged {
                 let settled = Settled {
                     key,
                     seen: Arc::new(all),
-                    stale: Vec::new(),
+                    upto: None,
+                    stale: Some(Vec::new()),
                 };
                 self.dockets[&of].paid(LIFE, self.batch, vec![settled]);
                 self.asked.remove(&wish);

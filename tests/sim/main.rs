@@ -47,7 +47,11 @@ mod tests {
     use std::env;
     use std::time::Instant;
 
-    use crate::pairs::{self, FOUND, Pair, WRITES};
+    use rand::rngs::StdRng;
+    use rand::seq::IndexedRandom;
+    use rand::{Rng, SeedableRng};
+
+    use crate::pairs::{self, FOUND, MEANWHILE, Meanwhile, Pair, WRITES};
     use crate::schedule::run;
     use crate::world::End;
 
@@ -149,6 +153,7 @@ mod tests {
                     writers,
                     sites,
                     is_turned: number % 2 > 0,
+                    meanwhile: None,
                     seed: number as u64,
                 };
                 count += 1;
@@ -185,6 +190,43 @@ mod tests {
     #[test]
     fn two_writers_of_three_sites() {
         all_pairs(3, 3);
+    }
+
+    /// Pairs of writes, and a third one at any moment while it is mended who is right.
+    #[test]
+    fn a_third_write_in_the_meantime() {
+        let (begun, all) = (Instant::now(), pairs().collect::<Vec<_>>());
+        let (first, count) = match number("SIM_SCHEDULES") {
+            Some(count) => (rand::random::<u32>().into(), count),
+            None => (0, 1500),
+        };
+        let mut failed = Vec::new();
+        for seed in first..first + count {
+            let rng = &mut StdRng::seed_from_u64(seed);
+            let (found, first, then) = *all.choose(rng).unwrap();
+            let (filled, sites) = (pairs::filled([first, then]), rng.random_range(2..4));
+            let meanwhile = Meanwhile {
+                line: MEANWHILE.choose(rng).unwrap(),
+                writer: rng.random_range(0..sites),
+                steps: rng.random_range(0..80 * sites as u64),
+            };
+            let pair = Pair {
+                found,
+                lines: [&filled[0], &filled[1]],
+                writers: [[0, 1], [1, 0]][rng.random_range(0..2)],
+                sites,
+                is_turned: rng.random(),
+                meanwhile: Some(meanwhile),
+                seed,
+            };
+            if let Err(why) = pairs::run(&pair, false) {
+                println!("{seed}: {found:?}, {filled:?}, then {meanwhile:?}: {why}");
+                failed.push(seed);
+            }
+        }
+        let seconds = begun.elapsed().as_secs_f64();
+        println!("{count} third writes, {seconds:.1} s");
+        assert!(failed.is_empty(), "{} of {count} have failed", failed.len());
     }
 
     /// One schedule, if `SEED` says which.

@@ -53,8 +53,22 @@ pub(crate) struct Pair<'a> {
     pub sites: usize,
     /// Whether third sites get the later write first.
     pub is_turned: bool,
+    /// What somebody writes while it is being mended, after so many steps.
+    pub meanwhile: Option<Meanwhile<'a>>,
     pub seed: u64,
 }
+
+/// A third write.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Meanwhile<'a> {
+    pub line: &'a str,
+    pub writer: usize,
+    pub steps: u64,
+}
+
+/// What may be written while something is being mended. Most of it WATCH does not notice where the key is not there.
+pub(crate) const MEANWHILE: &[&str] =
+    &["FLUSHDB", "FLUSHDB", "DEL k", "PEXPIREAT k 3000", "INCR k"];
 
 /// What is before there were two writers.
 fn before(found: &[&str]) -> Vec<String> {
@@ -143,12 +157,21 @@ pub(crate) fn run(pair: &Pair<'_>, traces: bool) -> Result<(), String> {
             .into_iter()
             .for_each(|writer| world.deliver(writer, third));
     }
-    for _ in 0..40 * (pair.seed % 3) {
+    let turn = |world: &mut World| {
         let number = usize::try_from(world.now).unwrap() % pair.sites;
         world.step(number);
+    };
+    let steps = pair.meanwhile.map_or(40 * (pair.seed % 3), |m| m.steps);
+    (0..steps).for_each(|_| turn(&mut world));
+    if let Some(Meanwhile { line, writer, .. }) = pair.meanwhile {
+        write(&mut world, writer, &[line]);
+        (0..40).for_each(|_| turn(&mut world));
     }
     world.settle()?;
     let end = world.check()?;
+    if pair.meanwhile.is_some() {
+        return Ok(());
+    }
     if end != End::Equal {
         return Err(format!("{end:?}"));
     }

@@ -116,6 +116,11 @@ pub(crate) const MIXES: &[Mix] = &[
             "FLUSHDB",
         ],
     },
+    Mix {
+        name: "flushes of one key",
+        keys: 1,
+        commands: &["SET k #", "DEL k", "INCR k", "FLUSHDB", "FLUSHDB"],
+    },
 ];
 
 /// What may fail.

@@ -62,12 +62,24 @@ impl Judge {
             return;
         };
         let (mut paid, mut again, mut outdated) = (Vec::new(), Vec::new(), Vec::new());
-        for Settled { key, seen, stale } in known.docket.take_paid(life, batch) {
+        for settled in known.docket.take_paid(life, batch) {
+            let Settled {
+                key,
+                seen,
+                upto,
+                stale,
+            } = settled;
             let hash = key_hash(key.0, &key.1);
-            outdated.extend(stale.into_iter().map(|site| (site, key.clone())));
-            // What a third site did without effect the guard has not noticed.
-            if self.foreign.is_unseen(hash, origin, &seen) {
+            let told = stale.iter().flatten().cloned();
+            outdated.extend(told.map(|site| (site, key.clone())));
+            // What was done to a key that did not exist WATCH has not noticed: by a third site, and here
+            // to the whole database.
+            let is_flushed = upto.is_some_and(|upto| self.table.is_written(hash, upto));
+            if is_flushed || self.foreign.is_unseen(hash, origin, &seen) {
                 again.push(key);
+                continue;
+            }
+            if stale.is_none() {
                 continue;
             }
             paid.push(key.clone());

@@ -225,7 +225,8 @@ async fn what_is_made_of_a_wrong_value_is_wrong_until_the_right_one_has_come() {
     let settled = keys.map(|key| Settled {
         key,
         seen: Arc::default(),
-        stale: Vec::new(),
+        upto: None,
+        stale: Some(Vec::new()),
     });
     a.docket.paid(LIFE, 3, settled.to_vec());
     a.writes(50, 12, "COPY k before");
@@ -234,6 +235,33 @@ async fn what_is_made_of_a_wrong_value_is_wrong_until_the_right_one_has_come() {
     a.writes(60, 13, "COPY k behind");
     assert_eq!(a.wishes(), "");
     assert_eq!(a.judge.oldest_wish(), Some(at(50)));
+}
+
+#[tokio::test]
+async fn a_state_that_was_taken_behind_a_flush_of_ours_is_asked_for_again() {
+    let mut a = Site::new();
+    a.writes(10, 9, "SET k 1");
+    a.applies((20, 1, 5), "SET k 2").await;
+    a.reads(20, 1, &[]);
+    assert_eq!(a.wishes(), "k");
+    // The guard knows our history up to 10; WATCH of a key that does not exist says nothing of the flush.
+    a.writes(30, 10, "FLUSHDB");
+    let settled = |upto, stale| Settled {
+        key: key("k"),
+        seen: Arc::default(),
+        upto: Some(at(upto)),
+        stale,
+    };
+    a.docket.paid(LIFE, 2, vec![settled(10, Some(Vec::new()))]);
+    a.reads(20, 2, &[]);
+    assert_eq!(a.wishes(), "k");
+    a.docket.paid(LIFE, 3, vec![settled(30, Some(Vec::new()))]);
+    a.reads(20, 3, &[]);
+    assert_eq!(a.wishes(), "", "paid");
+    // Of a copy, that nobody has asked for.
+    a.docket.paid(LIFE, 4, vec![settled(10, None)]);
+    a.reads(20, 4, &[]);
+    assert_eq!(a.wishes(), "k");
 }
 
 #[tokio::test]

@@ -28,7 +28,7 @@ const SEEDS: u64 = 2;
 const SECONDS: u64 = 6;
 /// Keys of each of the seven kinds that everybody writes, and of those that are met seldom.
 const HOT: usize = 15;
-const COLD: usize = 3000;
+const COLD: usize = 15_000;
 /// The longest way from one site to the other, in milliseconds.
 const DELAY_MS: u64 = 200;
 /// The longest time between two faults.
