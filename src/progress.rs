@@ -230,15 +230,21 @@ impl SeenAt {
     }
 }
 
-/// Per peer, up to where all of its records have been applied here: further than the last of them, where
-/// the peer says that there is none behind it.
+/// Per peer, what of its history is here.
 #[derive(Debug, Default)]
-pub struct Reached(watch::Sender<Seen>);
+pub struct Reached {
+    /// Up to where all of its records have been applied: further than the last of them, where the peer
+    /// says that there is none behind it.
+    records: watch::Sender<Seen>,
+    /// Where what is here does not rest on all that the peer's data rests on, because a copy is still to
+    /// come: no third site may take it for more than this, whatever records have been applied on top.
+    parts: watch::Sender<BTreeMap<SiteId, Cursor>>,
+}
 
 impl Reached {
     /// All records of a peer up to here have been applied.
     pub fn advance(&self, peer: &SiteId, at: Cursor) {
-        self.0.send_if_modified(|reached| {
+        self.records.send_if_modified(|reached| {
             let is_new = reached.of(peer) < at;
             if is_new {
                 reached.advance(peer, at);
@@ -250,13 +256,40 @@ impl Reached {
     /// Up to where those of a peer have been.
     #[must_use]
     pub fn of(&self, peer: &SiteId) -> Cursor {
-        self.0.borrow().of(peer)
+        self.records.borrow().of(peer)
+    }
+
+    /// A copy from a peer is to come, and without it no more than this of its history is here; or it has
+    /// come.
+    pub fn set_part(&self, peer: &SiteId, part: Option<Cursor>) {
+        self.parts.send_if_modified(|parts| {
+            let before = match part {
+                Some(part) => parts.insert(peer.clone(), part),
+                None => parts.remove(peer),
+            };
+            before != part
+        });
+    }
+
+    /// Of a peer's history up to `at`, what a third site may be told to be here.
+    #[must_use]
+    pub fn held(&self, peer: &SiteId, at: Cursor) -> Cursor {
+        self.parts
+            .borrow()
+            .get(peer)
+            .map_or(at, |part| at.min(*part))
+    }
+
+    /// Shows when [`held`](Self::held) is another.
+    #[must_use]
+    pub fn watch_parts(&self) -> watch::Receiver<BTreeMap<SiteId, Cursor>> {
+        self.parts.subscribe()
     }
 
     /// Shows when it is further.
     #[must_use]
     pub fn watch(&self) -> watch::Receiver<Seen> {
-        self.0.subscribe()
+        self.records.subscribe()
     }
 
     /// Whether everything that `seen` says of `sites` has been applied, or has come back.
@@ -268,7 +301,7 @@ impl Reached {
         progress: &Progress,
     ) -> bool {
         let mut sites = sites.into_iter();
-        let reached = self.0.borrow();
+        let reached = self.records.borrow();
         sites.all(|site| progress.seen.of(site).max(reached.of(site)) >= seen.of(site))
     }
 }

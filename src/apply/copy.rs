@@ -29,6 +29,7 @@ impl Applier {
             // The peer has got all of our copy: nothing is owed any more.
             Message::Copied => {
                 self.gap = false;
+                self.claims.end_copy(&self.config.peer);
                 let mark = Mark {
                     owes: Owes::Nothing,
                     ..self.marked()?
@@ -83,7 +84,7 @@ impl Applier {
             return Err(Error::Unexpected("a copy"));
         }
         self.copy_seen = begin.seen.clone();
-        if std::mem::take(&mut self.joins) {
+        if self.joins {
             self.adopt(begin, stop).await?;
         }
         self.await_causes((&begin.holds, begin.at), stop).await?;
@@ -263,6 +264,7 @@ impl Applier {
         self.foreign
             .note_all_written(&self.config.peer, copy.snapshot);
         self.commit(|_| {}, mark, stop).await?;
+        self.joins = false;
         let counts = {
             let mut board = self.board.lock();
             board.receiving = None;

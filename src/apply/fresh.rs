@@ -141,7 +141,9 @@ impl Applier {
         // What is missing may have been deleted: the guard says so.
         let copy = self.mark.as_ref().and_then(|mark| mark.copy);
         let is_sure = copy.is_some_and(|copy| copy.lacking == Lacking::New);
-        is_sure && !was_grounded && !states.states.iter().any(is_part)
+        // Of what does not come with a first copy third sites must hear: the guard says what it took.
+        let is_told = !self.third.is_empty() && !self.joins;
+        is_sure && !is_told && !was_grounded && !states.states.iter().any(is_part)
     }
 
     /// Writes the states of a message to the keys that are not here.

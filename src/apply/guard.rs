@@ -21,7 +21,7 @@ use super::sealed::Sealed;
 use super::value::Form;
 use super::{Applier, Error};
 use crate::command::key_hash;
-use crate::converge::Settled;
+use crate::converge::{Settled, Why};
 use crate::link::{Standing, State, Value};
 use crate::model::{
     Cursor, GONE_KEY, Lacking, Mark, Need, Seen, is_reserved, owed_key, part_key, put_bytes,
@@ -50,6 +50,8 @@ enum Verdict {
         /// Whether by configuration.
         kept: bool,
     },
+    /// What is here stays: the peer has asked for it. What is wrong with it here is another matter.
+    Asked,
     /// It was deleted here while nobody read: the peer hears that in our history.
     Deleted,
     /// It has not seen a write that is here: a newer one is asked for.
@@ -62,6 +64,7 @@ impl fmt::Display for Verdict {
             Self::Take { .. } => f.write_str("taken"),
             Self::Rebase(replay) => write!(f, "taken, and {} commands on top", replay.count),
             Self::Leave { .. } => f.write_str("left alone"),
+            Self::Asked => f.write_str("left alone: the peer asks for it"),
             Self::Deleted => f.write_str("not taken: it was deleted here"),
             Self::Refuse => f.write_str("refused"),
         }
@@ -72,12 +75,15 @@ impl Verdict {
     /// Whether the state that was wanted is here now. A value that stays because a copy leaves what is
     /// here as it is may be the wrong one.
     const fn pays(&self) -> bool {
-        !matches!(self, Self::Refuse | Self::Leave { kept: true })
+        !matches!(
+            self,
+            Self::Refuse | Self::Asked | Self::Leave { kept: true }
+        )
     }
 
     /// Whether it holds whatever is written meanwhile: nothing will be replaced.
     const fn is_final(&self) -> bool {
-        matches!(self, Self::Leave { .. } | Self::Refuse)
+        matches!(self, Self::Leave { .. } | Self::Asked | Self::Refuse)
     }
 }
 
@@ -223,7 +229,8 @@ impl Applier {
         let keys = refused.map(|(state, _)| (state.db, state.key.clone()));
         let mut found = replays((&self.journal, &self.catalog), keys, of_us, upto)?;
         for (state, verdict) in states.iter().zip(verdicts) {
-            if let Some(Some(replay)) = found.remove(&(state.db, state.key.clone())) {
+            let replay = found.remove(&(state.db, state.key.clone())).flatten();
+            if let Some(replay) = replay.filter(|r| !(r.renews && is_absent(state))) {
                 *verdict = Verdict::Rebase(replay);
             }
         }
@@ -246,8 +253,10 @@ impl Applier {
             return Verdict::Leave { kept: false };
         }
         if keeps && exists {
-            let kept = state.standing != Standing::Asked;
-            return Verdict::Leave { kept };
+            return match state.standing {
+                Standing::Asked => Verdict::Asked,
+                Standing::Unknown | Standing::Old => Verdict::Leave { kept: true },
+            };
         }
         let (hash, seen) = (key_hash(state.db, &state.key), rules.seen);
         let unseen = self.table.unseen(hash, seen.of(&self.config.site));
@@ -297,7 +306,7 @@ impl Applier {
                         form.put(&mut sealed, state, &part);
                         sealed.raw(&replay.bytes, replay.count);
                     }
-                    Verdict::Leave { .. } | Verdict::Deleted => {}
+                    Verdict::Leave { .. } | Verdict::Asked | Verdict::Deleted => {}
                 }
                 if matches!(state.value, Value::Part(..)) {
                     put_removal(&mut sealed, state.db, &part);
@@ -391,15 +400,19 @@ impl Applier {
             let is_paid = verdict.pays() && self.debts.is_paid(&name, is_said(state));
             let stale = is_paid.then(|| self.debts.remove(&name)).flatten();
             let upto = upto.filter(|_| !verdict.is_final());
-            // What replaces nothing, and was not owed, nobody need look at again.
-            if stale.is_some() || upto.is_some() {
-                paid.push(Settled {
-                    key: name,
-                    seen: Arc::clone(&seen),
-                    upto,
-                    stale,
-                });
-            }
+            let why = match stale {
+                Some(stale) => Why::Asked(stale),
+                // What replaces nothing, nobody need look at again.
+                None if upto.is_none() => continue,
+                None if self.joins => Why::Joined,
+                None => Why::Copied,
+            };
+            paid.push(Settled {
+                key: name,
+                seen: Arc::clone(&seen),
+                upto,
+                why,
+            });
         }
         if let Some(mark) = &self.mark {
             self.docket.paid(mark.instance, mark.batch, paid);
@@ -417,7 +430,7 @@ fn count_copied(verdict: &Verdict, lacking: Lacking, counts: &mut CopyCounts) {
         }
         Verdict::Deleted => counts.deleted += 1,
         Verdict::Leave { kept: true } => counts.kept += 1,
-        Verdict::Leave { kept: false } => {}
+        Verdict::Leave { kept: false } | Verdict::Asked => {}
     }
 }
 
@@ -425,7 +438,7 @@ const fn count_repair(verdict: &Verdict, counts: &mut Conflicts) {
     match verdict {
         Verdict::Refuse => counts.refused += 1,
         Verdict::Take { .. } | Verdict::Rebase(_) => counts.taken += 1,
-        Verdict::Leave { .. } | Verdict::Deleted => counts.equal += 1,
+        Verdict::Leave { .. } | Verdict::Asked | Verdict::Deleted => counts.equal += 1,
     }
 }
 

@@ -40,13 +40,14 @@ pub use self::self_mark::keep_self_mark;
 use self::target::{FENCE_TIMEOUT, Writing, await_fence, put_fence};
 use crate::command::{Catalog, ScanError};
 use crate::config::{Flush, Publish};
-use crate::converge::{Docket, Filed, Foreign, Table};
+use crate::converge::{Claims, Docket, Filed, Foreign, Table};
 use crate::intake::Shared;
 use crate::intake::history::Saved;
 use crate::journal::{self, Journal};
 use crate::link::{self, Flow, Message};
 use crate::model::{
-    Cursor, Epoch, InstanceId, Mark, MarkError, Owes, RecordError, Seen, SiteId, mark_key, part_key,
+    Cursor, Epoch, InstanceId, Mark, MarkError, Offset, Owes, RecordError, Seen, SiteId, mark_key,
+    part_key,
 };
 use crate::progress::{Deliveries, EpochState, Progress, Reached};
 use crate::redis::{self, Info, Lease, Settings};
@@ -176,6 +177,7 @@ pub struct Applier {
     deliveries: Arc<Deliveries>,
     board: PeerBoard,
     debts: Debts,
+    claims: Arc<Claims>,
     /// What is told of single commands and keys.
     told: Ration,
     lease: Lease,
@@ -236,6 +238,7 @@ impl Applier {
             deliveries: Arc::clone(&shared.deliveries),
             board,
             debts,
+            claims: Arc::clone(&shared.claims),
             told: Ration::default(),
             lease: shared.lease.clone(),
             writing: None,
@@ -282,6 +285,9 @@ impl Applier {
             self.see(&mut writing, found).await?;
         }
         self.mark = self.reconcile(kept.mark);
+        if self.mark.as_ref().is_some_and(|mark| mark.copy.is_some()) {
+            self.note_part();
+        }
         let read = self.progress.borrow().read;
         let keys = kept.debts.iter().map(|(key, _)| key.clone());
         self.docket.owed(keys);
@@ -456,10 +462,11 @@ impl Applier {
             (mark.base, mark.home) = (base, home);
         }
         mark.entire = entire && (mark.entire || flow.whole);
+        self.mark = Some(mark.clone());
+        self.note_part();
         if before.as_ref() == Some(&mark) {
             return Ok(());
         }
-        self.mark = Some(mark.clone());
         let key = part_key(&self.config.peer);
         let clear = |sealed: &mut Sealed| {
             if let Some(db) = half_done {
@@ -516,13 +523,33 @@ impl Applier {
         self.progress.borrow().state.clone()
     }
 
+    /// Whether the data here rests on all that the peer's data rests on.
+    fn is_whole(&self) -> bool {
+        let mark = self.mark.as_ref();
+        mark.is_some_and(|mark| mark.copy.is_none() && mark.base == self.base)
+    }
+
+    /// Third sites must not take what is here for what it becomes with a copy. What the epochs behind the
+    /// base rest on is not known here. Not where a copy only brings into order what is all here.
+    fn note_part(&self) {
+        let base = self.mark.as_ref().map_or(Epoch::NEVER, |mark| mark.base);
+        let part = Cursor {
+            epoch: Epoch(base.0 + 1),
+            offset: Offset(0),
+        };
+        let lacks = !self.is_whole() && base != Epoch::UNDONE;
+        let part = lacks.then_some(part);
+        self.reached.set_part(&self.config.peer, part);
+    }
+
     fn report(&self, outlet: &Outlet) {
         let Some(mark) = &self.mark else { return };
+        self.note_part();
         let applied = Applied {
             at: mark.at,
             copying: mark.copy.is_some(),
             owes: mark.owes,
-            whole: mark.copy.is_none() && mark.base == self.base,
+            whole: self.is_whole(),
         };
         // Whoever waits for it is woken by what is new, and by nothing else.
         outlet

@@ -12,7 +12,7 @@
 //! that what they have of the key is *stale*, and they ask again. While it is out of reach, the others ask
 //! each other as two sites do.
 
-use std::collections::{BTreeMap, BTreeSet, HashMap};
+use std::collections::{BTreeMap, BTreeSet, HashMap, HashSet};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use tokio::sync::Notify;
@@ -52,6 +52,27 @@ struct Inner {
     number: u64,
     /// The peers with which there is a session.
     linked: BTreeSet<SiteId>,
+    /// Peers that get a copy from here, or have got one with what was wrong here.
+    copies: BTreeMap<SiteId, Copied>,
+}
+
+/// Which keys a peer has from a copy as they were here when they were wrong.
+#[derive(Debug)]
+enum Copied {
+    /// The copy is under way: it may be any.
+    Any,
+    /// It is complete: these are still wrong here.
+    Left(HashSet<Key>),
+}
+
+impl Copied {
+    /// Whether a key is one of them that is right here now.
+    fn take(&mut self, key: &Key) -> bool {
+        match self {
+            Self::Any => true,
+            Self::Left(left) => left.remove(key),
+        }
+    }
 }
 
 impl Claims {
@@ -124,9 +145,34 @@ impl Claims {
         self.release(inner, key);
         // Also where the value that has come is the one that was here: who was answered in between, or
         // before this process began, may have another.
-        match self.is_arbiter() {
-            true => self.news.keys().cloned().collect(),
-            false => Vec::new(),
+        if self.is_arbiter() {
+            return self.news.keys().cloned().collect();
+        }
+        if inner.wanted.contains_key(key) {
+            return Vec::new();
+        }
+        let copies = inner.copies.iter_mut();
+        let told = copies.filter_map(|(peer, copied)| copied.take(key).then(|| peer.clone()));
+        let told = told.collect();
+        let is_over = |copied: &Copied| matches!(copied, Copied::Left(left) if left.is_empty());
+        inner.copies.retain(|_, copied| !is_over(copied));
+        told
+    }
+
+    /// A copy to a peer begins, before its snapshot is taken. Of three sites and more the peer must hear
+    /// what was wrong in it: it has not met what made it wrong.
+    pub fn begin_copy(&self, peer: &SiteId) {
+        if self.arbiter.is_some() {
+            self.lock().copies.insert(peer.clone(), Copied::Any);
+        }
+    }
+
+    /// The peer has all of the copy.
+    pub fn end_copy(&self, peer: &SiteId) {
+        let inner = &mut *self.lock();
+        if inner.copies.remove(peer).is_some() && !inner.wanted.is_empty() {
+            let left = Copied::Left(inner.wanted.keys().cloned().collect());
+            inner.copies.insert(peer.clone(), left);
         }
     }
 
@@ -292,6 +338,26 @@ mod tests {
     fn answers(claims: &Claims, asker: &str, need: Need) -> bool {
         let keys = claims.answerable(&site(asker), vec![key("k")], need);
         !keys.is_empty()
+    }
+
+    #[test]
+    fn who_has_copied_what_was_wrong_hears_when_it_is_right() {
+        let b = claims("b");
+        let wants = |name| b.want(&site("a"), &key(name), Need::Wrong);
+        let paid = |name| b.paid(&site("a"), &key(name));
+        wants("before");
+        assert_eq!(paid("before"), []);
+        b.begin_copy(&site("c"));
+        wants("k");
+        assert_eq!(paid("k"), [site("c")]);
+        wants("late");
+        b.end_copy(&site("c"));
+        wants("behind");
+        assert_eq!(paid("behind"), []);
+        wants("late");
+        assert_eq!(paid("late"), [site("c")]);
+        wants("late");
+        assert_eq!(paid("late"), [], "once");
     }
 
     #[test]

@@ -127,9 +127,19 @@ pub struct Settled {
     /// Up to where our own history was known when the state took the place of what was here; none where
     /// nothing was replaced.
     pub upto: Option<Cursor>,
-    /// The sites that must hear that its value is another now; none where nobody had asked for the state:
-    /// it came with a copy.
-    pub stale: Option<Vec<SiteId>>,
+    /// Why it came.
+    pub why: Why,
+}
+
+/// Why a state has come.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Why {
+    /// It was asked for. These sites must hear that its value is another now.
+    Asked(Vec<SiteId>),
+    /// With a copy.
+    Copied,
+    /// With the copy by which a site gets all that it has, and with which it stands where the sender stands.
+    Joined,
 }
 
 impl Filed {
@@ -501,7 +511,7 @@ mod tests {
             key: key(name),
             seen: Arc::default(),
             upto: None,
-            stale: Some(Vec::new()),
+            why: Why::Asked(Vec::new()),
         };
         docket.paid(life, 5, vec![settled("a")]);
         docket.paid(life, 9, vec![settled("b")]);

@@ -39,7 +39,7 @@ mod table;
 
 pub use self::claims::Claims;
 pub use self::clash::Clash;
-pub use self::docket::{Docket, Filed, Settled, Wish};
+pub use self::docket::{Docket, Filed, Settled, Why, Wish};
 pub use self::foreign::Foreign;
 pub use self::judge::{Judge, Overrun, Verdicts};
 pub use self::reading::Reading;

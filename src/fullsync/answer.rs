@@ -206,10 +206,17 @@ impl Answerer {
             shared, progress, ..
         } = self;
         let (peer, third) = (&self.peer, shared.foreign.third(&self.peer));
-        let mut reached = shared.reached.watch();
+        let (mut reached, mut parts) = (shared.reached.watch(), shared.reached.watch_parts());
         loop {
+            // As with what waits for a copy from the peer itself: that copy may wait for what is lacking.
+            let is_held = |site: &SiteId| {
+                let seen = request.seen.of(site);
+                request.need >= Need::Lacks || shared.reached.held(site, seen) == seen
+            };
             let has_all = |p: &Progress| {
-                p.seen.of(peer) >= request.after && shared.reached.has(&third, &request.seen, p)
+                p.seen.of(peer) >= request.after
+                    && shared.reached.has(&third, &request.seen, p)
+                    && third.iter().all(is_held)
             };
             if has_all(&progress.borrow_and_update()) {
                 return Some(());
@@ -217,6 +224,7 @@ impl Answerer {
             tokio::select! {
                 changed = progress.changed() => changed.ok()?,
                 changed = reached.changed() => changed.ok()?,
+                changed = parts.changed() => changed.ok()?,
             }
         }
     }
@@ -463,10 +471,11 @@ impl Answerer {
         // Exactly what the states hold: the peer writes again on top of them what they lack.
         let fence = ours(&progress)?;
         // Of third sites, something that it is not known how it went may be missing in them.
+        let held = &self.shared.reached;
         let settled = |(site, at): (&SiteId, &Cursor)| {
             let at = match *site == self.peer {
                 true => *at,
-                false => reached.of(site).max(*at),
+                false => held.held(site, reached.of(site).max(*at)),
             };
             let docket = self.shared.dockets.get(site);
             let at = docket.map_or(at, |docket| docket.settled(at));

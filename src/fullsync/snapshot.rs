@@ -137,6 +137,7 @@ impl Copier {
     pub fn prepare(&self, copy: Copy, start: Option<Cursor>) -> Prepared {
         let progress = self.progress.borrow().clone();
         let (peer, from) = &self.receives_from;
+        self.shared.claims.begin_copy(peer);
         let (found, seen) = match start.and_then(|start| self.find(copy, start)) {
             Some((snapshot, next, seen)) => (Some((snapshot, next)), seen),
             None => {
@@ -160,8 +161,12 @@ impl Copier {
     fn settled(&self, seen: &Seen) -> Seen {
         let mut settled = Seen::default();
         for (site, at) in seen.iter() {
+            let at = match *site == self.receives_from.0 {
+                true => *at,
+                false => self.shared.reached.held(site, *at),
+            };
             let docket = self.shared.dockets.get(site);
-            settled.advance(site, docket.map_or(*at, |docket| docket.settled(*at)));
+            settled.advance(site, docket.map_or(at, |docket| docket.settled(at)));
         }
         settled
     }

@@ -350,7 +350,9 @@ async fn copy(
 
 /// Waits until a copy is owed and can be made. What we still want of the peer must have come before we
 /// send what we have. But what is only in the wrong order the peer may not answer before it has all of
-/// ours, which this copy brings: for that we do not wait for ever.
+/// ours, which this copy brings: for that we do not wait for ever. Nor for anything where there are third
+/// sites: the peer may wait for a copy of one of those, which waits for us in the same way. It leaves what it
+/// has of the keys that we still ask for.
 async fn owed(copier: &Copier, applied: &mut watch::Receiver<Applied>) -> Result<Owes, Error> {
     let mut since = None;
     loop {
@@ -358,7 +360,8 @@ async fn owed(copier: &Copier, applied: &mut watch::Receiver<Applied>) -> Result
         if now.owes.any() && !now.copying {
             let since = since.get_or_insert_with(Instant::now);
             let is_late = since.elapsed() > WAIT_FOR_CONFLICTS;
-            if copier.debts.is_empty() || is_late && !copier.debts.lack_any() {
+            let may_lack = !copier.shared.foreign.is_empty();
+            if copier.debts.is_empty() || is_late && (may_lack || !copier.debts.lack_any()) {
                 return Ok(now.owes);
             }
         }
@@ -479,9 +482,12 @@ impl Session {
     /// Of what we have seen, that of which we know how it went: the rest the peer keeps.
     fn settled(&self, seen: Seen) -> Seen {
         let settled = |(site, at): (&SiteId, &Cursor)| {
+            let at = match *site == self.peer {
+                true => *at,
+                false => self.shared.reached.held(site, *at),
+            };
             let docket = self.shared.dockets.get(site);
-            let at = docket.map_or(*at, |docket| docket.settled(*at));
-            (site.clone(), at)
+            (site.clone(), docket.map_or(at, |docket| docket.settled(at)))
         };
         seen.iter().map(settled).collect()
     }

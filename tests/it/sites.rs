@@ -4,6 +4,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::thread;
 use std::time::{Duration, Instant};
 
+use crate::gap::{SHORT, short};
 use crate::harness::pair::stopped;
 use crate::harness::wait::let_pass;
 use crate::harness::{Client, Mesh, Options, patience, wait_for, wait_until};
@@ -127,6 +128,15 @@ fn count(mut client: Client, stopping: &AtomicBool) -> u64 {
     written
 }
 
+/// Says that it is time to stop, also when a test has failed: those who are to stop are waited for.
+struct Stop<'a>(&'a AtomicBool);
+
+impl Drop for Stop<'_> {
+    fn drop(&mut self) {
+        self.0.store(true, Ordering::SeqCst);
+    }
+}
+
 #[test]
 fn a_third_site_joins_two_that_are_written_to() {
     let mut mesh = Mesh::prepare(2, &Options::default());
@@ -137,12 +147,16 @@ fn a_third_site_joins_two_that_are_written_to() {
     let stopping = AtomicBool::new(false);
     let clients = mesh.clients();
     let written: u64 = thread::scope(|scope| {
+        let _stop = Stop(&stopping);
         let clients = clients.into_iter();
         let counting = clients.map(|client| scope.spawn(|| count(client, &stopping)));
         let counting: Vec<_> = counting.collect();
         mesh.add(&Options::default());
         mesh.start_all();
-        mesh.wait_synchronizing();
+        // A key that two sites write without a pause the third one has when they pause.
+        wait_for("the copy to be complete", patience(60), || {
+            mesh.sites[2].sidecar.log().contains("the copy is complete")
+        });
         stopping.store(true, Ordering::SeqCst);
         let written = counting.into_iter().map(|c| c.join().expect("a client"));
         written.sum()
@@ -233,6 +247,61 @@ fn while_the_first_site_is_away_the_others_end_equal_and_all_do_when_it_is_back(
     mesh.compare();
     let pushed: usize = clients[0].ask("LLEN l:0");
     assert_eq!(pushed, 300);
+}
+
+/// Sidecars of these sites are away for longer than the backlog of their servers reaches, while clients write
+/// the same keys and others at all sites.
+fn a_part_that_nobody_reads(away: &[usize]) {
+    let mut mesh = Mesh::start(3, &short(SHORT));
+    let mut clients = mesh.clients();
+    for key in 0..40 {
+        clients[0].run(&format!("SET old:{key} v"));
+        clients[1].run(&format!("RPUSH list:{key} v"));
+    }
+    mesh.settle();
+    for number in away {
+        mesh.sites[*number].sidecar.kill();
+    }
+    for (number, client) in clients.iter_mut().enumerate() {
+        for key in 0..40 {
+            match (key + number) % 4 {
+                0 => client.run(&format!("SET old:{key} {number}")),
+                1 => client.run(&format!("RPUSH list:{key} {number}")),
+                2 => client.run(&format!("SET new:{key} {number}")),
+                _ => client.run(&format!("DEL old:{key} list:{}", key / 2)),
+            };
+            client.run(&format!("SET only:{number}:{key} v"));
+        }
+        for n in 0..200 {
+            client.run(&format!("SET filler:{n} {}", "x".repeat(200)));
+        }
+    }
+    let others: Vec<usize> = (0..3).filter(|number| !away.contains(number)).collect();
+    wait_for_equal(&mesh, [others[0], *others.last().unwrap()]);
+    for number in away {
+        mesh.sites[*number].sidecar.start();
+    }
+    mesh.wait_synchronizing();
+    mesh.settle();
+    mesh.compare();
+    let copied = mesh.sites.iter().map(|site| site.sidecar.log());
+    let copied = copied
+        .filter(|log| log.contains("receiving a copy"))
+        .count();
+    assert!(copied >= 2, "{copied} sites got copies");
+    assert_eq!(clients[0].ask::<Vec<String>>("KEYS only:*").len(), 120);
+}
+
+#[test]
+fn what_nobody_reads_at_one_site_reaches_all_others() {
+    (0..3).for_each(|number| a_part_that_nobody_reads(&[number]));
+}
+
+#[test]
+fn what_nobody_reads_at_two_sites_reaches_all() {
+    for away in [[0, 1], [0, 2], [1, 2]] {
+        a_part_that_nobody_reads(&away);
+    }
 }
 
 #[test]

@@ -7,7 +7,7 @@ use bytes::Bytes;
 use tokio::sync::OwnedSemaphorePermit;
 
 use tandem::command::{Touched, for_each_in, key_hash};
-use tandem::converge::Settled;
+use tandem::converge::{Settled, Why};
 use tandem::model::{Cursor, Key, Mark, Need};
 
 use crate::link::{OwedStates, State};
@@ -58,6 +58,13 @@ impl Verdict {
     const fn is_final(&self) -> bool {
         matches!(self, Self::Leave | Self::Refuse)
     }
+}
+
+/// Whether a command changes a time to live.
+fn renews(raw: &Bytes) -> bool {
+    ["PEXPIREAT", "PERSIST"]
+        .iter()
+        .any(|name| shown(raw).starts_with(name))
 }
 
 impl Guard {
@@ -184,7 +191,12 @@ impl Site {
         }
         match sidecar.table.sent_unseen(hash, of_us) {
             true => Verdict::Refuse,
-            false => self.replay(key, of_us, upto),
+            false => match self.replay(key, of_us, upto) {
+                Verdict::Rebase(replay) if said.is_none() && replay.iter().any(renews) => {
+                    Verdict::Refuse
+                }
+                verdict => verdict,
+            },
         }
     }
 
@@ -236,7 +248,7 @@ impl Site {
             }
             if let Verdict::Rebase(replay) = verdict {
                 for raw in replay {
-                    for_each_in(raw, 0, |command, db| {
+                    for_each_in(raw, key.0, |command, db| {
                         self.redis.execute(command, db);
                     })
                     .unwrap();
@@ -299,15 +311,12 @@ impl Site {
                 continue;
             }
             let is_paid = debts.is_paid(&key, state.said.is_some());
-            let stale = is_paid.then(|| debts.remove(&key)).flatten();
-            let upto = upto.filter(|_| !verdict.is_final());
-            if stale.is_some() || upto.is_some() {
-                let seen = Arc::clone(&seen);
+            if is_paid && let Some(stale) = debts.remove(&key) {
                 paid.push(Settled {
                     key,
-                    seen,
-                    upto,
-                    stale,
+                    seen: Arc::clone(&seen),
+                    upto: upto.filter(|_| !verdict.is_final()),
+                    why: Why::Asked(stale),
                 });
             }
         }

@@ -7,7 +7,7 @@ use bytes::Bytes;
 use serde_json::Value;
 
 use tandem::command::Catalog;
-use tandem::converge::{Claims, Docket, Filed, Foreign, Judge, Settled, Table};
+use tandem::converge::{Claims, Docket, Filed, Foreign, Judge, Settled, Table, Why};
 use tandem::model::{
     Cursor, FrameBuilder, Hlc, InstanceId, Judgement, Key, Mark, Need, Offset, Seen, SiteId, Tags,
 };
@@ -126,7 +126,7 @@ impl Judged {
         match what.as_str() {
             "own" => {
                 self.end = number(step, "offset");
-                let mut effects = effects_of(&commands(step).0, &self.catalog);
+                let mut effects = effects_of((&commands(step).0, 0), &self.catalog);
                 let hlc = Hlc(number(step, "hlc"));
                 self.judge.on_own(&mut effects, at(self.end), hlc);
                 self.judge.note();
@@ -149,7 +149,7 @@ impl Judged {
                     key,
                     seen: Arc::new(all),
                     upto: None,
-                    stale: Some(Vec::new()),
+                    why: Why::Asked(Vec::new()),
                 };
                 self.dockets[&of].paid(LIFE, self.batch, vec![settled]);
                 self.asked.remove(&wish);

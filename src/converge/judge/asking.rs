@@ -5,7 +5,7 @@ use std::collections::HashSet;
 use super::Judge;
 use super::origin::{Origin, Wrong};
 use crate::command::{Whole, key_hash};
-use crate::converge::docket::{Settled, Wish};
+use crate::converge::docket::{Settled, Why, Wish};
 use crate::model::{Cursor, Hlc, InstanceId, Judgement, Key, Need, Seen, SiteId};
 
 /// When a site is asked.
@@ -62,16 +62,19 @@ impl Judge {
             return;
         };
         let (mut paid, mut again, mut outdated) = (Vec::new(), Vec::new(), Vec::new());
+        let mut copied = Vec::new();
         for settled in known.docket.take_paid(life, batch) {
             let Settled {
                 key,
                 seen,
                 upto,
-                stale,
+                why,
             } = settled;
             let hash = key_hash(key.0, &key.1);
-            let told = stale.iter().flatten().cloned();
-            outdated.extend(told.map(|site| (site, key.clone())));
+            if let Why::Asked(stale) = &why {
+                let stale = stale.iter().cloned();
+                outdated.extend(stale.map(|site| (site, key.clone())));
+            }
             // What was done to a key that did not exist WATCH has not noticed: by a third site, and here
             // to the whole database.
             let is_flushed = upto.is_some_and(|upto| self.table.is_written(hash, upto));
@@ -79,10 +82,14 @@ impl Judge {
                 again.push(key);
                 continue;
             }
-            if stale.is_none() {
-                continue;
+            match why {
+                Why::Asked(_) => paid.push(key.clone()),
+                Why::Copied => {
+                    copied.push(key);
+                    continue;
+                }
+                Why::Joined => continue,
             }
-            paid.push(key.clone());
             let since = known.wrong.remove(&hash).and_then(|wrong| wrong.since);
             let mended = since.map(|since| (origin.clone(), since));
             self.verdicts.mended.extend(mended);
@@ -95,6 +102,7 @@ impl Judge {
         if !again.is_empty() {
             self.wish(origin, again, (&now, None), When::Now, at);
         }
+        self.on_copied(origin, copied, &now, at);
         match self.claims.arbiter().cloned() {
             Some(arbiter) if arbiter == *origin => self.forget_resting(&paid),
             // Who has no last word may have been wrong.
@@ -102,6 +110,22 @@ impl Judge {
                 self.wish(&arbiter, paid, (&now, None), When::Now, at);
             }
             _ => {}
+        }
+    }
+
+    /// What a copy has put here third sites have not got: the arbiter is asked what is right, or says so.
+    fn on_copied(&mut self, origin: &SiteId, keys: Vec<Key>, now: &Seen, at: Cursor) {
+        match self.claims.arbiter().cloned() {
+            Some(arbiter) if arbiter == *origin || keys.is_empty() => {}
+            Some(arbiter) => self.wish(&arbiter, keys, (now, None), When::Now, at),
+            None if self.claims.is_arbiter() => {
+                let others = self.origins.keys().filter(|site| *site != origin);
+                let stale =
+                    others.flat_map(|site| keys.iter().map(|key| (site.clone(), key.clone())));
+                let stale = stale.collect();
+                self.note_stale(stale, at);
+            }
+            None => {}
         }
     }
 

@@ -1,7 +1,7 @@
 //! The judge against histories of two sites.
 
 use super::*;
-use crate::converge::{Filed, Settled};
+use crate::converge::{Filed, Settled, Why};
 use crate::model::{Epoch, FrameBuilder, Offset, Owes, Tags};
 
 const LIFE: InstanceId = InstanceId::new(7);
@@ -226,7 +226,7 @@ async fn what_is_made_of_a_wrong_value_is_wrong_until_the_right_one_has_come() {
         key,
         seen: Arc::default(),
         upto: None,
-        stale: Some(Vec::new()),
+        why: Why::Asked(Vec::new()),
     });
     a.docket.paid(LIFE, 3, settled.to_vec());
     a.writes(50, 12, "COPY k before");
@@ -246,20 +246,22 @@ async fn a_state_that_was_taken_behind_a_flush_of_ours_is_asked_for_again() {
     assert_eq!(a.wishes(), "k");
     // The guard knows our history up to 10; WATCH of a key that does not exist says nothing of the flush.
     a.writes(30, 10, "FLUSHDB");
-    let settled = |upto, stale| Settled {
+    let settled = |upto, why| Settled {
         key: key("k"),
         seen: Arc::default(),
         upto: Some(at(upto)),
-        stale,
+        why,
     };
-    a.docket.paid(LIFE, 2, vec![settled(10, Some(Vec::new()))]);
+    a.docket
+        .paid(LIFE, 2, vec![settled(10, Why::Asked(Vec::new()))]);
     a.reads(20, 2, &[]);
     assert_eq!(a.wishes(), "k");
-    a.docket.paid(LIFE, 3, vec![settled(30, Some(Vec::new()))]);
+    a.docket
+        .paid(LIFE, 3, vec![settled(30, Why::Asked(Vec::new()))]);
     a.reads(20, 3, &[]);
     assert_eq!(a.wishes(), "", "paid");
     // Of a copy, that nobody has asked for.
-    a.docket.paid(LIFE, 4, vec![settled(10, None)]);
+    a.docket.paid(LIFE, 4, vec![settled(10, Why::Copied)]);
     a.reads(20, 4, &[]);
     assert_eq!(a.wishes(), "k");
 }

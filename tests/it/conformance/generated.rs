@@ -311,15 +311,20 @@ pub(crate) fn unequal_keys(
     history: &[String],
     differences: impl Fn(&mut Client, &mut Client) -> (usize, Vec<Difference>),
 ) -> Vec<String> {
-    let next = |two: &[&Site]| differences(&mut two[0].client(), &mut two[1].client()).1;
-    let differences: Vec<Difference> = sites.windows(2).flat_map(next).collect();
-    let wrong = differences.iter().map(|difference| {
+    let next = |two: &[&Site]| {
+        let found = differences(&mut two[0].client(), &mut two[1].client()).1;
+        let between = format!("{} and {}", two[0].name, two[1].name);
+        found.into_iter().map(move |found| (between.clone(), found))
+    };
+    let differences: Vec<(String, Difference)> = sites.windows(2).flat_map(next).collect();
+    let wrong = differences.iter().map(|(between, difference)| {
         let key = difference.key.escape_ascii().to_string();
-        let names = |line: &&String| line.split(' ').any(|word| word == key);
+        let is_meant = |word: &str| word == key || ["FLUSHDB", "SWAPDB"].contains(&word);
+        let names = |line: &&String| line.split(' ').any(is_meant);
         let of_key = history.iter().filter(names).rev();
         let mut last: Vec<&str> = of_key.take(30).map(String::as_str).collect();
         last.reverse();
-        format!("{difference}\n    {}", last.join("\n    "))
+        format!("{between}, {difference}\n    {}", last.join("\n    "))
     });
     wrong.collect()
 }
