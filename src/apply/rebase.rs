@@ -8,7 +8,7 @@
 
 use std::collections::HashMap;
 
-use crate::command::{Catalog, Command, Touched, for_each_in};
+use crate::command::{Act, Catalog, Command, Touched, for_each_in};
 use crate::journal::{self, Journal};
 use crate::model::{BatchReader, Cursor, Entry, Record};
 
@@ -24,6 +24,9 @@ pub(super) struct Replay {
     pub bytes: Vec<u8>,
     /// How many.
     pub count: usize,
+    /// Whether one of them changes the time to live: it does nothing to a key that is not there, and by the
+    /// time when it reaches the peer one may be.
+    pub renews: bool,
 }
 
 /// What has been written here of each of these keys after `since` and up to `upto`, in the epoch of
@@ -72,6 +75,8 @@ fn add(found: &mut HashMap<Key, Option<Replay>>, record: &Record, catalog: &Cata
     let scanned = for_each_in(&record.commands, record.db, |command, db| {
         match catalog.touched(command, db) {
             Touched::Keys(keys) => {
+                let mut renews = false;
+                catalog.for_each_key(command, db, |_, _, act| renews |= act == Act::Expiry);
                 let alone = keys.len() == 1;
                 for key in keys {
                     let Some(replay) = found.get_mut(&(key.db, key.name.into())) else {
@@ -81,6 +86,7 @@ fn add(found: &mut HashMap<Key, Option<Replay>>, record: &Record, catalog: &Cata
                         Some(replay) if alone && !is_conditional(command) => {
                             replay.bytes.extend_from_slice(command.raw());
                             replay.count += 1;
+                            replay.renews |= renews;
                         }
                         _ => *replay = None,
                     }
@@ -133,6 +139,7 @@ mod tests {
             "RENAME b x",
             "SET d 1",
             "DEL e",
+            "PERSIST c",
         ] {
             let args: Vec<&[u8]> = line.split(' ').map(str::as_bytes).collect();
             put_command(&mut commands, &args);
@@ -143,14 +150,15 @@ mod tests {
             db: 0,
             seen: Arc::default(),
             causes: Arc::default(),
-            count: 8,
+            count: 9,
             commands: commands.into(),
         };
         add(&mut found, &record, &Catalog::default());
-        assert_eq!(found[&key("a")].as_ref().map(|r| r.count), Some(2));
+        let of = |name| found[&key(name)].as_ref().map(|r| (r.count, r.renews));
+        assert_eq!(of("a"), Some((2, false)));
+        assert_eq!(of("c"), Some((1, true)));
         assert_eq!(found[&key("b")], None);
         // The peer may have written the key, and spare it.
         assert_eq!(found[&key("e")], None);
-        assert_eq!(found[&key("c")], Some(Replay::default()));
     }
 }

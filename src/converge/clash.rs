@@ -15,6 +15,9 @@ pub struct Clash {
     renews: bool,
     /// The last change of the time to live, or move.
     renewed: Option<Cursor>,
+    /// Its database changed places with another one: what was done to the key before and behind that was done
+    /// to two keys.
+    carried: Option<Cursor>,
     /// The key was taken elsewhere.
     moves: bool,
     /// Anything but a delete: the latest stamp.
@@ -66,8 +69,19 @@ impl Clash {
     pub(super) fn add_whole(&mut self, did: Did) {
         match did.act {
             Act::Delete => self.flushes = true,
-            _ => self.add(did),
+            _ => {
+                self.add(did);
+                self.carried = self.carried.max(Some(did.at));
+            }
         }
+    }
+
+    /// Whether what a delete yields to was done to the key that it meant.
+    fn renews(&self) -> bool {
+        self.renews
+            && self
+                .carried
+                .is_none_or(|carried| Some(carried) > self.renewed)
     }
 
     /// Whether there is nothing that does not commute.
@@ -150,8 +164,8 @@ impl Clash {
 
     /// Whether a delete that had not seen this may have been left undone where this was written: a third
     /// site, which has executed both, cannot know.
-    pub(super) const fn yields(&self, theirs: Act) -> bool {
-        matches!(theirs, Act::Delete) && self.renews && !self.is_unknown
+    pub(super) fn yields(&self, theirs: Act) -> bool {
+        matches!(theirs, Act::Delete) && self.renews() && !self.is_unknown
     }
 
     /// Whether the value here, where ours took effect first and theirs then, is wrong, and the
@@ -162,7 +176,7 @@ impl Clash {
         }
         match theirs.act {
             // It comes before ours; where it yields, the peer mends.
-            Act::Delete => !self.renews && self.latest.is_some(),
+            Act::Delete => !self.renews() && self.latest.is_some(),
             Act::Expiry | Act::Move if self.deletes => true,
             _ => self
                 .latest

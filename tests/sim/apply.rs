@@ -48,8 +48,8 @@ impl Default for Unsettled {
 /// Whole records, ready to be executed.
 #[derive(Debug, Default)]
 pub(crate) struct Batch {
-    /// Each with what its record had seen.
-    commands: Vec<(Bytes, Arc<Seen>)>,
+    /// Each with its database, and what its record had seen.
+    commands: Vec<(Bytes, u32, Arc<Seen>)>,
     owed: Vec<Key>,
     records: usize,
     last: Offset,
@@ -135,7 +135,7 @@ impl Here<'_> {
         let seen = record.seen.of(self.site);
         for_each_in(&record.commands, record.db, |command, db| {
             if let Some(raw) = self.without_spared(command, (db, seen)) {
-                batch.commands.push((raw, Arc::clone(&record.seen)));
+                batch.commands.push((raw, db, Arc::clone(&record.seen)));
                 self.spread(command, db, &mut batch.owed);
             }
         })
@@ -152,8 +152,8 @@ impl Here<'_> {
         if failed.is_empty() && self.debts.is_empty() {
             return owed;
         }
-        for (number, (raw, _)) in batch.commands.iter().enumerate() {
-            for_each_in(raw, 0, |command, db| {
+        for (number, (raw, db, _)) in batch.commands.iter().enumerate() {
+            for_each_in(raw, *db, |command, db| {
                 if failed.contains(&number) {
                     owed.extend(self.written(command, db));
                 }
@@ -481,8 +481,8 @@ impl Site {
         let unsettled = self.peer(number).applying.unsettled.0;
         self.set_unsettled(number, unsettled.or(Some(old.at)));
         let (mut failed, mut deleted) = (BTreeSet::new(), Vec::new());
-        for (place, (raw, seen)) in batch.commands.iter().enumerate() {
-            for_each_in(raw, 0, |command, db| {
+        for (place, (raw, db, seen)) in batch.commands.iter().enumerate() {
+            for_each_in(raw, *db, |command, db| {
                 match self.redis.execute(command, db) {
                     Done::Failed if !self.here(number).explains(command, db, seen) => {
                         failed.insert(place);
@@ -500,7 +500,7 @@ impl Site {
         let name = self.peer(number).name.clone();
         self.redis.mark(&name, &mark, deleted);
         self.say(|| {
-            let commands: Vec<String> = batch.commands.iter().map(|(c, _)| shown(c)).collect();
+            let commands: Vec<String> = batch.commands.iter().map(|(c, ..)| shown(c)).collect();
             let data = &self.redis.data;
             let at = mark.at.offset;
             format!("applies of {name} up to {at}: {commands:?}, failed {failed:?} = {data:?}")

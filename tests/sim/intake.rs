@@ -5,7 +5,6 @@ use std::sync::Arc;
 
 use bytes::Bytes;
 
-use tandem::command::{Act, for_each_in};
 use tandem::converge::Overrun;
 use tandem::model::{BatchReader, Entry, FrameBuilder, Key, Offset, Record, Tags};
 use tandem::progress::FenceSeen;
@@ -46,18 +45,22 @@ impl Site {
         let at = place(self.read_up_to());
         let sidecar = &mut self.sidecar;
         match event {
-            Event::Write { commands, count } => {
+            Event::Write {
+                db,
+                commands,
+                count,
+            } => {
                 let hlc = sidecar.clock.stamp(now_ms);
                 let tags = Tags {
                     offset: at.offset,
                     hlc,
-                    db: 0,
+                    db,
                     seen: &sidecar.seen,
                     causes: sidecar.judge.causes().unwrap_or(&sidecar.seen),
                     count,
                 };
                 sidecar.frame.push(tags, &commands);
-                let mut effects = effects_of(&commands, &self.catalog);
+                let mut effects = effects_of((&commands, db), &self.catalog);
                 sidecar.judge.on_own(&mut effects, at, hlc);
             }
             Event::Echo {
@@ -97,7 +100,7 @@ impl Site {
         judge.on_owed(at);
         judge.on_late(at);
         let mut found = judge.take();
-        for overrun in std::mem::take(&mut found.overruns) {
+        while let Some(overrun) = found.overruns.pop() {
             let keys = self.written_since(&overrun);
             let judge = &mut self.sidecar.judge;
             judge.on_overrun(&overrun, keys, at);
@@ -171,19 +174,7 @@ impl Site {
             .chain(third)
             .filter(|(site, record)| overrun.is_wrong(site, record.hlc));
         for (_, record) in wrong {
-            for_each_in(&record.commands, record.db, |command, db| {
-                let mut is_meant = overrun.whole.has(db);
-                if self.catalog.derives(command) {
-                    let look = |db, _: &[u8], _| is_meant |= overrun.whole.has(db);
-                    self.catalog.for_each_key(command, db, look);
-                }
-                self.catalog.for_each_key(command, db, |db, name, act| {
-                    if act != Act::Read && act != Act::Delete && is_meant {
-                        keys.insert((db, Bytes::copy_from_slice(name)));
-                    }
-                });
-            })
-            .unwrap();
+            overrun.add_keys(&self.catalog, record, &mut keys);
         }
         keys.into_iter().collect()
     }

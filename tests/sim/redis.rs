@@ -40,7 +40,11 @@ pub(crate) enum Done {
 #[derive(Clone, Debug)]
 pub(crate) enum Event {
     /// A client's write.
-    Write { commands: Bytes, count: u32 },
+    Write {
+        db: u32,
+        commands: Bytes,
+        count: u32,
+    },
     /// A marked transaction, and which keys it deletes.
     Echo {
         origin: SiteId,
@@ -116,11 +120,19 @@ fn number(text: &[u8]) -> Option<i64> {
 }
 
 impl Redis {
-    /// A client's command, or several in MULTI; whether anything was done.
+    /// A client's command, or several in MULTI; a number before it is that of its database. Whether anything
+    /// was done.
     pub(crate) fn client(&mut self, lines: &[&str]) -> bool {
-        let (mut commands, mut count) = (Vec::new(), 0);
+        let (mut commands, mut count, mut database) = (Vec::new(), 0, 0);
         for line in lines {
-            for_each_in(&command(line), 0, |command, db| {
+            let line = match line.split_once(' ') {
+                Some((db, line)) if db.parse::<u32>().is_ok() => {
+                    database = db.parse().unwrap();
+                    line
+                }
+                _ => line,
+            };
+            for_each_in(&command(line), database, |command, db| {
                 if self.execute(command, db) == Done::Changed {
                     count += canonical(command, 0, &mut commands);
                 }
@@ -129,8 +141,12 @@ impl Redis {
         }
         let is_done = count > 0;
         if is_done {
-            let commands = commands.into();
-            self.stream.push(Event::Write { commands, count });
+            let (db, commands) = (database, commands.into());
+            self.stream.push(Event::Write {
+                db,
+                commands,
+                count,
+            });
         }
         is_done
     }
@@ -312,7 +328,24 @@ impl Redis {
                 keys.iter().for_each(|key| self.put(key, None));
                 Done::Changed
             }
+            b"SWAPDB" => {
+                let db = |n| u32::try_from(number(command.arg(n)).unwrap()).unwrap();
+                self.swap([db(1), db(2)]);
+                Done::Changed
+            }
             other => unreachable!("{}", other.escape_ascii()),
+        }
+    }
+
+    /// Two databases change places.
+    fn swap(&mut self, both: [u32; 2]) {
+        let moved = self.data.extract_if(.., |(db, _), _| both.contains(db));
+        let moved: Vec<(Key, Entry)> = moved.collect();
+        for ((db, name), entry) in moved {
+            // Whoever watches it in one of the two sees so.
+            *self.versions.entry((db, name.clone())).or_default() += 1;
+            let there = if db == both[0] { both[1] } else { both[0] };
+            self.put(&(there, name), Some(entry));
         }
     }
 }

@@ -241,7 +241,7 @@ impl Found {
         match entry {
             Entry::Record(record) => {
                 self.hlc = self.hlc.max(record.hlc);
-                let mut effects = effects_of(&record.commands, catalog);
+                let mut effects = effects_of((&record.commands, record.db), catalog);
                 judge.on_own(&mut effects, place(record.offset), record.hlc);
             }
             Entry::Echo {
@@ -268,9 +268,9 @@ impl Found {
 }
 
 /// What commands do.
-pub(crate) fn effects_of(commands: &[u8], catalog: &Catalog) -> Effects {
+pub(crate) fn effects_of((commands, db): (&[u8], u32), catalog: &Catalog) -> Effects {
     let mut effects = Effects::default();
-    for_each_in(commands, 0, |command, db| {
+    for_each_in(commands, db, |command, db| {
         effects.add(catalog, command, db, |_, _| true);
     })
     .unwrap();

@@ -362,7 +362,7 @@ impl Judge {
         std::mem::take(&mut self.verdicts)
     }
 
-    /// These keys of ours are wrong after a write of whole databases.
+    /// These keys of ours are wrong after a write of whole databases. Judges what follows, up to the next.
     pub fn on_overrun(&mut self, overrun: &Overrun, keys: Vec<Key>, at: Cursor) {
         for key in &keys {
             let (winner, theirs) = (Winner::Here, overrun.hlc);
@@ -379,10 +379,13 @@ impl Judge {
         let since = Some(overrun.hlc);
         let (site, when) = (&overrun.origin, self.when(&overrun.origin));
         self.wish(site, keys, (&overrun.seen, since), when, at);
+        self.catch_up(site, at);
     }
 
-    /// Judges what has been filed and has come back.
+    /// Judges what has been filed and has come back. Not behind a write of whole databases, until it is
+    /// found out what that has made wrong: what follows may make something of it.
     fn catch_up(&mut self, site: &SiteId, at: Cursor) {
+        let known = self.verdicts.overruns.len();
         while let Some((record, place)) = self.origins.get_mut(site).and_then(Origin::next) {
             if !self.has_seen_all(site, &record) {
                 self.judge(site, &record, at);
@@ -403,6 +406,9 @@ impl Judge {
                 if !origin.deleted.is_empty() {
                     without_deletes_of(&record, &mut origin.deleted);
                 }
+            }
+            if self.verdicts.overruns.len() > known {
+                return;
             }
         }
         if let (Some(origin), Some(table)) = (self.origins.get_mut(site), self.foreign.of(site)) {

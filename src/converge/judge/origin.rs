@@ -1,7 +1,6 @@
 //! What the judge knows of one peer's records.
 
 use std::collections::HashMap;
-use std::iter::Peekable;
 use std::sync::Arc;
 
 use super::third::Third;
@@ -19,7 +18,7 @@ pub(super) struct Origin {
     /// What the last of these had seen.
     pub seen: Arc<Seen>,
     /// The frame that is being judged.
-    pub reading: Option<(Epoch, Peekable<BatchReader>)>,
+    pub reading: Option<Frame>,
     /// Keys that were deleted in what came back and is not judged.
     pub deleted: HashMap<u128, Key>,
     /// Keys whose value here is wrong, from the wish until our stream shows the right one.
@@ -29,6 +28,15 @@ pub(super) struct Origin {
     pub torn: Option<Cursor>,
     /// What third sites may not have seen of it; not used when there are none.
     pub third: Third,
+}
+
+/// A frame of a peer's records.
+#[derive(Debug)]
+pub(super) struct Frame {
+    epoch: Epoch,
+    records: BatchReader,
+    /// The first that has not come back.
+    next: Option<Record>,
 }
 
 /// A key whose value here is wrong.
@@ -58,34 +66,46 @@ impl Origin {
     /// The next record that has come back and is not judged.
     pub(super) fn next(&mut self) -> Option<(Record, Cursor)> {
         loop {
-            let Some((epoch, records)) = &mut self.reading else {
+            let Some(frame) = &mut self.reading else {
                 match self.docket.take_first()? {
                     Filed::Nothing(upto) => self.judged = self.judged.max(upto),
                     Filed::Records { epoch, start, body } => {
-                        let records = BatchReader::new(start, body).peekable();
-                        self.reading = Some((epoch, records));
+                        let records = BatchReader::new(start, body);
+                        let next = None;
+                        self.reading = Some(Frame {
+                            epoch,
+                            records,
+                            next,
+                        });
                     }
                 }
                 continue;
             };
-            let epoch = *epoch;
-            let place = |offset| Cursor { epoch, offset };
-            let is_due = |entry: &Result<Entry, _>| match entry {
-                Ok(Entry::Record(record)) => place(record.offset) <= self.echoed,
-                _ => true,
-            };
-            match records.next_if(is_due) {
-                Some(Ok(Entry::Record(record))) => {
-                    let place = place(record.offset);
-                    if place > self.judged {
-                        return Some((record, place));
-                    }
+            while let Some(record) = frame.take_next() {
+                let place = Cursor {
+                    epoch: frame.epoch,
+                    offset: record.offset,
+                };
+                if place > self.echoed {
+                    frame.next = Some(record);
+                    return None;
                 }
-                // What cannot be read the applier has refused.
-                Some(_) => {}
-                None if records.peek().is_some() => return None,
-                None => self.reading = None,
+                if place > self.judged {
+                    return Some((record, place));
+                }
             }
+            self.reading = None;
         }
+    }
+}
+
+impl Frame {
+    fn take_next(&mut self) -> Option<Record> {
+        // What cannot be read the applier has refused.
+        let record = |entry| match entry {
+            Ok(Entry::Record(record)) => Some(record),
+            _ => None,
+        };
+        self.next.take().or_else(|| self.records.find_map(record))
     }
 }

@@ -1,10 +1,14 @@
 //! What the judge has found.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 
-use crate::command::Whole;
-use crate::model::{Conflict, ConflictKind, Cursor, Hlc, Judgement, Record, Seen, SiteId, Winner};
+use bytes::Bytes;
+
+use crate::command::{Act, Catalog, Whole, for_each_in};
+use crate::model::{
+    Conflict, ConflictKind, Cursor, Hlc, Judgement, Key, Record, Seen, SiteId, Winner, is_reserved,
+};
 
 /// What becomes of the records that were judged.
 #[derive(Debug, Default)]
@@ -76,5 +80,26 @@ impl Overrun {
             Whole::Flush(_) | Whole::Unknown => true,
             Whole::Swap(..) => (hlc, site) > (self.hlc, &self.origin),
         }
+    }
+
+    /// The keys that such a write has made wrong.
+    pub fn add_keys(&self, catalog: &Catalog, record: &Record, keys: &mut BTreeSet<Key>) {
+        let scanned = for_each_in(&record.commands, record.db, |command, db| {
+            // What was made of keys that are flushed or swapped is wrong in whichever database.
+            let mut is_derived = false;
+            if catalog.derives(command) {
+                let look = |db, _: &[u8], _| is_derived |= self.whole.has(db);
+                catalog.for_each_key(command, db, look);
+            }
+            catalog.for_each_key(command, db, |db, name, act| {
+                let counts = act != Act::Read && act != Act::Delete && !is_reserved(name);
+                if counts && (is_derived || self.whole.has(db)) {
+                    let name = Bytes::copy_from_slice(name);
+                    keys.extend(self.whole.partner(db).map(|db| (db, name.clone())));
+                    keys.insert((db, name));
+                }
+            });
+        });
+        debug_assert!(scanned.is_ok(), "it was read before");
     }
 }

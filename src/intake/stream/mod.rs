@@ -407,7 +407,7 @@ impl Stream {
         self.judge.on_owed(at);
         self.judge.on_late(at);
         let mut found = self.judge.take();
-        for overrun in std::mem::take(&mut found.overruns) {
+        while let Some(overrun) = found.overruns.pop() {
             let keys = written_since(&self.shared, &self.site, &overrun, (at.epoch, &self.frame))?;
             self.judge.on_overrun(&overrun, keys, at);
             found.append(self.judge.take());
