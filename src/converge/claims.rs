@@ -59,17 +59,18 @@ struct Inner {
 /// Which keys a peer has from a copy as they were here when they were wrong.
 #[derive(Debug)]
 enum Copied {
-    /// The copy is under way: it may be any.
-    Any,
+    /// The copy is under way: it may be any, but for these, of which the peer has heard. Once is enough: else
+    /// two sites that hear of each other's would go on for ever.
+    AllBut(HashSet<Key>),
     /// It is complete: these are still wrong here.
     Left(HashSet<Key>),
 }
 
 impl Copied {
-    /// Whether a key is one of them that is right here now.
+    /// A key is right here now: whether the peer must hear so.
     fn take(&mut self, key: &Key) -> bool {
         match self {
-            Self::Any => true,
+            Self::AllBut(told) => told.insert(key.clone()),
             Self::Left(left) => left.remove(key),
         }
     }
@@ -163,11 +164,12 @@ impl Claims {
     /// what was wrong in it: it has not met what made it wrong.
     pub fn begin_copy(&self, peer: &SiteId) {
         if self.arbiter.is_some() {
-            self.lock().copies.insert(peer.clone(), Copied::Any);
+            let all = Copied::AllBut(HashSet::new());
+            self.lock().copies.insert(peer.clone(), all);
         }
     }
 
-    /// The peer has all of the copy.
+    /// The peer has all of the copy, or gets none.
     pub fn end_copy(&self, peer: &SiteId) {
         let inner = &mut *self.lock();
         if inner.copies.remove(peer).is_some() && !inner.wanted.is_empty() {
@@ -350,6 +352,8 @@ mod tests {
         b.begin_copy(&site("c"));
         wants("k");
         assert_eq!(paid("k"), [site("c")]);
+        wants("k");
+        assert_eq!(paid("k"), [], "once");
         wants("late");
         b.end_copy(&site("c"));
         wants("behind");

@@ -299,6 +299,9 @@ impl Peer {
             board.sessions += 1;
         }
         let (claims, peer) = (Arc::clone(&self.shared.claims), self.config.peer.clone());
+        if agreed.plan.send.copy.is_none() {
+            claims.end_copy(&peer);
+        }
         claims.set_linked(&peer, true);
         let result = Box::pin(session::run(self, agreed, stop)).await;
         claims.set_linked(&peer, false);
