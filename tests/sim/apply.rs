@@ -90,7 +90,7 @@ impl Here<'_> {
     }
 
     /// Whether a failure follows from writes of ours, or of third sites, that a record had not seen.
-    fn explains(&self, command: &Command<'_>, db: u32, seen: &Seen) -> bool {
+    pub(crate) fn explains(&self, command: &Command<'_>, db: u32, seen: &Seen) -> bool {
         let mut touches = Vec::new();
         let catalog = self.catalog;
         catalog.touches(command, db, &mut touches, |_, _| true);
@@ -123,7 +123,8 @@ impl Here<'_> {
         owed.extend(new);
     }
 
-    fn written(&self, command: &Command<'_>, db: u32) -> Vec<Key> {
+    /// The keys that a command writes.
+    pub(crate) fn written(&self, command: &Command<'_>, db: u32) -> Vec<Key> {
         let Touched::Keys(keys) = self.catalog.touched(command, db) else {
             return Vec::new();
         };
