@@ -12,7 +12,7 @@ use tracing::info;
 
 use super::large::{self, Large, OwedState};
 use super::snapshot::Error;
-use super::{Gate, Insert};
+use super::{Asked, Gate, Insert};
 use crate::apply::{Applied, Debts, Key};
 use crate::command::key_hash;
 use crate::converge::Reading;
@@ -27,8 +27,6 @@ use crate::redis::{Connection, Info, Reply, ServerClock, Settings, connection_na
 const KEYS_AT_ONCE: usize = 16;
 /// How long our own fence may take to come back.
 const FENCE_TIMEOUT: Duration = Duration::from_secs(10);
-/// Questions that wait for a copy to be complete; more are not read before.
-const MAX_POSTPONED: usize = 256;
 /// Keys remembered as read; beyond, every key counts as read where the oldest one was.
 const READS: usize = 1 << 16;
 
@@ -118,31 +116,32 @@ impl Answerer {
     /// The local Redis cannot be read.
     pub async fn run(
         &mut self,
-        requests: &mut mpsc::Receiver<Question>,
+        asked: &Asked,
         inserts: &mpsc::Sender<Insert>,
         mut applied: watch::Receiver<Applied>,
     ) -> Result<(), Error> {
         large::remove_leftover(&self.dir, &self.peer);
         let mut connection = None;
         let debts = self.debts.clone();
-        let mut postponed = VecDeque::new();
         loop {
-            let request = tokio::select! {
-                request = requests.recv(), if postponed.len() < MAX_POSTPONED => request,
-                due = debts.due() => Some(due),
-                whole = applied.wait_for(|a| a.whole), if !postponed.is_empty() => {
-                    whole.ok().and_then(|_| postponed.pop_front())
-                }
-            };
-            let Some(request) = request else {
-                return Ok(());
-            };
             // While a copy is on its way to us, what is here says nothing about what is right. But what
             // the peer lacks it gets: the copy may wait for that.
-            if request.need < Need::Lacks && !applied.borrow().whole {
-                postponed.push_back(request);
+            let least = match applied.borrow_and_update().whole {
+                true => Need::Doubts,
+                false => Need::Lacks,
+            };
+            let Some(request) = asked.take(least) else {
+                tokio::select! {
+                    () = asked.news() => {}
+                    due = debts.due() => asked.put(due),
+                    changed = applied.changed() => {
+                        if changed.is_err() {
+                            return Ok(());
+                        }
+                    }
+                }
                 continue;
-            }
+            };
             // What was asked for must have seen what the peer has seen.
             if self.reach(&request).await.is_none() {
                 return Ok(());

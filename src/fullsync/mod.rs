@@ -6,6 +6,7 @@
 //! two sites would swap their values.
 
 mod answer;
+mod asked;
 mod large;
 mod snapshot;
 
@@ -18,6 +19,7 @@ use crate::model::{Cursor, Seen};
 use crate::progress::Progress;
 
 pub use self::answer::Answerer;
+pub use self::asked::Asked;
 pub use self::large::{Large, Spooled};
 pub use self::snapshot::{Copier, Copying, Error, Prepared};
 

@@ -6,6 +6,7 @@ use tokio::sync::{mpsc, watch};
 
 use super::Error;
 use super::session::Session;
+use crate::fullsync::Asked;
 use crate::link::{self, Ack, Message, Question, Reader};
 use crate::model::Cursor;
 
@@ -26,7 +27,7 @@ pub(super) async fn read(
     mut reader: Reader,
     queue: link::Sender,
     to_peer: mpsc::Sender<Message>,
-    requests: mpsc::Sender<Question>,
+    asked: &Asked,
     hear: watch::Sender<Heard>,
 ) -> Result<(), Error> {
     loop {
@@ -78,7 +79,7 @@ pub(super) async fn read(
         let message = match message {
             Message::Owe(question) => {
                 let place = place_of(&question);
-                pass(&requests, question).await?;
+                asked.add(question).await;
                 Message::Owe(place)
             }
             other => other,
@@ -106,6 +107,6 @@ fn place_of(question: &Question) -> Question {
     }
 }
 
-async fn pass<T>(to: &mpsc::Sender<T>, message: T) -> Result<(), Error> {
+async fn pass(to: &mpsc::Sender<Message>, message: Message) -> Result<(), Error> {
     to.send(message).await.map_err(|_| Error::Stopping)
 }

@@ -16,7 +16,7 @@ use super::telling::{Acks, Stale};
 use super::{Agreed, Error, Incoming, Peer, filter};
 use crate::apply::{self, Applied, Debts, Outlet};
 use crate::converge::Docket;
-use crate::fullsync::{Answerer, Copier, Gate, Insert, Prepared};
+use crate::fullsync::{Answerer, Asked, Copier, Gate, Insert, Prepared};
 use crate::intake::Shared;
 use crate::link::{self, Ack, Copy, Flow, Hello, Message, Plan, Question, Sent, Writer};
 use crate::model::{Cursor, Epoch, Owes, Seen, SiteId};
@@ -66,7 +66,7 @@ pub(super) async fn run(
     let mut outgoing = Outgoing::new(&peer.shared.journal, start, rate)?;
     let (queue, mut work) = link::queue();
     let (to_peer, messages) = mpsc::channel(MESSAGES);
-    let (requests, mut asked) = mpsc::channel(MESSAGES);
+    let asked = Asked::default();
     let (inserts, inserted) = mpsc::channel(MESSAGES);
     let (hear, heard) = watch::channel(Heard::default());
     let (applied_out, applied) = watch::channel(Applied::default());
@@ -79,7 +79,7 @@ pub(super) async fn run(
     let over = stop.child_token();
     let begin = begin(peer, plan.receive, &ours, &theirs);
 
-    let reading = read(&session, wire.reader, queue, to_peer, requests, hear);
+    let reading = read(&session, wire.reader, queue, to_peer, &asked, hear);
     let inputs = Inputs {
         messages,
         inserted,
@@ -90,7 +90,7 @@ pub(super) async fn run(
     outgoing.copy_ahead = plan.send.copy.is_some();
     let writing = write(&session, wire.writer, outgoing, inputs);
     let back_keeps = link::back_keeps(peer.config.sync.existing);
-    let answering = answer(&mut peer.answerer, &mut asked, &inserts, applied.clone());
+    let answering = answer(&mut peer.answerer, &asked, &inserts, applied.clone());
     let copying = copy(
         copier,
         prepared,
@@ -127,7 +127,7 @@ pub(super) async fn run(
 /// Answers what the peer asks for. A server that refuses is for a person to mend, whoever asked it.
 async fn answer(
     answerer: &mut Answerer,
-    asked: &mut mpsc::Receiver<Question>,
+    asked: &Asked,
     inserts: &mpsc::Sender<Insert>,
     applied: watch::Receiver<Applied>,
 ) -> Result<(), Error> {
