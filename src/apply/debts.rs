@@ -174,18 +174,25 @@ impl Debts {
     /// question again. Cancel safe.
     pub async fn due(&self) -> Question {
         loop {
-            if let Some((need, keys)) = self.claims.take_due(&self.peer) {
-                // All of it had been seen when the question came.
-                let (after, seen) = (Cursor::ZERO, Seen::default());
-                return Question {
-                    after,
-                    seen,
-                    need,
-                    keys,
-                };
+            if let Some(due) = self.take_due() {
+                return due;
             }
             self.claims.news(&self.peer).await;
         }
+    }
+
+    /// The same, if there are any.
+    #[must_use]
+    pub fn take_due(&self) -> Option<Question> {
+        let (need, keys) = self.claims.take_due(&self.peer)?;
+        // All of it had been seen when the question came.
+        let (after, seen) = (Cursor::ZERO, Seen::default());
+        Some(Question {
+            after,
+            seen,
+            need,
+            keys,
+        })
     }
 
     /// Forgets what the peer has asked for.

@@ -137,8 +137,9 @@ impl Claims {
     /// What this site wanted of a peer has come, or is not wanted any more. The peers that must hear so.
     pub fn paid(&self, peer: &SiteId, key: &Key) -> Vec<SiteId> {
         let inner = &mut *self.lock();
+        let mut was_wanted = false;
         if let Some(of) = inner.wanted.get_mut(key) {
-            of.remove(peer);
+            was_wanted = of.remove(peer).is_some();
             if of.is_empty() {
                 inner.wanted.remove(key);
             }
@@ -149,7 +150,7 @@ impl Claims {
         if self.is_arbiter() {
             return self.news.keys().cloned().collect();
         }
-        if inner.wanted.contains_key(key) {
+        if !was_wanted || inner.wanted.contains_key(key) {
             return Vec::new();
         }
         let copies = inner.copies.iter_mut();
@@ -350,6 +351,7 @@ mod tests {
         wants("before");
         assert_eq!(paid("before"), []);
         b.begin_copy(&site("c"));
+        assert_eq!(paid("k"), [], "it was not wanted");
         wants("k");
         assert_eq!(paid("k"), [site("c")]);
         wants("k");

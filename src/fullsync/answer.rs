@@ -130,6 +130,9 @@ impl Answerer {
                 true => Need::Doubts,
                 false => Need::Lacks,
             };
+            while let Some(due) = debts.take_due() {
+                asked.put(due);
+            }
             let Some(request) = asked.take(least) else {
                 tokio::select! {
                     () = asked.news() => {}
