@@ -244,7 +244,8 @@ impl Applier {
         let copy = mark.copy.filter(|c| c.next == entries);
         let copy = copy.ok_or(Error::Unexpected("the end of a copy"))?;
         let state = self.state().ok_or(Error::NoStream)?;
-        let owes = match self.owes_back {
+        // The one that answers it is not answered: what it owes is owed once.
+        let owes = match std::mem::take(&mut self.owes_back) {
             false => Owes::Nothing,
             true if mark.home < state.base => Owes::All,
             true if self.journal.last_record() > self.copy_seen.of(&self.config.site) => {
