@@ -386,8 +386,15 @@ impl Judge {
     /// found out what that has made wrong: what follows may make something of it.
     fn catch_up(&mut self, site: &SiteId, at: Cursor) {
         let known = self.verdicts.overruns.len();
+        // The tags of a record that had not seen all that is here. That does not become less, and most have
+        // the same tags as the one before.
+        let mut unseen: Option<Arc<Seen>> = None;
         while let Some((record, place)) = self.origins.get_mut(site).and_then(Origin::next) {
-            if !self.has_seen_all(site, &record) {
+            let is_alike = |seen: &Arc<Seen>| Arc::ptr_eq(seen, &record.seen);
+            if unseen.as_ref().is_some_and(is_alike) {
+                self.judge(site, &record, at);
+            } else if !self.has_seen_all(site, &record) {
+                unseen = Some(Arc::clone(&record.seen));
                 self.judge(site, &record, at);
             }
             self.on_their_commands(site, &record.commands, (record.db, at));
@@ -402,10 +409,10 @@ impl Judge {
                     let foreign = (site.clone(), place, record.clone());
                     self.verdicts.foreign.push(foreign);
                 }
-                origin.seen = Arc::clone(&record.seen);
                 if !origin.deleted.is_empty() {
                     without_deletes_of(&record, &mut origin.deleted);
                 }
+                origin.seen = record.seen;
             }
             if self.verdicts.overruns.len() > known {
                 return;
