@@ -383,7 +383,9 @@ impl Judge {
     }
 
     /// Judges what has been filed and has come back. Not behind a write of whole databases, until it is
-    /// found out what that has made wrong: what follows may make something of it.
+    /// found out what that has made wrong: what follows may make something of it. (With third sites it may not
+    /// wait: what comes back of others meanwhile would be taken for earlier. They find what follows in the
+    /// tables of [`Foreign`].)
     fn catch_up(&mut self, site: &SiteId, at: Cursor) {
         let known = self.verdicts.overruns.len();
         // The tags of a record that had not seen all that is here. That does not become less, and most have
@@ -414,7 +416,7 @@ impl Judge {
                 }
                 origin.seen = record.seen;
             }
-            if self.verdicts.overruns.len() > known {
+            if self.foreign.is_empty() && self.verdicts.overruns.len() > known {
                 return;
             }
         }
