@@ -397,6 +397,23 @@ mod tests {
     }
 
     #[test]
+    fn what_waits_for_a_copy_is_not_told_to_third_sites() {
+        let (reached, b) = (Reached::default(), SiteId::try_new("b").unwrap());
+        let at = |epoch, offset| Cursor {
+            epoch: crate::model::Epoch(epoch),
+            offset: crate::model::Offset(offset),
+        };
+        reached.set_part(&b, Some(at(5, 0)));
+        assert_eq!(reached.held(&b, at(4, 9)), at(4, 9));
+        assert_eq!(reached.held(&b, at(7, 3)), at(5, 0));
+        let mut news = reached.watch_parts();
+        reached.set_part(&b, None);
+        assert!(news.has_changed().unwrap());
+        assert_eq!(*news.borrow_and_update(), BTreeMap::new());
+        assert_eq!(reached.held(&b, at(7, 3)), at(7, 3));
+    }
+
+    #[test]
     fn what_was_seen_is_told_when_what_had_not_seen_it_has_been_sent() {
         let mut telling = Telling::default();
         assert_eq!(telling.tell(seen(5), at(100), at(100)), seen(5));

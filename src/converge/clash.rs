@@ -237,6 +237,28 @@ mod tests {
     }
 
     #[test]
+    fn what_is_renewed_behind_a_swap_is_another_key_than_the_delete_meant() {
+        let kind = Kind::Other;
+        let did = |act, offset| Did {
+            act,
+            kind,
+            at: Cursor {
+                offset: crate::model::Offset(offset),
+                ..Cursor::ZERO
+            },
+            hlc: Hlc(offset),
+        };
+        let yields = |renewed, swapped| {
+            let mut clash = Clash::default();
+            clash.add(did(Act::Expiry, renewed));
+            clash.add_whole(did(Act::Write, swapped));
+            clash.yields(Act::Delete)
+        };
+        assert!(yields(1, 2));
+        assert!(!yields(2, 1));
+    }
+
+    #[test]
     fn the_later_write_comes_last_and_a_delete_first() {
         let write = |site, stamp| (site, Act::Write, stamp);
         assert!(is_wrong(write("a", 2), write("b", 1)));
