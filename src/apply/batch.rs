@@ -16,7 +16,7 @@ use crate::command::{
     Command, Put, ScanError, Touched, for_each_in, removes_marks,
     scanner::{self, Scanner},
 };
-use crate::model::{Hlc, Need, Offset, Record, Seen};
+use crate::model::{Hlc, Need, Offset, RecordRef, Seen};
 use crate::redis::put_command;
 
 /// A batch is closed at this many commands: at 1 to 2 µs each it keeps the target's other clients
@@ -79,7 +79,7 @@ impl Batch {
     ///
     /// # Errors
     /// Its commands cannot be read; the batch is then unusable.
-    pub(super) fn push(&mut self, record: &Record) -> Result<(), ScanError> {
+    pub(super) fn push(&mut self, record: RecordRef<'_>) -> Result<(), ScanError> {
         if self.db != record.db {
             self.select(record.db);
         }
@@ -94,11 +94,11 @@ impl Batch {
             removes_marks: removing,
             ..
         } = self;
-        if known.last().is_none_or(|(_, last)| *last != record.seen) {
-            known.push((*commands, Arc::clone(&record.seen)));
+        if known.last().is_none_or(|(_, last)| last != record.seen) {
+            known.push((*commands, Arc::clone(record.seen)));
         }
         let seen = record.seen.of(&target.site);
-        let db = scanner.for_each_in(&record.commands, record.db, |command, db| {
+        let db = scanner.for_each_in(record.commands, record.db, |command, db| {
             if target.ignores(command) {
                 return;
             }
@@ -144,7 +144,7 @@ impl Batch {
 
     /// Whether a record may not be applied before a person has decided.
     #[must_use]
-    pub(super) fn stops_at(&self, record: &Record) -> bool {
+    pub(super) fn stops_at(&self, record: RecordRef<'_>) -> bool {
         self.target.stops_at(record)
     }
 
@@ -330,6 +330,7 @@ mod tests {
     use crate::command::{Access, Catalog, Dialect};
     use crate::config::{Flush, Publish};
     use crate::converge::Claims;
+    use crate::model::Record;
     use crate::model::{Cursor, SiteId};
     use crate::redis::Info;
 
@@ -390,7 +391,9 @@ mod tests {
     fn any_word_of_a_command_that_nobody_knows_may_be_a_key() {
         let mut batch = Batch::new(target("8.6.3"));
         let long = format!("module.write a {}", "x".repeat(MAX_GUESSED + 1));
-        batch.push(&record(10, 2, &[&long, "FLUSHALL"])).unwrap();
+        batch
+            .push(record(10, 2, &[&long, "FLUSHALL"]).borrowed())
+            .unwrap();
         let key = crate::command::Key {
             db: 2,
             name: b"a".to_vec(),
@@ -404,11 +407,11 @@ mod tests {
     #[test]
     fn the_mark_comes_first_and_records_stay_whole() {
         let mut batch = Batch::new(target("8.6.3"));
-        batch.push(&record(10, 0, &["SET a 1"])).unwrap();
+        batch.push(record(10, 0, &["SET a 1"]).borrowed()).unwrap();
         batch
-            .push(&record(20, 3, &["INCR x", "SELECT 5", "INCR y"]))
+            .push(record(20, 3, &["INCR x", "SELECT 5", "INCR y"]).borrowed())
             .unwrap();
-        batch.push(&record(30, 5, &["INCR z"])).unwrap();
+        batch.push(record(30, 5, &["INCR z"]).borrowed()).unwrap();
         let sealed = batch.seal(2, ("m", "owed"), "v", &[]);
         let expected = [
             "MULTI", "SELECT 0", "SET m v", "SET a 1", "SELECT 3", "INCR x", "SELECT 5", "INCR y",
@@ -439,7 +442,7 @@ mod tests {
     fn a_record_costs_no_memory_but_the_place_of_its_commands() {
         let mut batch = Batch::new(target("8.6.3"));
         let records: Vec<Record> = (1..200).map(|n| record(n, 0, &["SET key value"])).collect();
-        let mut push = |record| batch.push(record).unwrap();
+        let mut push = |record: &Record| batch.push(record.borrowed()).unwrap();
         let (first, rest) = records.split_at(100);
         first.iter().for_each(&mut push);
         let counted = allocation_counter::measure(|| rest.iter().for_each(&mut push));
@@ -449,7 +452,7 @@ mod tests {
     #[test]
     fn marks_are_written_again_behind_what_removes_them() {
         let mut batch = Batch::new(target("8.6.3"));
-        batch.push(&record(10, 4, &["FLUSHALL"])).unwrap();
+        batch.push(record(10, 4, &["FLUSHALL"]).borrowed()).unwrap();
         assert!(batch.is_full());
         let expected = [
             "MULTI", "SET m v", "SELECT 4", "FLUSHALL", "SELECT 0", "SET m v", "EXEC",
@@ -460,7 +463,9 @@ mod tests {
         );
 
         let mut batch = Batch::new(target("8.6.3"));
-        batch.push(&record(10, 0, &["SWAPDB 0 7"])).unwrap();
+        batch
+            .push(record(10, 0, &["SWAPDB 0 7"]).borrowed())
+            .unwrap();
         let sealed = batch.seal(0, ("m", "owed"), "v", &["m".to_owned(), "s".to_owned()]);
         let expected = [
             "MULTI",
@@ -479,16 +484,19 @@ mod tests {
     fn what_an_old_target_lacks_is_said_in_its_words() {
         let mut batch = Batch::new(target("5.0.6"));
         batch
-            .push(&record(
-                10,
-                0,
-                &[
-                    "SET k v PXAT 99",
-                    "COPY a b",
-                    "FUNCTION DELETE f",
-                    "SET k v",
-                ],
-            ))
+            .push(
+                record(
+                    10,
+                    0,
+                    &[
+                        "SET k v PXAT 99",
+                        "COPY a b",
+                        "FUNCTION DELETE f",
+                        "SET k v",
+                    ],
+                )
+                .borrowed(),
+            )
             .unwrap();
         let expected = [
             "MULTI",
@@ -520,7 +528,7 @@ mod tests {
             "SUNIONSTORE 5 old",
             "SUNIONSTORE 6 1",
         ];
-        batch.push(&record(10, 0, &lines)).unwrap();
+        batch.push(record(10, 0, &lines).borrowed()).unwrap();
         let owed: Vec<_> = batch.owed().iter().map(|k| k.1.clone()).collect();
         assert_eq!(owed, ["2", "3", "4", "5"]);
     }
@@ -533,7 +541,7 @@ mod tests {
             publish: Publish::Ignore,
             ..target("7.0.0")
         });
-        batch.push(&record(10, 0, line)).unwrap();
+        batch.push(record(10, 0, line).borrowed()).unwrap();
         let sealed = batch.seal(0, ("m", "owed"), "v", &[]);
         assert_eq!(
             lines(&sealed.bytes),
@@ -543,8 +551,8 @@ mod tests {
             flush: Flush::Stop,
             ..target("7.0.0")
         };
-        assert!(stopping.stops_at(&record(10, 0, line)));
-        assert!(!stopping.stops_at(&record(10, 0, &["SET FLUSHALL v"])));
-        assert!(!target("7.0.0").stops_at(&record(10, 0, line)));
+        assert!(stopping.stops_at(record(10, 0, line).borrowed()));
+        assert!(!stopping.stops_at(record(10, 0, &["SET FLUSHALL v"]).borrowed()));
+        assert!(!target("7.0.0").stops_at(record(10, 0, line).borrowed()));
     }
 }

@@ -8,7 +8,7 @@ use std::sync::Arc;
 use tokio_util::sync::CancellationToken;
 
 use super::{Applier, Error};
-use crate::model::{Cursor, Record, Seen, SiteId};
+use crate::model::{Cursor, RecordRef, Seen, SiteId};
 
 impl Applier {
     /// Whether everything of third sites that was seen is here.
@@ -17,8 +17,8 @@ impl Applier {
     }
 
     /// Whether a record must wait for what others have written. Most have the tags of the one before.
-    pub(super) fn must_wait(&self, record: &Record, known: &Arc<Seen>) -> bool {
-        !Arc::ptr_eq(&record.causes, known) && !self.has_causes(&record.causes)
+    pub(super) fn must_wait(&self, record: RecordRef<'_>, known: &Arc<Seen>) -> bool {
+        !Arc::ptr_eq(record.causes, known) && !self.has_causes(record.causes)
     }
 
     /// A third site of which more was seen than is here.

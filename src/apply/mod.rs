@@ -455,6 +455,7 @@ impl Applier {
         // What does not come again is not to be found out any more.
         let unsettled = self.unsettled.map(|from| from.max(sent_after));
         self.set_unsettled(unsettled.filter(|from| *from < flow.start));
+        self.docket.hurry();
         let half_done = mark.part.take();
         (self.base, self.gap, self.entire) = (base, gap, entire);
         self.owes_back = flow.copy.is_some_and(|c| c.back);

@@ -6,7 +6,7 @@ use super::debts::{Debts, Key};
 use crate::command::{Access, Catalog, Command, Dialect, Touched, scanner};
 use crate::config::{Flush, Publish};
 use crate::converge::{Foreign, Table};
-use crate::model::{Cursor, Record, Seen, SiteId};
+use crate::model::{Cursor, RecordRef, Seen, SiteId};
 use crate::rdb::decode::has_disputed_entry;
 use crate::redis::put_command;
 
@@ -95,10 +95,10 @@ impl Target {
     }
 
     /// Whether a record may not be applied before a person has decided.
-    pub(super) fn stops_at(&self, record: &Record) -> bool {
+    pub(super) fn stops_at(&self, record: RecordRef<'_>) -> bool {
         let mut stops = false;
         if self.flush == Flush::Stop {
-            let scanned = scanner::for_each(&record.commands, |c| stops |= is_flush(&c));
+            let scanned = scanner::for_each(record.commands, |c| stops |= is_flush(&c));
             // What cannot be read is refused when it is pushed.
             stops &= scanned.is_ok();
         }

@@ -19,7 +19,7 @@ use crate::command::Touched;
 use crate::converge::Filed;
 use crate::link::{self, Message, Records};
 use crate::model::{
-    BatchReader, Cursor, Entry, Epoch, Mark, Need, Offset, Seen, SiteId, mark_key, owed_key,
+    BatchReader, Cursor, Epoch, Mark, Need, Offset, Seen, SiteId, mark_key, owed_key,
 };
 use crate::redis::Reply;
 use crate::status::Stop;
@@ -48,28 +48,28 @@ impl Applier {
                 () = self.docket.file(filed) => {}
             }
             self.settle_again(&records, stop).await?;
-            for entry in BatchReader::new(records.start, records.body) {
-                let Entry::Record(record) = entry? else {
-                    continue;
-                };
+            let mut reader = BatchReader::new(records.start, records.body);
+            while let Some(record) = reader.next_record()? {
                 // Exactly once: the mark says what has been applied.
                 let offset = record.offset;
                 if self.has_applied(Cursor { epoch, offset }) {
                     continue;
                 }
-                if batch.stops_at(&record) {
+                if batch.stops_at(record) {
                     self.apply(batch, epoch, &tags, stop).await?;
                     return Err(Error::Stop(flushed(&self.config.peer)));
                 }
-                if self.must_wait(&record, &causes) {
+                if self.must_wait(record, &causes) {
                     let whole = std::mem::replace(&mut batch, self.batch()?);
                     self.apply(whole, epoch, &tags, stop).await?;
                     let offset = Offset(record.offset.0.saturating_sub(1));
-                    let needed = (&*record.causes, Cursor { epoch, offset });
+                    let needed = (&**record.causes, Cursor { epoch, offset });
                     self.await_causes(needed, stop).await?;
                 }
-                batch.push(&record)?;
-                (tags, causes) = (record.seen, record.causes);
+                batch.push(record)?;
+                if !Arc::ptr_eq(&tags, record.seen) || !Arc::ptr_eq(&causes, record.causes) {
+                    (tags, causes) = (Arc::clone(record.seen), Arc::clone(record.causes));
+                }
                 if batch.is_full() {
                     let full = std::mem::replace(&mut batch, self.batch()?);
                     self.apply(full, epoch, &tags, stop).await?;
@@ -113,13 +113,11 @@ impl Applier {
             offset,
         };
         let mut batch = self.batch()?;
-        for entry in BatchReader::new(records.start, records.body.clone()) {
-            let Entry::Record(record) = entry? else {
-                continue;
-            };
+        let mut reader = BatchReader::new(records.start, records.body.clone());
+        while let Some(record) = reader.next_record()? {
             let at = place(record.offset);
             if at > unsettled && self.has_applied(at) {
-                batch.push(&record)?;
+                batch.push(record)?;
             }
         }
         let all = (0..batch.commands() as usize).collect();
@@ -132,6 +130,7 @@ impl Applier {
             .is_none_or(|m| place(records.end) >= m.at);
         if is_last {
             self.set_unsettled(None);
+            self.docket.hurry();
         }
         Ok(())
     }
@@ -142,6 +141,7 @@ impl Applier {
         let is_all = |mark: &Mark| sent >= mark.at;
         if self.unsettled.is_some() && self.mark.as_ref().is_some_and(is_all) {
             self.set_unsettled(None);
+            self.docket.hurry();
         }
     }
 

@@ -7,7 +7,7 @@
 //! written. Everything else travels as it came.
 
 use super::scanner::Command;
-use super::table::{Form, row};
+use super::table::Form;
 use crate::rdb::decode::libraries;
 use crate::redis::put_command;
 
@@ -15,7 +15,7 @@ use crate::redis::put_command;
 /// `XADD` that the server recognised as a duplicate (8.8 streams it). `now_ms` is the wall clock in
 /// milliseconds.
 pub fn canonical(command: &Command<'_>, now_ms: u64, out: &mut Vec<u8>) -> u32 {
-    let form = row(command.arg(0)).map_or(Form::Plain, |row| row.form);
+    let form = command.row().map_or(Form::Plain, |row| row.form);
     rewrite(form, command, now_ms, out).unwrap_or_else(|| {
         out.extend_from_slice(command.raw());
         1

@@ -94,7 +94,10 @@ impl Effects {
     /// Forgets all, and keeps the memory.
     pub fn clear(&mut self) {
         self.touches.clear();
-        self.made.clear();
+        // Nearly always there is none, and to look costs less than to remove none.
+        if !self.made.is_empty() {
+            self.made.clear();
+        }
         self.wholes.clear();
     }
 

@@ -4,7 +4,7 @@ use xxhash_rust::xxh3::xxh3_128_with_seed;
 
 use super::catalog::{Catalog, Learned};
 use super::scanner::{Command, ScanError, Scanner};
-use super::table::{Keys, row};
+use super::table::Keys;
 use super::touch::Act;
 
 /// What a command does to a key.
@@ -67,7 +67,7 @@ impl Catalog {
         mut key: impl FnMut(u32, &[u8], Act),
     ) -> bool {
         use Act::Read;
-        let Some(row) = row(command.arg(0)) else {
+        let Some(row) = command.row() else {
             let learned = self.learned(command.arg(0));
             let mut write = |k: &[u8]| key(db, k, Act::Write);
             return learned.is_some_and(|l| for_each_learned(l, command, &mut write));
@@ -142,7 +142,7 @@ impl Catalog {
         if self.for_each_key(command, db, &mut add) {
             return Touched::Keys(keys);
         }
-        match row(command.arg(0)).map(|row| row.keys) {
+        match command.row().map(|row| row.keys) {
             Some(Keys::Database) => Touched::Database(db),
             _ => Touched::Everything,
         }

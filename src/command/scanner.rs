@@ -11,6 +11,8 @@ use std::ops::Range;
 
 use bytes::{Buf, BytesMut};
 
+use super::table::{Row, row};
+
 /// Redis's own limit on the arguments of one command.
 pub const MAX_ARGS: usize = 1 << 20;
 /// The largest argument. `proto-max-bulk-len` is 512 MiB by default and may be raised.
@@ -57,6 +59,7 @@ pub struct Scanner {
 pub struct Command<'a> {
     raw: &'a [u8],
     args: &'a [Range<usize>],
+    row: Option<&'static Row>,
 }
 
 impl<'a> Command<'a> {
@@ -74,6 +77,11 @@ impl<'a> Command<'a> {
             .get(number)
             .and_then(|r| self.raw.get(r.clone()))
             .unwrap_or_default()
+    }
+
+    /// What the table says of it: looked up once, for it is asked several times.
+    pub(super) const fn row(&self) -> Option<&'static Row> {
+        self.row
     }
 
     /// How many arguments it has, the name included.
@@ -126,12 +134,16 @@ impl Scanner {
                 Err(byte) => return Err(byte.map_or(ScanError::Length, ScanError::NoCommand)),
             },
         };
+        let mut at = self.at;
         while self.args.len() < expected {
-            let (length, begin) = match self.argument {
-                Some(length) => (length, self.at),
-                None => match header(buffer, self.at, b'$', MAX_ARG) {
+            let (length, begin) = match self.argument.take() {
+                Some(length) => (length, at),
+                None => match header(buffer, at, b'$', MAX_ARG) {
                     Ok(Some(found)) => found,
-                    Ok(None) => return Ok(None),
+                    Ok(None) => {
+                        self.at = at;
+                        return Ok(None);
+                    }
                     Err(byte) => return Err(byte.map_or(ScanError::Length, ScanError::NoArgument)),
                 },
             };
@@ -145,18 +157,19 @@ impl Scanner {
                 }
             }
             self.args.push(begin..end);
-            (self.argument, self.at) = (None, end.saturating_add(2));
+            at = end.saturating_add(2);
         }
-        Ok(Some(self.at))
+        self.at = at;
+        Ok(Some(at))
     }
 
     /// The complete command at the front of the buffer.
     #[must_use]
     pub fn command<'a>(&'a self, buffer: &'a [u8]) -> Command<'a> {
-        Command {
-            raw: buffer.get(..self.at).unwrap_or_default(),
-            args: &self.args,
-        }
+        let (raw, args) = (buffer.get(..self.at).unwrap_or_default(), &self.args[..]);
+        let name = args.first().and_then(|range| raw.get(range.clone()));
+        let row = name.and_then(row);
+        Command { raw, args, row }
     }
 
     /// Drops the complete command from the front of the buffer.
@@ -217,19 +230,21 @@ fn header(
     limit: usize,
 ) -> Result<Option<(usize, usize)>, Option<u8>> {
     // Nearly all lengths have one digit or two, and no such length is beyond the limit.
-    match buffer.get(at..) {
-        Some([first, a @ b'0'..=b'9', b'\r', b'\n', ..]) if *first == kind => {
-            Ok(Some((digit(*a), at.saturating_add(4))))
+    let rest = buffer.get(at..).unwrap_or_default();
+    if let Some(&[first, one, two, three, four]) = rest.first_chunk()
+        && first == kind
+        && one.is_ascii_digit()
+    {
+        if (two, three) == (b'\r', b'\n') {
+            return Ok(Some((digit(one), at.saturating_add(4))));
         }
-        Some([first, a @ b'0'..=b'9', b @ b'0'..=b'9', b'\r', b'\n', ..]) if *first == kind => {
-            let number = digit(*a).saturating_mul(10).saturating_add(digit(*b));
-            Ok(Some((number, at.saturating_add(5))))
-        }
-        rest => {
-            let found = long_header(rest.unwrap_or_default(), kind, limit)?;
-            Ok(found.map(|(number, length)| (number, at.saturating_add(length))))
+        if two.is_ascii_digit() && (three, four) == (b'\r', b'\n') {
+            let number = digit(one).saturating_mul(10).saturating_add(digit(two));
+            return Ok(Some((number, at.saturating_add(5))));
         }
     }
+    let found = long_header(rest, kind, limit)?;
+    Ok(found.map(|(number, length)| (number, at.saturating_add(length))))
 }
 
 /// The same for any number, from the front: the number, and the length of all.

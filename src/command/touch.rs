@@ -10,7 +10,7 @@ use xxhash_rust::xxh3::xxh3_128_with_seed;
 use super::catalog::Catalog;
 use super::keys::{Access, key_hash, number};
 use super::scanner::Command;
-use super::table::{Effect, Family, Keys, Layout, Row, row};
+use super::table::{Effect, Family, Keys, Layout, Row};
 
 /// Of a command that names more elements than this, the order decides: it is worth no look-up of
 /// each.
@@ -217,7 +217,7 @@ impl Catalog {
     /// Whether what the command writes follows from other keys than the one that it writes.
     #[must_use]
     pub fn derives(&self, command: &Command<'_>) -> bool {
-        row(command.arg(0)).is_some_and(|row| {
+        command.row().is_some_and(|row| {
             !matches!(
                 row.keys,
                 Keys::None
@@ -294,7 +294,7 @@ fn first_score(command: &Command<'_>) -> usize {
 
 /// Calls `each` with every element that a command of [`Family::Elements`] names.
 fn for_each_element(command: &Command<'_>, each: impl FnMut(&[u8])) {
-    let Some(Family::Elements(layout, _)) = row(command.arg(0)).map(|row| row.family) else {
+    let Some(Family::Elements(layout, _)) = command.row().map(|row| row.family) else {
         return;
     };
     let (from, step, most) = match layout {

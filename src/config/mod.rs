@@ -292,12 +292,12 @@ impl Admin {
     }
 }
 
-/// How many writes are remembered if nothing else is said: 80 MB. At 50,000 a second and a round trip of
+/// How many writes are remembered if nothing else is said: 30 MB. At 50,000 a second and a round trip of
 /// 200 ms there are 20,000, one for each key and one for each element.
 pub const DEFAULT_REMEMBERED: usize = 1 << 19;
 
 /// How many writes can be remembered: fewer than these are forgotten before anybody has seen them, and
-/// more than 16 million are 2.5 GB.
+/// more than 16 million are 1 GB.
 const REMEMBERED: RangeInclusive<u64> = 1 << 10..=1 << 24;
 
 /// Where peers dial us: every interface, because a peer is on another machine by nature.

@@ -1,6 +1,6 @@
 //! Whether the order in which two sites' writes took effect here is the right one.
 
-use super::recent::Did;
+use super::log::Did;
 use crate::command::Act;
 use crate::model::{ConflictKind, Cursor, Hlc, SiteId, Winner};
 

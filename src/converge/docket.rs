@@ -281,15 +281,26 @@ impl Docket {
         self.0.news.notify_one();
     }
 
-    /// Records behind `from` are being applied; none when it is known how all of them went.
+    /// Records behind `from` are being applied; none when it is known how all of them went. The intake
+    /// looks for that by itself, a little after they have come back.
     pub fn set_unsettled(&self, from: Option<Cursor>) {
         let mut state = self.lock();
         let was = std::mem::replace(&mut state.unsettled, from);
         if from.is_none() && was.is_some() {
             state.is_news = true;
             self.0.settled.notify_waiters();
-            self.0.news.notify_one();
         }
+    }
+
+    /// Something was settled, and nothing comes back from which the intake would know.
+    pub fn hurry(&self) {
+        self.0.news.notify_one();
+    }
+
+    /// Whether something is settled, or will be, that the judge has not noted.
+    pub(super) fn waits(&self) -> bool {
+        let state = self.lock();
+        state.unsettled.is_some() || state.is_news
     }
 
     /// Whether everything is settled, the judge has noted so, and the sites need not be merged: after a

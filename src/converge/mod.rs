@@ -33,6 +33,7 @@ mod docket;
 mod evicted;
 mod foreign;
 mod judge;
+mod log;
 mod reading;
 mod recent;
 mod table;

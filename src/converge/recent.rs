@@ -1,25 +1,19 @@
-//! The writing side of the table: our own writes, in spans that are forgotten together.
+//! The writing side of the table: the writes of one history, until every peer has seen them.
 
-use std::collections::hash_map::Entry;
 use std::collections::{HashMap, VecDeque};
 use std::hash::{BuildHasherDefault, Hasher};
 use std::sync::Arc;
 
+use super::log::{Did, Log};
 use super::table::{All, DidAll, Table};
 use crate::command::{self, Act, Kind, Touch, Whole};
 use crate::model::{Cursor, Hlc, Key};
 
-/// The most keys of one [`Span`].
-const MAX_SPAN: usize = 1 << 16;
-/// As a part of all that is remembered: so much is forgotten at once when there are too many.
-const LEAST_SPANS: usize = 16;
-/// A span of fewer keys goes on: many small ones would cost whoever asks more than they save.
-pub(super) const MIN_SPAN: usize = 1 << 10;
-/// The most spans that are begun before the last one is full: whoever asks looks into each.
-pub(super) const MAX_SPANS: usize = 64;
-/// How many kinds of hashes are told apart before a span is looked into: many times as many as there are
-/// writes on the way to a peer, in no more memory than a processor has at hand.
-const KINDS: usize = 1 << 16;
+/// Of all that may be remembered, so many parts of [`PARTS`] are left when there are too many: to forget
+/// a part costs a look at each, so it is not done for a few.
+const LEFT_PARTS: usize = 3;
+/// See [`LEFT_PARTS`].
+const PARTS: usize = 4;
 /// The most flushes and swaps remembered: more databases are not in use where these are in conflict.
 pub(super) const MAX_WHOLES: usize = 64;
 
@@ -53,85 +47,105 @@ impl Hasher for PassThrough {
 /// How the maps of hashes are hashed.
 pub(super) type Hashed = BuildHasherDefault<PassThrough>;
 
-/// Our own writes, as far as they are remembered.
-#[derive(Debug)]
+/// The writes of one history, as far as they are remembered.
+#[derive(Debug, Default)]
 pub(super) struct Writes {
     /// What holds for every key.
     pub all: All,
-    /// The earliest first.
-    pub spans: VecDeque<Span>,
-    /// How many spans were begun.
-    begun: u32,
-    /// Of each kind of hash, how many spans were begun when one of it was written last. What is asked for
-    /// and was not written costs one look at this, not one into each span. (A count that has begun
-    /// anew makes a look into spans more.)
-    newest: Box<[u32]>,
+    /// What was done to keys and elements.
+    pub log: Log,
+    /// What was made of keys.
+    pub made: MadeOf,
+    /// Up to where everything is forgotten.
+    forgotten: Cursor,
 }
 
-impl Default for Writes {
-    fn default() -> Self {
-        Self {
-            all: All::default(),
-            spans: VecDeque::new(),
-            begun: 0,
-            newest: vec![0; KINDS].into(),
+/// What was made of keys, or with them, by commands that write other keys.
+#[derive(Debug, Default)]
+pub(super) struct MadeOf {
+    by_hash: HashMap<u128, VecDeque<Made>, Hashed>,
+    /// Each once for each, the earliest first.
+    order: VecDeque<(Cursor, u128)>,
+}
+
+/// Keys that a command has written from others.
+#[derive(Clone, Debug)]
+pub(super) struct Made {
+    pub at: Cursor,
+    /// Whether a later command of the same record has renewed or moved the key.
+    pub is_renewed: bool,
+    pub keys: Arc<[Key]>,
+}
+
+impl MadeOf {
+    /// What was made of a key, the earliest first.
+    pub(super) fn of(&self, hash: u128) -> impl Iterator<Item = &Made> {
+        self.by_hash.get(&hash).into_iter().flatten()
+    }
+
+    fn note(&mut self, hash: u128, made: Made) {
+        self.order.push_back((made.at, hash));
+        self.by_hash.entry(hash).or_default().push_back(made);
+    }
+
+    fn first(&self) -> Option<Cursor> {
+        self.order.front().map(|(at, _)| *at)
+    }
+
+    fn forget_first(&mut self) {
+        if let Some((_, hash)) = self.order.pop_front()
+            && let Some(made) = self.by_hash.get_mut(&hash)
+        {
+            made.pop_front();
+            if made.is_empty() {
+                self.by_hash.remove(&hash);
+            }
         }
     }
 }
 
 impl Writes {
-    /// What was done to a key or an element in each span that ends behind `seen`, the last first.
-    pub(super) fn of(&self, hash: u128, seen: Cursor) -> impl Iterator<Item = &Done> {
-        let newest = self.newest.get(kind(hash)).copied().unwrap_or_default();
-        let since = self.begun.wrapping_sub(newest) as usize;
-        let spans = self.spans.range(..self.spans.len().saturating_sub(since));
-        let spans = spans.rev().filter(move |span| span.last > seen);
-        spans.filter_map(move |span| span.done.get(&hash))
+    /// How many keys and elements are remembered; one that was written several times may count for each.
+    pub(super) fn len(&self) -> usize {
+        self.log.len() + self.made.order.len()
     }
 
-    /// Something was done to a key or an element: whether that is the first time in the present span.
-    fn note(&mut self, hash: u128, did: Did) -> bool {
-        let Some(span) = self.spans.back_mut() else {
-            return false;
-        };
-        span.last = span.last.max(did.at);
-        if let Some(newest) = self.newest.get_mut(kind(hash)) {
-            *newest = self.begun;
+    /// Where the last one ends.
+    pub(super) fn last(&self) -> Option<Cursor> {
+        let made = self.made.order.back().map(|(at, _)| *at);
+        self.log.last().max(made)
+    }
+
+    /// Where the first one ends.
+    fn first(&self) -> Option<Cursor> {
+        let firsts = self.log.first().into_iter().chain(self.made.first());
+        firsts.min()
+    }
+
+    /// Forgets all that ends up to here.
+    fn forget(&mut self, upto: Cursor) {
+        while self.log.first().is_some_and(|at| at <= upto) {
+            self.log.forget_first();
         }
-        match span.done.entry(hash) {
-            Entry::Occupied(mut known) => {
-                known.get_mut().note(did);
-                false
-            }
-            Entry::Vacant(new) => {
-                let more = Vec::new();
-                new.insert(Done { first: did, more });
-                true
-            }
+        while self.made.first().is_some_and(|at| at <= upto) {
+            self.made.forget_first();
         }
     }
-}
 
-/// The kind of a hash, not by the bits by which the maps find it.
-const fn kind(hash: u128) -> usize {
-    #[expect(
-        clippy::cast_possible_truncation,
-        reason = "any bits of the hash will do"
-    )]
-    let high = (hash >> 64) as usize;
-    high % KINDS
-}
-
-/// The writes of a span of our history. They are forgotten together: to remove each key by itself
-/// would cost as much as to note it.
-#[derive(Debug, Default)]
-pub(super) struct Span {
-    /// The last of them.
-    pub last: Cursor,
-    /// Hash of a key → what was done to it in the span; and hash of an element, likewise.
-    pub done: HashMap<u128, Done, Hashed>,
-    /// Hash of a key → what was made of it, or with it, by commands that write other keys.
-    pub made: HashMap<u128, Vec<Made>, Hashed>,
+    /// Makes sure that there is room for one more: forgets what was done again, and if that is little, the
+    /// oldest; whoever has not seen that must take it that any key was written.
+    fn make_room(&mut self, most: usize) {
+        if self.len() < most {
+            return;
+        }
+        self.log.compact();
+        while self.len() > most / PARTS * LEFT_PARTS
+            && let Some(oldest) = self.first()
+        {
+            self.all.written = self.all.written.max(oldest);
+            self.forget(oldest);
+        }
+    }
 }
 
 /// One of our writes, as the table remembers it: a touch, and where and when.
@@ -145,168 +159,70 @@ pub(super) struct Write {
     pub hlc: Hlc,
 }
 
-/// The last time that something was done to a key or an element.
-#[derive(Clone, Copy, Debug)]
-pub(super) struct Did {
-    pub act: Act,
-    pub kind: Kind,
-    pub at: Cursor,
-    pub hlc: Hlc,
-}
-
-/// What was done to a key or an element: of each act, the last. Most have one kind only.
-#[derive(Debug)]
-pub(super) struct Done {
-    first: Did,
-    more: Vec<Did>,
-}
-
-impl Done {
-    fn note(&mut self, did: Did) {
-        let same = |known: &&mut Did| known.act == did.act;
-        if self.first.act == did.act {
-            self.first = did;
-        } else if let Some(known) = self.more.iter_mut().find(same) {
-            *known = did;
-        } else {
-            self.more.push(did);
-        }
-    }
-
-    pub(super) fn all(&self) -> impl Iterator<Item = &Did> {
-        std::iter::once(&self.first).chain(&self.more)
-    }
-
-    pub(super) fn last(&self) -> Cursor {
-        self.all().map(|did| did.at).max().unwrap_or_default()
-    }
-}
-
-/// Keys that a command has written from others.
-#[derive(Clone, Debug)]
-pub(super) struct Made {
-    pub at: Cursor,
-    /// Whether a later command of the same record has renewed or moved the key.
-    pub is_renewed: bool,
-    pub keys: Arc<[Key]>,
-}
-
-/// The writing side, owned by the intake.
-#[derive(Debug, Default)]
-pub(super) struct Recent {
-    /// How many keys there are in all spans.
-    count: usize,
-    /// Whether the next write begins a span.
-    is_closed: bool,
-    /// Up to where everything is forgotten.
-    forgotten: Cursor,
-    /// A span that was forgotten, for its memory.
-    spare: Span,
-}
-
-impl Recent {
+/// The writing side: only the intake's.
+impl Table {
     /// Keys and elements were written, the earliest first.
-    pub(super) fn note(&mut self, table: &Table, written: impl IntoIterator<Item = Write>) {
-        let mut writes = table.writes();
+    pub(super) fn note(&self, written: impl IntoIterator<Item = Write>) {
+        let mut writes = self.writes();
         for Write { touch, at, hlc } in written {
-            self.make_room(table, &mut writes);
             let Touch { act, kind, .. } = touch;
             let did = Did { act, kind, at, hlc };
             for hash in std::iter::once(touch.key).chain(touch.element) {
-                self.count += usize::from(writes.note(hash, did));
+                writes.make_room(self.most);
+                writes.log.note(hash, did);
             }
         }
     }
 
     /// A command has written keys from others.
-    pub(super) fn note_made(&mut self, table: &Table, made: &command::Made, at: Cursor) {
-        let mut writes = table.writes();
-        self.make_room(table, &mut writes);
-        let Some(span) = writes.spans.back_mut() else {
-            return;
-        };
-        span.last = span.last.max(at);
+    pub(super) fn note_made(&self, made: &command::Made, at: Cursor) {
+        let mut writes = self.writes();
         for hash in &made.from {
+            writes.make_room(self.most);
             let made = Made {
                 at,
                 is_renewed: made.renewed.contains(hash),
                 keys: Arc::clone(&made.keys),
             };
-            span.made.entry(*hash).or_default().push(made);
-            self.count += 1;
+            writes.made.note(*hash, made);
         }
     }
 
     /// Any key may have been written.
-    pub(super) fn note_everything(&mut self, table: &Table, at: Cursor) {
-        table.note_all_written(at);
-        self.forget(table, at);
+    pub(super) fn note_everything(&self, at: Cursor) {
+        self.note_all_written(at);
+        self.forget(at);
     }
 
     /// Keys were written that were not named.
-    pub(super) fn note_whole(&mut self, table: &Table, what: Whole, at: Cursor, hlc: Hlc) {
+    pub(super) fn note_whole(&self, what: Whole, at: Cursor, hlc: Hlc) {
         let act = match what {
-            Whole::Unknown => return self.note_everything(table, at),
+            Whole::Unknown => return self.note_everything(at),
             Whole::Flush(_) => Act::Delete,
             Whole::Swap(..) => Act::Write,
         };
         let kind = Kind::Other;
         let did = Did { act, kind, at, hlc };
         let are_many = {
-            let wholes = &mut table.writes().all.wholes;
+            let wholes = &mut self.writes().all.wholes;
             wholes.retain(|known| known.what != what);
             wholes.push(DidAll { what, did });
             wholes.len() > MAX_WHOLES
         };
         if are_many {
-            self.note_everything(table, at);
+            self.note_everything(at);
         }
     }
 
     /// Every peer has seen everything up to `upto`.
-    pub(super) fn forget(&mut self, table: &Table, upto: Cursor) {
-        if upto <= self.forgotten {
+    pub(super) fn forget(&self, upto: Cursor) {
+        let mut writes = self.writes();
+        if upto <= writes.forgotten {
             return;
         }
-        self.forgotten = upto;
-        let Writes { all, spans, .. } = &mut *table.writes();
-        all.wholes.retain(|whole| whole.did.at > upto);
-        while spans.front().is_some_and(|span| span.last <= upto) {
-            self.remove_first(spans);
-        }
-        // What follows will be seen later: it is forgotten apart from what there is.
-        let is_large = |span: &Span| span.done.len() >= MIN_SPAN;
-        self.is_closed = spans.len() < MAX_SPANS && spans.back().is_some_and(is_large);
-    }
-
-    /// Makes sure that there is a span that is not full; forgets the oldest, so that a whole span
-    /// more is not too many.
-    fn make_room(&mut self, table: &Table, writes: &mut Writes) {
-        let Writes {
-            all, spans, begun, ..
-        } = writes;
-        let largest = MAX_SPAN.min(table.most / LEAST_SPANS);
-        let is_full = |span: &Span| span.done.len() + span.made.len() >= largest;
-        if !std::mem::take(&mut self.is_closed) && !spans.back().is_none_or(is_full) {
-            return;
-        }
-        while self.count + largest > table.most
-            && let Some(oldest) = spans.front()
-        {
-            all.written = all.written.max(oldest.last);
-            self.remove_first(spans);
-        }
-        spans.push_back(std::mem::take(&mut self.spare));
-        *begun = begun.wrapping_add(1);
-    }
-
-    fn remove_first(&mut self, spans: &mut VecDeque<Span>) {
-        if let Some(Span { mut done, made, .. }) = spans.pop_front() {
-            self.count -= done.len() + made.values().map(Vec::len).sum::<usize>();
-            done.clear();
-            // The memory of a large one is needed in unusual moments only.
-            done.shrink_to(4 * MIN_SPAN);
-            self.spare.done = done;
-        }
+        writes.forgotten = upto;
+        writes.all.wholes.retain(|whole| whole.did.at > upto);
+        writes.forget(upto);
+        writes.log.shrink();
     }
 }

@@ -12,7 +12,8 @@ use dashmap::DashMap;
 use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 
 use super::Clash;
-use super::recent::{Did, Done, Hashed, Made, Writes};
+use super::log::Did;
+use super::recent::{Hashed, Made, Writes};
 use crate::command::{Act, Kind, Touch, Whole, key_hash};
 use crate::model::{Cursor, Epoch, Hlc, Key, Offset};
 
@@ -105,8 +106,8 @@ impl Read {
 }
 
 impl Table {
-    /// One that remembers so many writes at most, each in about 160 bytes. What it has forgotten may have been any write of any
-    /// key: what meets it costs a state more.
+    /// One that remembers so many writes at most, each in 60 to 120 bytes. What it has
+    /// forgotten may have been any write of any key: what meets it costs a state more.
     #[must_use]
     pub fn new(most: usize) -> Self {
         Self {
@@ -138,14 +139,14 @@ impl Table {
         }
         // Asked last: what leaves the reads is entered here before.
         let writes = self.writes();
-        writes.spans.is_empty() && writes.all.written().max(writes.all.copied.at()) <= seen
+        writes.len() == 0 && writes.all.written().max(writes.all.copied.at()) <= seen
     }
 
     /// Where the key was last written, or read to be sent, if a peer that had seen our history up
     /// to `seen` had not seen that.
     #[must_use]
     pub fn unseen(&self, hash: u128, seen: Cursor) -> Option<Cursor> {
-        let written = self.writes().of(hash, seen).next().map(Done::last);
+        let written = self.writes().log.of(hash).map(|did| did.at).max();
         let last = written.unwrap_or(Cursor::ZERO).max(self.sent(hash));
         (last > seen).then_some(last)
     }
@@ -154,7 +155,7 @@ impl Table {
     #[must_use]
     pub fn is_written(&self, hash: u128, seen: Cursor) -> bool {
         let writes = self.writes();
-        writes.all.written() > seen || writes.of(hash, seen).any(|done| done.last() > seen)
+        writes.all.written() > seen || writes.log.of(hash).any(|did| did.at > seen)
     }
 
     /// Those of our writes that a record had not seen, of which we know that it had seen our history
@@ -163,10 +164,7 @@ impl Table {
     pub fn clash(&self, touch: Touch, seen: Cursor) -> Clash {
         let mut clash = Clash::default();
         let writes = &*self.writes();
-        let unseen = |hash| {
-            let done = writes.of(hash, seen).flat_map(Done::all);
-            done.filter(|did| did.at > seen)
-        };
+        let unseen = |hash| writes.log.of(hash).filter(|did| did.at > seen);
         for did in unseen(touch.key) {
             // Whether it is the same element, the element's own entry says.
             let both = touch.element.is_some() && did.act.is_of_element();
@@ -216,21 +214,19 @@ impl Table {
         out: &mut Vec<Key>,
     ) {
         let writes = self.writes();
-        for span in writes.spans.iter().filter(|span| span.last > seen) {
-            let made = span.made.get(&hash).into_iter().flatten();
-            let is_before = |made: &&Made| made.at < end || (made.at == end && made.is_renewed);
-            for made in made.filter(|made| made.at > seen).filter(is_before) {
-                out.extend(made.keys.iter().cloned());
-            }
+        let made = writes.made.of(hash).filter(|made| made.at > seen);
+        let is_before = |made: &&Made| made.at < end || (made.at == end && made.is_renewed);
+        for made in made.filter(is_before) {
+            out.extend(made.keys.iter().cloned());
         }
     }
 
     /// Where our last write ends that is remembered.
     #[must_use]
     pub fn newest(&self) -> Cursor {
-        let Writes { all, spans, .. } = &*self.writes();
-        let last = spans.back().map_or(Cursor::ZERO, |span| span.last);
-        last.max(all.written())
+        let writes = self.writes();
+        let last = writes.last().unwrap_or(Cursor::ZERO);
+        last.max(writes.all.written())
     }
 
     /// Whether more than writes of this very key is unseen: its state was sent, or any key may
@@ -269,17 +265,16 @@ impl Table {
         self.reads.remove_if(&hash, |_, read| read.at() == at);
     }
 
-    /// How many keys and elements are remembered; one that was written in several spans counts in
-    /// each.
+    /// How many keys and elements are remembered; one that was written several times may count for each.
     #[must_use]
     pub fn len(&self) -> usize {
-        self.writes().spans.iter().map(|span| span.done.len()).sum()
+        self.writes().len()
     }
 
     /// Whether none is.
     #[must_use]
     pub fn is_empty(&self) -> bool {
-        self.writes().spans.is_empty()
+        self.len() == 0
     }
 
     /// The latest stamp of ours of writes of whole databases that a peer's had not seen, and that come
@@ -321,7 +316,7 @@ impl Table {
 #[cfg(test)]
 mod tests {
     use super::super::Reading;
-    use super::super::recent::{MIN_SPAN, Recent, Write};
+    use super::super::recent::Write;
     use super::*;
     use crate::model::Hlc;
 
@@ -353,8 +348,8 @@ mod tests {
 
     #[test]
     fn a_write_is_unseen_until_it_has_been_seen() {
-        let (table, mut recent) = (Table::new(MOST), Recent::default());
-        recent.note(&table, writes(&[(1, at(10)), (2, at(15)), (1, at(20))]));
+        let table = Table::new(MOST);
+        table.note(writes(&[(1, at(10)), (2, at(15)), (1, at(20))]));
         assert_eq!(table.unseen(1, at(19)), Some(at(20)));
         assert_eq!(table.unseen(1, at(20)), None);
         assert_eq!(table.unseen(2, at(10)), Some(at(15)));
@@ -364,63 +359,66 @@ mod tests {
             offset: Offset(1),
         };
         assert_eq!(table.unseen(1, later), None);
-        recent.note(&table, [write(1, later)]);
+        table.note([write(1, later)]);
         assert_eq!(
             table.unseen(1, at(1 << 50)),
             Some(later),
             "an epoch later is later"
         );
-        recent.forget(&table, at(1 << 50));
-        assert_eq!(
-            table.len(),
-            2,
-            "what is written together is forgotten together"
-        );
-        assert_eq!(table.unseen(2, at(14)), Some(at(15)));
-        recent.forget(&table, later);
+        table.forget(at(15));
+        assert_eq!(table.len(), 2, "only what everybody has seen is forgotten");
+        assert_eq!(table.unseen(1, at(14)), Some(later));
+        table.forget(later);
         assert!(table.is_empty() && table.is_all_seen(Cursor::ZERO));
     }
 
     #[test]
-    fn the_last_write_of_a_key_counts_in_whichever_span_it_is() {
+    fn the_last_write_of_a_key_counts_however_often_it_was_written() {
         const KEYS: usize = 1500;
-        let (table, mut recent) = (Table::new(MOST), Recent::default());
+        const STEP: usize = 1000;
+        let table = Table::new(MOST);
         let mut seen = 1;
-        for from in (1_u64..100_000).step_by(MIN_SPAN) {
-            let next = from + MIN_SPAN as u64;
-            recent.note(
-                &table,
-                (from..next).map(|i| write(u128::from(i % KEYS as u64), at(i))),
-            );
+        for from in (1_u64..100_000).step_by(STEP) {
+            let next = from + STEP as u64;
+            let written = (from..next).map(|i| write(u128::from(i % KEYS as u64), at(i)));
+            table.note(written);
             // Each time the half of what was written before has been seen.
             seen = seen.max(from / 2);
-            recent.forget(&table, at(seen));
+            table.forget(at(seen));
             for last in (seen + 1..next).rev().take(KEYS) {
                 let hash = u128::from(last % KEYS as u64);
                 assert_eq!(table.unseen(hash, at(last - 1)), Some(at(last)));
                 assert_eq!(table.unseen(hash, at(last)), None);
             }
-            assert!(table.len() as u64 <= next - seen + 2 * MIN_SPAN as u64);
+            assert_eq!(table.len() as u64, next - seen - 1);
         }
-        assert!(table.writes().spans.len() > 10);
-        recent.forget(&table, at(1 << 40));
+        table.forget(at(1 << 40));
         assert!(table.is_empty());
     }
 
     #[test]
     fn what_is_forgotten_or_touches_everything_is_never_missed() {
         for most in [1 << 10, MOST] {
-            let (table, mut recent) = (Table::new(most), Recent::default());
-            recent.note_everything(&table, at(30));
+            let table = Table::new(most);
+            table.note_everything(at(30));
             assert_eq!(table.unseen(9, at(29)), Some(at(30)));
-            let many = 0..=most as u64;
-            recent.note(&table, many.map(|i| write(u128::from(i), at(100 + i))));
-            let span = most / 16;
-            assert_eq!(table.len(), most - span + 1);
-            let (span, first) = (span as u64, at(99));
-            let forgotten = at(100 + span - 1);
-            assert_eq!(table.unseen(u128::from(span), first), Some(at(100 + span)));
-            assert_eq!(table.unseen(5, first), Some(forgotten));
+            // Twice each: what was done again is forgotten first.
+            let many =
+                |from: u64, most: u64| (0..most).map(move |i| write(u128::from(i), at(from + i)));
+            let (few, most) = (most as u64 / 4, most as u64);
+            table.note(many(100, few).chain(many(100 + few, few)));
+            table.note((few..most).map(|i| write(u128::from(i), at(100 + few + i))));
+            assert_eq!(table.unseen(9, at(50)), Some(at(100 + few + 9)));
+            assert_eq!(table.unseen(u128::from(most) + 1, at(50)), None);
+            table.note([write(u128::from(most), at(100 + few + most))]);
+            assert_eq!(table.len() as u64, most / 4 * 3 + 1);
+            let forgotten = at(100 + few + most / 4 - 1);
+            let left = u128::from(most / 4);
+            assert_eq!(
+                table.unseen(left, forgotten),
+                Some(at(100 + few + most / 4))
+            );
+            assert_eq!(table.unseen(5, at(99)), Some(forgotten));
             assert_eq!(table.unseen(5, forgotten), None);
         }
     }

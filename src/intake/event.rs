@@ -22,7 +22,7 @@ pub struct Write {
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Event {
     /// A client wrote. Give the memory [back](super::decoder::Decoder::reuse) when it is read.
-    Write(Write),
+    Write(Box<Write>),
     /// A peer's writes, come back.
     Echo {
         /// Whose they are.

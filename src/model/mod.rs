@@ -10,6 +10,7 @@ mod mark;
 mod need;
 mod pattern;
 mod position;
+mod reader;
 mod record;
 mod seen;
 mod site;
@@ -25,7 +26,8 @@ pub use self::mark::{
 pub use self::need::Need;
 pub use self::pattern::{Pattern, PatternError};
 pub use self::position::{Cursor, Epoch, Offset, Position, PositionError, ReplId};
-pub use self::record::{BatchReader, Entry, FrameBuilder, MAX_FRAME, Record, TARGET_FRAME, Tags};
+pub use self::reader::BatchReader;
+pub use self::record::{Entry, FrameBuilder, MAX_FRAME, Record, RecordRef, TARGET_FRAME, Tags};
 pub use self::seen::Seen;
 pub use self::site::{InstanceId, SiteError, SiteId};
 

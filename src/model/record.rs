@@ -6,15 +6,12 @@
 
 use std::sync::Arc;
 
-use bytes::{Buf, Bytes};
+use bytes::Bytes;
 
-use super::encoding::{
-    RecordError, narrow, put_bytes, put_varint, take_bytes, take_site, take_u8, take_varint,
-    varint_len,
-};
+use super::encoding::{put_bytes, put_varint, varint_len};
 use super::hlc::Hlc;
 use super::judgement::Judgement;
-use super::position::{Cursor, Epoch, Offset};
+use super::position::{Cursor, Offset};
 use super::seen::Seen;
 use super::site::SiteId;
 
@@ -25,13 +22,13 @@ pub const MAX_FRAME: usize = 1 << 30;
 /// enough that a peer waits little for the first record.
 pub const TARGET_FRAME: usize = 256 << 10;
 
-const KIND_RECORD: u8 = 1;
-const KIND_ECHO: u8 = 2;
-const KIND_SELF_MARK: u8 = 3;
-const KIND_MARK: u8 = 7;
-const KIND_FOREIGN: u8 = 12;
-const FLAG_SEEN: u8 = 1;
-const FLAG_CAUSES: u8 = 2;
+pub(super) const KIND_RECORD: u8 = 1;
+pub(super) const KIND_ECHO: u8 = 2;
+pub(super) const KIND_SELF_MARK: u8 = 3;
+pub(super) const KIND_MARK: u8 = 7;
+pub(super) const KIND_FOREIGN: u8 = 12;
+pub(super) const FLAG_SEEN: u8 = 1;
+pub(super) const FLAG_CAUSES: u8 = 2;
 
 /// One command or one MULTI…EXEC of a client, in canonical form, with its tags. Its origin and
 /// epoch are those of the frame.
@@ -52,6 +49,41 @@ pub struct Record {
     pub count: u32,
     /// The commands, in the protocol's form, one after the other, without MULTI and EXEC.
     pub commands: Bytes,
+}
+
+impl Record {
+    /// The same, as one where it stands.
+    #[must_use]
+    pub fn borrowed(&self) -> RecordRef<'_> {
+        RecordRef {
+            offset: self.offset,
+            hlc: self.hlc,
+            db: self.db,
+            seen: &self.seen,
+            causes: &self.causes,
+            count: self.count,
+            commands: &self.commands,
+        }
+    }
+}
+
+/// A [`Record`] where it stands in its frame.
+#[derive(Clone, Copy, Debug)]
+pub struct RecordRef<'a> {
+    /// Where it ends in its origin's stream.
+    pub offset: Offset,
+    /// When it was read there.
+    pub hlc: Hlc,
+    /// The database selected when it begins.
+    pub db: u32,
+    /// What its origin had echoed before it.
+    pub seen: &'a Arc<Seen>,
+    /// Of that, the last records.
+    pub causes: &'a Arc<Seen>,
+    /// How many commands it has, SELECTs included.
+    pub count: u32,
+    /// The commands, in the protocol's form.
+    pub commands: &'a [u8],
 }
 
 /// What a [`Record`] says of itself besides its commands.
@@ -155,16 +187,16 @@ impl FrameBuilder {
     }
 
     /// Appends a record.
-    pub fn push_record(&mut self, record: &Record) {
+    pub fn push_record(&mut self, record: RecordRef<'_>) {
         let tags = Tags {
             offset: record.offset,
             hlc: record.hlc,
             db: record.db,
-            seen: &record.seen,
-            causes: &record.causes,
+            seen: record.seen,
+            causes: record.causes,
             count: record.count,
         };
-        self.push(tags, &record.commands);
+        self.push(tags, record.commands);
     }
 
     /// Appends a record with these tags and commands.
@@ -302,264 +334,5 @@ impl FrameBuilder {
     #[must_use]
     pub fn finish(self) -> Vec<u8> {
         self.body
-    }
-}
-
-/// The offset that is so far behind another one.
-fn behind(before: Offset, body: &mut impl Buf) -> Result<Offset, RecordError> {
-    let offset = before.0.checked_add(take_varint(body)?).map(Offset);
-    offset.ok_or(RecordError::Malformed("offset"))
-}
-
-/// Reads the entries of a frame body. Zero copy: records hold slices of the body.
-#[derive(Debug)]
-pub struct BatchReader {
-    start: Offset,
-    rest: Bytes,
-    /// Of the last record.
-    offset: Offset,
-    hlc: Hlc,
-    seen: Option<Arc<Seen>>,
-    causes: Option<Arc<Seen>>,
-}
-
-impl BatchReader {
-    /// A reader of a frame that begins after `start`.
-    #[must_use]
-    pub const fn new(start: Offset, body: Bytes) -> Self {
-        Self {
-            start,
-            rest: body,
-            offset: start,
-            hlc: Hlc(0),
-            seen: None,
-            causes: None,
-        }
-    }
-
-    fn entry(&mut self) -> Result<Entry, RecordError> {
-        let mut head = &self.rest[..];
-        let kind = take_u8(&mut head)?;
-        let length = usize::try_from(take_varint(&mut head)?).map_err(|_| RecordError::Short)?;
-        if length > head.len() {
-            return Err(RecordError::Short);
-        }
-        self.rest.advance(self.rest.len() - head.len());
-        let mut body = self.rest.split_to(length);
-        match kind {
-            KIND_RECORD => self.record(body).map(Entry::Record),
-            KIND_ECHO => {
-                let origin = take_site(&mut body)?;
-                let epoch = Epoch(take_varint(&mut body)?);
-                let at = Cursor {
-                    epoch,
-                    offset: Offset(take_varint(&mut body)?),
-                };
-                let hlc = Hlc(take_varint(&mut body)?);
-                Ok(Entry::Echo {
-                    origin,
-                    at,
-                    hlc,
-                    offset: behind(self.start, &mut body)?,
-                })
-            }
-            KIND_SELF_MARK => {
-                let number = take_varint(&mut body)?;
-                Ok(Entry::SelfMark {
-                    number,
-                    offset: behind(self.start, &mut body)?,
-                })
-            }
-            KIND_FOREIGN => {
-                let origin = take_site(&mut body)?;
-                let epoch = Epoch(take_varint(&mut body)?);
-                let offset = Offset(take_varint(&mut body)?);
-                let record = Record {
-                    offset,
-                    hlc: Hlc(take_varint(&mut body)?),
-                    db: narrow(take_varint(&mut body)?)?,
-                    seen: Arc::default(),
-                    causes: Arc::default(),
-                    count: narrow(take_varint(&mut body)?)?,
-                    commands: body,
-                };
-                let at = Cursor { epoch, offset };
-                Ok(Entry::Foreign { origin, at, record })
-            }
-            KIND_MARK => Ok(Entry::Mark {
-                origin: take_site(&mut body)?,
-                text: take_bytes(&mut body)?,
-            }),
-            kind => match Judgement::take(kind, &mut body)? {
-                Some(judgement) => Ok(Entry::Judgement(judgement)),
-                None => Err(RecordError::Malformed("unknown kind of entry")),
-            },
-        }
-    }
-
-    fn record(&mut self, mut body: Bytes) -> Result<Record, RecordError> {
-        let mut head = &body[..];
-        let offset = behind(self.offset, &mut head)?;
-        let hlc = Hlc(self.hlc.0.wrapping_add(take_varint(&mut head)?));
-        (self.offset, self.hlc) = (offset, hlc);
-        let db = narrow(take_varint(&mut head)?)?;
-        let count = narrow(take_varint(&mut head)?)?;
-        let flags = take_u8(&mut head)?;
-        body.advance(body.len() - head.len());
-        if flags & FLAG_SEEN != 0 {
-            self.seen = Some(Arc::new(Seen::decode(&mut body)?));
-        }
-        if flags & FLAG_CAUSES != 0 {
-            self.causes = Some(Arc::new(Seen::decode(&mut body)?));
-        }
-        let seen = self
-            .seen
-            .clone()
-            .ok_or(RecordError::Malformed("first record without tags"))?;
-        Ok(Record {
-            offset,
-            hlc,
-            db,
-            causes: Arc::clone(self.causes.as_ref().unwrap_or(&seen)),
-            seen,
-            count,
-            commands: body,
-        })
-    }
-}
-
-impl Iterator for BatchReader {
-    type Item = Result<Entry, RecordError>;
-
-    fn next(&mut self) -> Option<Self::Item> {
-        if self.rest.is_empty() {
-            return None;
-        }
-        let entry = self.entry();
-        if entry.is_err() {
-            self.rest.clear();
-        }
-        Some(entry)
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use proptest::prelude::*;
-
-    use super::*;
-
-    fn record(offset: u64, seen: &Arc<Seen>, commands: &'static [u8]) -> Record {
-        Record {
-            offset: Offset(offset),
-            hlc: Hlc(offset << 16),
-            db: 3,
-            seen: Arc::clone(seen),
-            causes: Arc::clone(seen),
-            count: 1,
-            commands: Bytes::from_static(commands),
-        }
-    }
-
-    fn frame() -> (Vec<Entry>, Vec<u8>) {
-        let site = SiteId::try_new("b").unwrap();
-        let at = Cursor {
-            epoch: Epoch(5),
-            offset: Offset(900),
-        };
-        let first = Arc::new(Seen::default());
-        let mut later = Seen::default();
-        later.advance(&site, at);
-        let later = Arc::new(later);
-        let mut entries = vec![
-            Entry::Record(record(120, &first, b"*1\r\n$1\r\na\r\n")),
-            Entry::Record(record(130, &first, b"")),
-            Entry::Echo {
-                origin: site,
-                at,
-                hlc: Hlc(8),
-                offset: Offset(140),
-            },
-            Entry::Record(Record {
-                causes: Arc::new(Seen::default()),
-                ..record(1 << 50, &later, b"x")
-            }),
-            Entry::SelfMark {
-                number: 4,
-                offset: Offset(1 << 51),
-            },
-        ];
-        let key = (7, Bytes::from_static(b"k"));
-        let judgements = [
-            Judgement::Judged(SiteId::try_new("b").unwrap(), at),
-            Judgement::Wished(SiteId::try_new("b").unwrap(), key.clone()),
-            Judgement::Paid(SiteId::try_new("b").unwrap(), key.clone()),
-            Judgement::Stale(SiteId::try_new("b").unwrap(), key.clone()),
-            Judgement::Told(SiteId::try_new("b").unwrap(), key),
-            Judgement::Torn(SiteId::try_new("b").unwrap()),
-            Judgement::Merging(SiteId::try_new("b").unwrap()),
-        ];
-        entries.extend(judgements.map(Entry::Judgement));
-        entries.push(Entry::Mark {
-            origin: SiteId::try_new("b").unwrap(),
-            text: Bytes::from_static(b"1 i=7"),
-        });
-        entries.push(Entry::Foreign {
-            origin: SiteId::try_new("b").unwrap(),
-            at: Cursor {
-                epoch: Epoch(5),
-                offset: Offset(990),
-            },
-            record: record(990, &Arc::default(), b"y"),
-        });
-        let mut builder = FrameBuilder::new(Offset(100));
-        for entry in &entries {
-            match entry {
-                Entry::Record(r) => builder.push_record(r),
-                Entry::Echo {
-                    origin,
-                    at,
-                    hlc,
-                    offset,
-                } => builder.push_echo(origin, *at, *hlc, *offset),
-                Entry::SelfMark { number, offset } => builder.push_self_mark(*number, *offset),
-                Entry::Judgement(judgement) => builder.push_judgement(judgement),
-                Entry::Mark { origin, text } => builder.push_mark(origin, text),
-                Entry::Foreign { origin, at, record } => builder.push_foreign(origin, *at, record),
-            }
-        }
-        assert_eq!(builder.last_record(), Some(Offset(1 << 50)));
-        (entries, builder.finish())
-    }
-
-    #[test]
-    fn frames_survive_the_bytes() {
-        let (entries, body) = frame();
-        let read: Result<Vec<_>, _> = BatchReader::new(Offset(100), body.into()).collect();
-        assert_eq!(read.unwrap(), entries);
-    }
-
-    #[test]
-    fn a_cut_frame_is_refused_not_misread() {
-        let (entries, body) = frame();
-        for cut in 0..body.len() {
-            let cut_body = Bytes::copy_from_slice(&body[..cut]);
-            let read: Vec<_> = BatchReader::new(Offset(100), cut_body).collect();
-            for (i, entry) in read.iter().enumerate() {
-                assert!(
-                    entry
-                        .as_ref()
-                        .map_or(i + 1 == read.len(), |e| *e == entries[i]),
-                    "cut at {cut}"
-                );
-            }
-        }
-    }
-
-    proptest! {
-        #[test]
-        fn any_bytes_are_read_without_panic(body: Vec<u8>, start: u64) {
-            assert!(BatchReader::new(Offset(start), body.into()).count() < usize::MAX);
-        }
     }
 }

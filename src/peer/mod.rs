@@ -2,6 +2,7 @@
 
 mod inbound;
 mod outgoing;
+mod parts;
 mod session;
 mod standing;
 mod telling;

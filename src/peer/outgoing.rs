@@ -9,7 +9,7 @@ use crate::fullsync::{Gate, Hold, Insert, Part, Parts, Spooled};
 use crate::intake::wall_ms;
 use crate::journal::{self, Frame, FrameKind, Journal};
 use crate::link::{Message, Records, Writer};
-use crate::model::{BatchReader, Cursor, Entry, FrameBuilder, Offset, RecordError};
+use crate::model::{BatchReader, Cursor, FrameBuilder, Offset, RecordError};
 use crate::replica::Snapshot;
 
 /// Sent at once: what a fast network takes in a few milliseconds, and what we hold in memory.
@@ -259,16 +259,14 @@ impl Outgoing {
 fn split(frame: &Frame, at: Offset) -> Result<(Frame, Frame), RecordError> {
     let header = frame.header;
     let (mut before, mut after) = (FrameBuilder::new(header.start), FrameBuilder::new(at));
-    for entry in BatchReader::new(header.start, frame.body.clone()) {
-        let Entry::Record(record) = entry? else {
-            continue;
-        };
+    let mut records = BatchReader::new(header.start, frame.body.clone());
+    while let Some(record) = records.next_record()? {
         let part = if record.offset <= at {
             &mut before
         } else {
             &mut after
         };
-        part.push_record(&record);
+        part.push_record(record);
     }
     let finish = |part: FrameBuilder, end| {
         let last_record = part.last_record().unwrap_or_else(|| part.start());
@@ -292,7 +290,7 @@ mod tests {
     use std::sync::Arc;
 
     use super::*;
-    use crate::model::{Epoch, Hlc, Record};
+    use crate::model::{Entry, Epoch, Hlc, Record};
 
     #[test]
     fn a_frame_is_cut_between_its_records() {
@@ -307,7 +305,7 @@ mod tests {
             commands: bytes::Bytes::from_static(b"x"),
         };
         for offset in [110, 120, 130] {
-            builder.push_record(&record(offset));
+            builder.push_record(record(offset).borrowed());
         }
         let header = journal::FrameHeader {
             kind: FrameKind::Records,

@@ -4,6 +4,7 @@
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 
+use futures_util::FutureExt;
 use tokio::sync::{mpsc, watch};
 use tokio::time::{Duration, Instant, MissedTickBehavior, interval, sleep_until};
 use tokio_util::sync::CancellationToken;
@@ -11,6 +12,7 @@ use tracing::info;
 
 use super::inbound::{Heard, read};
 use super::outgoing::{Next, Outgoing};
+use super::parts::first;
 use super::standing::{begin, had_all, note_what_is_lost};
 use super::telling::{Acks, Stale};
 use super::{Agreed, Error, Incoming, Peer, filter};
@@ -107,18 +109,18 @@ pub(super) async fn run(
         &peer.config.site,
     );
     let (mut progress, server) = (peer.progress.clone(), peer.applier.server());
-    let link = async {
-        tokio::select! {
-            ended = reading => ended,
-            ended = writing => ended,
-            ended = copying => ended,
-            ended = answering => ended,
-            () = new_history(&mut progress, session.epoch, &server) => Err(Error::NewHistory),
-            error = replacing => Err(error),
-            () = over.cancelled() => Err(Error::Stopping),
-        }
-    };
-    let applying = peer.applier.run(begin, &mut work, &outlet, &over);
+    let renewing = new_history(&mut progress, session.epoch, &server);
+    let stopping = over.cancelled();
+    let link = first([
+        reading.boxed(),
+        writing.boxed(),
+        copying.boxed(),
+        answering.boxed(),
+        renewing.map(|()| Err(Error::NewHistory)).boxed(),
+        replacing.map(Err).boxed(),
+        stopping.map(|()| Err(Error::Stopping)).boxed(),
+    ]);
+    let applying = first([peer.applier.run(begin, &mut work, &outlet, &over).boxed()]);
     // The applier finishes its transaction, or gives up waiting for Redis.
     let (link, applying) = tokio::join!(then_cancel(&over, link), then_cancel(&over, applying));
     ended(link, applying, stop)

@@ -136,7 +136,7 @@ fn split(frame: &Frame, at: Offset) -> (Option<Frame>, Option<Frame>) {
                 && record.offset > start
                 && record.offset <= end
             {
-                builder.push_record(&record);
+                builder.push_record(record.borrowed());
             }
         }
         let last_record = builder.last_record();

@@ -14,20 +14,20 @@ use bytes::Bytes;
 use tokio::sync::Notify;
 
 use self::asking::When;
-use self::origin::{Origin, Wrong};
+use self::origin::{Frame, Origin, Wrong};
 use self::third::Third;
 pub use self::verdicts::{Overrun, Verdicts};
 use super::claims::Claims;
 use super::docket::{Docket, Wish};
 use super::evicted::Evicted;
 use super::foreign::Foreign;
-use super::recent::{Recent, Write};
+use super::recent::Write;
 use super::table::Table;
 use crate::command::scanner::Scanner;
 use crate::command::{Catalog, Effects, for_each_in, key_hash};
 use crate::model::{
     Conflict, ConflictKind, Cursor, Epoch, Hlc, InstanceId, Judgement, Key, Mark, Need, Record,
-    Seen, SiteId, Winner,
+    RecordRef, Seen, SiteId, Winner,
 };
 
 /// Owned by the intake, which tells it everything in the order of the stream.
@@ -38,7 +38,6 @@ pub struct Judge {
     foreign: Arc<Foreign>,
     claims: Arc<Claims>,
     catalog: Catalog,
-    recent: Recent,
     /// Our own writes that are not in the table yet.
     written: Vec<Write>,
     origins: BTreeMap<SiteId, Origin>,
@@ -91,7 +90,6 @@ impl Judge {
             foreign,
             claims,
             catalog,
-            recent: Recent::default(),
             written: Vec::new(),
             origins: dockets.iter().map(origin).collect(),
             judged: Arc::default(),
@@ -186,6 +184,12 @@ impl Judge {
             .map_or_else(Arc::default, |o| o.docket.news())
     }
 
+    /// Whether something is settled, or will be, that is not noted.
+    #[must_use]
+    pub fn has_to_note(&self) -> bool {
+        self.origins.values().any(|origin| origin.docket.waits())
+    }
+
     /// Up to where the journal may be trimmed: what comes then is needed after a restart.
     #[must_use]
     pub fn oldest_wish(&self) -> Option<Cursor> {
@@ -202,11 +206,11 @@ impl Judge {
         let write = |touch| Write { touch, at, hlc };
         self.written.extend(effects.touches.drain(..).map(write));
         for whole in effects.wholes.drain(..) {
-            self.recent.note_whole(&self.table, whole, at, hlc);
+            self.table.note_whole(whole, at, hlc);
             self.carry(whole, at);
         }
         for made in effects.made.drain(..) {
-            self.recent.note_made(&self.table, &made, at);
+            self.table.note_made(&made, at);
             let is_wrong = |origin: &Origin| made.from.iter().any(|h| origin.wrong.contains_key(h));
             let of = self.origins.iter().filter(|(_, o)| is_wrong(o));
             let of: Vec<SiteId> = of.map(|(site, _)| site.clone()).collect();
@@ -226,7 +230,7 @@ impl Judge {
     /// of what comes behind them. Many at once, for it costs a lock.
     pub fn note(&mut self) {
         if !self.written.is_empty() {
-            self.recent.note(&self.table, self.written.drain(..));
+            self.table.note(self.written.drain(..));
         }
     }
 
@@ -235,7 +239,7 @@ impl Judge {
     /// perhaps seen less: but not less than the last that is. Up to where all of ours is forgotten.
     pub fn forget(&mut self, own: Cursor, third: impl Fn(&SiteId) -> Cursor) -> Cursor {
         let own = self.seen_by_waiting(&self.site, own);
-        self.recent.forget(&self.table, own);
+        self.table.forget(own);
         if !self.foreign.is_empty() {
             let bound = |site: &SiteId| self.seen_by_waiting(site, third(site));
             let bounds: Vec<Cursor> = self.origins.keys().map(bound).collect();
@@ -258,7 +262,7 @@ impl Judge {
 
     /// Anything may have been written up to here.
     pub fn note_everything(&mut self, at: Cursor) {
-        self.recent.note_everything(&self.table, at);
+        self.table.note_everything(at);
     }
 
     /// Of what peers have written, this much is in no journal: what is read of it then begins later.
@@ -306,7 +310,7 @@ impl Judge {
             let note = Judgement::Merging(origin.clone());
             self.verdicts.notes.push(note);
         }
-        self.recent.note(&self.table, self.written.drain(..));
+        self.table.note(self.written.drain(..));
         if mark.instance == life {
             self.on_paid(origin, (life, mark.batch), at);
         } else if let Some(table) = self.foreign.of(origin) {
@@ -350,7 +354,8 @@ impl Judge {
         let is_late = |o: &Origin| o.judged < o.echoed || o.reading.is_none();
         let late = self.origins.iter();
         let late = late.filter(|(_, o)| !o.docket.is_empty() && is_late(o));
-        for site in late.map(|(site, _)| site.clone()).collect::<Vec<_>>() {
+        let late: Vec<SiteId> = late.map(|(site, _)| site.clone()).collect();
+        for site in late {
             self.catch_up(&site, at);
         }
     }
@@ -388,34 +393,21 @@ impl Judge {
     /// tables of [`Foreign`].)
     fn catch_up(&mut self, site: &SiteId, at: Cursor) {
         let known = self.verdicts.overruns.len();
-        // The tags of a record that had not seen all that is here. That does not become less, and most have
-        // the same tags as the one before.
-        let mut unseen: Option<Arc<Seen>> = None;
-        while let Some((record, place)) = self.origins.get_mut(site).and_then(Origin::next) {
-            let is_alike = |seen: &Arc<Seen>| Arc::ptr_eq(seen, &record.seen);
-            if unseen.as_ref().is_some_and(is_alike) {
-                self.judge(site, &record, at);
-            } else if !self.has_seen_all(site, &record) {
-                unseen = Some(Arc::clone(&record.seen));
-                self.judge(site, &record, at);
+        // Whether a record with these tags had seen all that was written here: most have the same tags as the
+        // one before.
+        let mut last: Option<(Arc<Seen>, bool)> = None;
+        while let Some(frame) = self.origins.get_mut(site).and_then(Origin::take_next)
+            && let Some(record) = frame.record()
+        {
+            let (_, has_seen) = match last.take() {
+                Some(known) if Arc::ptr_eq(&known.0, record.seen) => last.insert(known),
+                _ => last.insert((Arc::clone(record.seen), self.has_seen_all(site, record))),
+            };
+            if !*has_seen || self.is_wrong() {
+                self.judge(site, record, at);
             }
-            self.on_their_commands(site, &record.commands, (record.db, at));
-            if let Some(origin) = self.origins.get_mut(site) {
-                origin.judged = place;
-                if let Some(table) = self.foreign.of(site) {
-                    let (catalog, effects) = (&self.catalog, &mut self.effects);
-                    origin
-                        .third
-                        .note(table, catalog, effects, (&record, place), at);
-                    Arc::make_mut(&mut self.causes).advance(site, place);
-                    let foreign = (site.clone(), place, record.clone());
-                    self.verdicts.foreign.push(foreign);
-                }
-                if !origin.deleted.is_empty() {
-                    without_deletes_of(&record, &mut origin.deleted);
-                }
-                origin.seen = record.seen;
-            }
+            self.on_their_commands(site, record.commands, (record.db, at));
+            self.on_judged(site, frame, at);
             if self.foreign.is_empty() && self.verdicts.overruns.len() > known {
                 return;
             }
@@ -428,6 +420,32 @@ impl Judge {
             let expired = origin.deleted.drain().map(|(_, key)| key).collect();
             self.wish(site, expired, (&Seen::default(), None), When::Now, at);
         }
+    }
+
+    /// The record at which a frame is, is judged.
+    fn on_judged(&mut self, site: &SiteId, frame: Box<Frame>, at: Cursor) {
+        let (Some(origin), Some(record)) = (self.origins.get_mut(site), frame.record()) else {
+            return;
+        };
+        let place = frame.place();
+        origin.judged = place;
+        if let Some(table) = self.foreign.of(site)
+            && let Some(record) = frame.to_record()
+        {
+            let (catalog, effects) = (&self.catalog, &mut self.effects);
+            origin
+                .third
+                .note(table, catalog, effects, (&record, place), at);
+            Arc::make_mut(&mut self.causes).advance(site, place);
+            self.verdicts.foreign.push((site.clone(), place, record));
+        }
+        if !origin.deleted.is_empty() {
+            without_deletes_of(record, &mut origin.deleted);
+        }
+        if !Arc::ptr_eq(&origin.seen, record.seen) {
+            origin.seen = Arc::clone(record.seen);
+        }
+        origin.reading = Some(frame);
     }
 
     /// Notes how far each origin's records are judged, and settled: from there the peer sends them
@@ -444,13 +462,16 @@ impl Judge {
         }
     }
 
-    /// Whether nothing that is here can clash with a record, or make what it writes wrong.
-    fn has_seen_all(&self, site: &SiteId, record: &Record) -> bool {
+    /// Whether some key is wrong here, so that what is made of it is wrong too.
+    fn is_wrong(&self) -> bool {
         let mut origins = self.origins.values();
-        origins.all(|o| o.wrong.is_empty() && o.deleted.is_empty())
-            && self
-                .tables(site)
-                .all(|(of, table)| table.newest() <= record.seen.of(of))
+        origins.any(|origin| !origin.wrong.is_empty() || !origin.deleted.is_empty())
+    }
+
+    /// Whether a record had seen all that was written here, or at any site but its own.
+    fn has_seen_all(&self, site: &SiteId, record: RecordRef<'_>) -> bool {
+        self.tables(site)
+            .all(|(of, table)| table.newest() <= record.seen.of(of))
     }
 
     /// What each site but one has written, this one first.
@@ -482,8 +503,8 @@ impl Judge {
 }
 
 /// Leaves only the keys that a record does not delete itself.
-fn without_deletes_of(record: &Record, deleted: &mut HashMap<u128, Key>) {
-    let scanned = for_each_in(&record.commands, record.db, |command, db| {
+fn without_deletes_of(record: RecordRef<'_>, deleted: &mut HashMap<u128, Key>) {
+    let scanned = for_each_in(record.commands, record.db, |command, db| {
         if command.is(b"DEL") || command.is(b"UNLINK") {
             for key in command.args(1) {
                 deleted.remove(&key_hash(db, key));

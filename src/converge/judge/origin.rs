@@ -3,9 +3,11 @@
 use std::collections::HashMap;
 use std::sync::Arc;
 
+use bytes::Bytes;
+
 use super::third::Third;
 use crate::converge::docket::{Docket, Filed};
-use crate::model::{BatchReader, Cursor, Entry, Epoch, Hlc, Key, Record, Seen};
+use crate::model::{BatchReader, Cursor, Epoch, Hlc, Key, Offset, Record, RecordRef, Seen};
 
 /// What is known of a peer's records.
 #[derive(Debug)]
@@ -18,7 +20,7 @@ pub(super) struct Origin {
     /// What the last of these had seen.
     pub seen: Arc<Seen>,
     /// The frame that is being judged.
-    pub reading: Option<Frame>,
+    pub reading: Option<Box<Frame>>,
     /// Keys that were deleted in what came back and is not judged.
     pub deleted: HashMap<u128, Key>,
     /// Keys whose value here is wrong, from the wish until our stream shows the right one.
@@ -30,13 +32,13 @@ pub(super) struct Origin {
     pub third: Third,
 }
 
-/// A frame of a peer's records.
+/// A frame of a peer's records, at one of them.
 #[derive(Debug)]
 pub(super) struct Frame {
     epoch: Epoch,
     records: BatchReader,
-    /// The first that has not come back.
-    next: Option<Record>,
+    /// Where the record ends at which it is.
+    offset: Offset,
 }
 
 /// A key whose value here is wrong.
@@ -63,49 +65,70 @@ impl Origin {
         self.reading.is_some() || !self.docket.is_empty()
     }
 
-    /// The next record that has come back and is not judged.
-    pub(super) fn next(&mut self) -> Option<(Record, Cursor)> {
+    /// The frame that is being judged, at the next record that has come back and is not judged. Give it
+    /// back when it is.
+    pub(super) fn take_next(&mut self) -> Option<Box<Frame>> {
         loop {
-            let Some(frame) = &mut self.reading else {
+            let Some(mut frame) = self.reading.take() else {
                 match self.docket.take_first()? {
                     Filed::Nothing(upto) => self.judged = self.judged.max(upto),
                     Filed::Records { epoch, start, body } => {
-                        let records = BatchReader::new(start, body);
-                        let next = None;
-                        self.reading = Some(Frame {
-                            epoch,
-                            records,
-                            next,
-                        });
+                        self.reading = Frame::begin(epoch, start, body);
                     }
                 }
                 continue;
             };
-            while let Some(record) = frame.take_next() {
-                let place = Cursor {
-                    epoch: frame.epoch,
-                    offset: record.offset,
-                };
-                if place > self.echoed {
-                    frame.next = Some(record);
+            loop {
+                if frame.place() > self.echoed {
+                    self.reading = Some(frame);
                     return None;
                 }
-                if place > self.judged {
-                    return Some((record, place));
+                if frame.place() > self.judged {
+                    return Some(frame);
+                }
+                if !frame.step() {
+                    break;
                 }
             }
-            self.reading = None;
         }
     }
 }
 
 impl Frame {
-    fn take_next(&mut self) -> Option<Record> {
-        // What cannot be read the applier has refused.
-        let record = |entry| match entry {
-            Ok(Entry::Record(record)) => Some(record),
-            _ => None,
-        };
-        self.next.take().or_else(|| self.records.find_map(record))
+    /// A frame at its first record; none when it has none.
+    fn begin(epoch: Epoch, start: Offset, body: Bytes) -> Option<Box<Self>> {
+        let mut frame = Box::new(Self {
+            epoch,
+            records: BatchReader::new(start, body),
+            offset: start,
+        });
+        frame.step().then_some(frame)
+    }
+
+    /// Goes on to the next record; false when there is none. (What cannot be read the applier has refused.)
+    fn step(&mut self) -> bool {
+        match self.records.next_record() {
+            Ok(Some(record)) => {
+                self.offset = record.offset;
+                true
+            }
+            Ok(None) | Err(_) => false,
+        }
+    }
+
+    /// Where the record ends at which it is.
+    pub(super) const fn place(&self) -> Cursor {
+        let (epoch, offset) = (self.epoch, self.offset);
+        Cursor { epoch, offset }
+    }
+
+    /// The record at which it is.
+    pub(super) fn record(&self) -> Option<RecordRef<'_>> {
+        self.records.record()
+    }
+
+    /// The same, as a value of its own.
+    pub(super) fn to_record(&self) -> Option<Record> {
+        self.records.to_record()
     }
 }

@@ -9,7 +9,7 @@ use super::{Judge, Overrun, Table};
 use crate::command::{Act, Command, Touch, Whole, key_hash};
 use crate::converge::clash::{Clash, Theirs};
 use crate::model::{
-    Conflict, ConflictKind, Cursor, Hlc, Judgement, Key, Record, SiteId, Winner, is_reserved,
+    Conflict, ConflictKind, Cursor, Hlc, Judgement, Key, RecordRef, SiteId, Winner, is_reserved,
 };
 
 /// What is found out about the commands of a record.
@@ -55,11 +55,11 @@ impl Findings {
 
 impl Judge {
     /// Judges a record that has come back here at `at`.
-    pub(super) fn judge(&mut self, site: &SiteId, record: &Record, at: Cursor) {
+    pub(super) fn judge(&mut self, site: &SiteId, record: RecordRef<'_>, at: Cursor) {
         let mut findings = Findings::default();
         let mut effects = std::mem::take(&mut self.effects);
         let mut scanner = std::mem::take(&mut self.scanner);
-        let scanned = scanner.for_each_in(&record.commands, record.db, |command, db| {
+        let scanned = scanner.for_each_in(record.commands, record.db, |command, db| {
             effects.clear();
             effects.add(&self.catalog, command, db, |_, _| true);
             for whole in effects.wholes.drain(..) {
@@ -73,7 +73,7 @@ impl Judge {
                 if !wrong.is_empty() {
                     let since = Some(record.hlc);
                     let when = self.when(&asked);
-                    self.wish(&asked, wrong, (&record.seen, since), when, at);
+                    self.wish(&asked, wrong, (record.seen, since), when, at);
                 }
             }
             if std::mem::take(&mut findings.doubts) {
@@ -99,7 +99,13 @@ impl Judge {
     /// Where there is an arbiter, and it is a peer, that one is asked about every conflict. The peer itself
     /// is asked where the order here was the wrong one: by two sites, by the arbiter, and by others while the
     /// arbiter is out of reach.
-    fn look(&self, site: &SiteId, record: &Record, touches: &[Touch], findings: &mut Findings) {
+    fn look(
+        &self,
+        site: &SiteId,
+        record: RecordRef<'_>,
+        touches: &[Touch],
+        findings: &mut Findings,
+    ) {
         let arbiter = self.claims.arbiter();
         for touch in touches {
             for (other, origin) in &self.origins {
@@ -158,7 +164,7 @@ impl Judge {
         asked: &SiteId,
         ask: Ask,
         command: &Command<'_>,
-        (db, record): (u32, &Record),
+        (db, record): (u32, RecordRef<'_>),
     ) -> Vec<Key> {
         let Ask {
             mut hashes,
@@ -231,7 +237,7 @@ impl Judge {
     }
 
     /// A record writes whole databases, which may have been written here.
-    fn overrun(&mut self, site: &SiteId, whole: Whole, record: &Record, at: Cursor) {
+    fn overrun(&mut self, site: &SiteId, whole: Whole, record: RecordRef<'_>, at: Cursor) {
         let has_seen = |(of, table): (&SiteId, &Table)| table.newest() <= record.seen.of(of);
         if self.tables(site).all(has_seen) {
             return;
@@ -261,7 +267,7 @@ impl Judge {
         self.verdicts.overruns.push(Overrun {
             origin: site.clone(),
             whole,
-            seen: Arc::clone(&record.seen),
+            seen: Arc::clone(record.seen),
             hlc: record.hlc,
             third,
             any_order: arbiter.is_some(),

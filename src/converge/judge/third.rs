@@ -3,7 +3,7 @@
 use std::collections::VecDeque;
 
 use crate::command::{Catalog, Effects, for_each_in};
-use crate::converge::recent::{Recent, Write};
+use crate::converge::recent::Write;
 use crate::converge::table::Table;
 use crate::model::{Cursor, Record};
 
@@ -14,7 +14,6 @@ const MAX_BYTES: usize = 32 << 20;
 /// What of a peer is remembered for the sake of third sites.
 #[derive(Debug, Default)]
 pub(super) struct Third {
-    recent: Recent,
     /// The records themselves, by place: a write of whole databases asks which keys they have written.
     records: VecDeque<Kept>,
     bytes: usize,
@@ -59,13 +58,12 @@ impl Third {
         debug_assert!(scanned.is_ok(), "the applier has read it");
         let hlc = record.hlc;
         let write = |touch| Write { touch, at, hlc };
-        self.recent
-            .note(table, effects.touches.drain(..).map(write));
+        table.note(effects.touches.drain(..).map(write));
         for whole in effects.wholes.drain(..) {
-            self.recent.note_whole(table, whole, at, hlc);
+            table.note_whole(whole, at, hlc);
         }
         for made in effects.made.drain(..) {
-            self.recent.note_made(table, &made, at);
+            table.note_made(&made, at);
         }
         self.bytes += record.commands.len();
         let record = record.clone();
@@ -104,7 +102,7 @@ impl Third {
 
     /// Every other peer has seen everything up to here.
     pub(super) fn forget(&mut self, table: &Table, upto: Cursor) {
-        self.recent.forget(table, upto);
+        table.forget(upto);
         while self.records.front().is_some_and(|kept| kept.at <= upto) {
             self.forget_first();
         }

@@ -1,7 +1,10 @@
 //! Streams, and what they mean.
 
+use bytes::Bytes;
+
 use super::*;
-use crate::model::{Cursor, Epoch, Hlc, Owes, Seen};
+use crate::command::{Effects, for_each_in};
+use crate::model::{Cursor, Epoch, Hlc, InstanceId, Mark, Owes, Seen};
 use crate::redis::put_command;
 
 /// The events of a stream that arrives byte by byte, and the decoder behind it.

@@ -9,7 +9,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use tokio::sync::watch;
-use tokio::time::{Instant, MissedTickBehavior, interval, sleep_until};
+use tokio::time::{Instant, MissedTickBehavior, interval, sleep, sleep_until};
 use tokio_util::sync::CancellationToken;
 use tracing::error;
 
@@ -43,6 +43,11 @@ const ACK_PERIOD: Duration = Duration::from_secs(1);
 const EARLY_ACK_PERIOD: Duration = Duration::from_millis(50);
 /// How many of those.
 const EARLY_ACKS: u32 = 20;
+
+/// When it is looked at whether what has come back is settled, and noted. Under load that stands in the
+/// frame of what comes next, and costs no write of its own. Twice as late each time, for where it is not it
+/// may wait for a peer that is away.
+const NOTE_DELAY: Duration = Duration::from_millis(10);
 
 /// What [`Stream::take`] found.
 #[derive(Clone, Copy, Debug, Default)]
@@ -221,6 +226,7 @@ impl Stream {
         let mut early = interval(EARLY_ACK_PERIOD);
         let mut early_left = EARLY_ACKS;
         let news = self.judge.news();
+        let mut note_delay = NOTE_DELAY;
         loop {
             let taken = self.take(&mut replica)?;
             self.commit(&mut replica, stop).await?;
@@ -234,6 +240,7 @@ impl Stream {
             }
             let deadline = self.evicting.as_ref().and_then(Evicting::deadline);
             let (is_held, held_until) = (deadline.is_some(), deadline.unwrap_or_else(Instant::now));
+            let has_to_note = self.judge.has_to_note();
             tokio::select! {
                 biased;
                 () = stop.cancelled() => {
@@ -251,10 +258,14 @@ impl Stream {
                     replica.acknowledge(self.safe()).await?;
                 }
                 said = evicting::said(&mut self.evicting) => self.on_said(&said),
-                more = replica.more() => more?,
+                more = replica.more() => {
+                    more?;
+                    note_delay = NOTE_DELAY;
+                }
                 () = news.notified() => {}
                 () = self.acks.news() => replica.acknowledge(self.safe()).await?,
                 () = sleep_until(held_until), if is_held => self.give_up(),
+                () = sleep(note_delay), if has_to_note => note_delay = ACK_PERIOD.min(note_delay * 2),
             }
         }
     }
@@ -369,7 +380,7 @@ impl Stream {
         }
     }
 
-    fn on_write(&mut self, mut write: Write, now_ms: u64) {
+    fn on_write(&mut self, mut write: Box<Write>, now_ms: u64) {
         let hlc = self.clock.stamp(now_ms);
         let tags = Tags {
             offset: write.offset,
