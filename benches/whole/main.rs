@@ -36,6 +36,9 @@ use rows::{Bench, ROWS, Row};
 /// What `--quick` does to the sizes.
 const QUICK_SCALE: f64 = 0.02;
 
+/// What a record costs, and how that grows: what the rows alone do not say.
+const COST_MODEL: &str = include_str!("model.md");
+
 /// Measures Tandem against native replication.
 #[derive(Debug, Parser)]
 struct Args {
@@ -103,7 +106,7 @@ fn main() -> Result<()> {
         for round in 1..=args.rounds {
             for arm in [Arm::Native, Arm::Tandem] {
                 let start = Instant::now();
-                samples.begin(arm);
+                samples.begin(row.name, arm);
                 let result = (row.run)(&bench, arm, &mut samples);
                 let seconds = start.elapsed().as_secs_f64();
                 println!(
@@ -121,10 +124,29 @@ fn main() -> Result<()> {
     println!("\n{table}");
     fs::create_dir_all(&args.out)?;
     fs::write(args.out.join("performance.svg"), plot::svg(&samples))?;
-    let text = document(&args, &bench, &rows, &table, &failures)?;
+    let missed = missed(&rows, &samples)?;
+    println!("{missed}");
+    let text = document(&args, &bench, &rows, &[table, missed], &failures)?;
     fs::write(args.out.join("performance.md"), text)?;
     ensure!(failures.is_empty(), "{} runs failed", failures.len());
     Ok(())
+}
+
+/// What was missed, by how much, and what is in the way.
+fn missed(rows: &[&Row], samples: &Samples) -> Result<String> {
+    let mut text = String::new();
+    for row in rows {
+        let missed = samples.missed(row.name);
+        if missed.is_empty() {
+            continue;
+        }
+        writeln!(text, "**{}**\n", row.name)?;
+        for line in missed {
+            writeln!(text, "- {line}")?;
+        }
+        writeln!(text, "\n{}\n", row.in_the_way)?;
+    }
+    Ok(text)
 }
 
 /// The whole document.
@@ -132,7 +154,7 @@ fn document(
     args: &Args,
     bench: &Bench,
     rows: &[&Row],
-    table: &str,
+    [table, missed]: &[String; 2],
     failures: &[String],
 ) -> Result<String> {
     let names: Vec<&str> = rows.iter().map(|row| row.name).collect();
@@ -152,6 +174,13 @@ fn document(
     );
     text.push_str(table);
     text.push_str("\n![Tandem over native replication](performance.svg)\n");
+    if !missed.is_empty() {
+        text.push_str("\n## What is missed, and what is in the way\n\n");
+        text.push_str(missed.trim_end());
+        text.push('\n');
+    }
+    text.push('\n');
+    text.push_str(COST_MODEL);
     if !failures.is_empty() {
         text.push_str("\n## What failed\n\n");
         for failure in failures {

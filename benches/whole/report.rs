@@ -19,6 +19,8 @@ pub(crate) enum Goal {
 
 /// One line of the table, with every round of both arms.
 pub(crate) struct Measure {
+    /// The row that takes it.
+    row: &'static str,
     pub(crate) title: String,
     unit: &'static str,
     goal: Goal,
@@ -30,13 +32,20 @@ pub(crate) struct Measure {
 #[derive(Default)]
 pub(crate) struct Samples {
     arm: Option<Arm>,
+    row: &'static str,
     pub(crate) measures: Vec<Measure>,
 }
 
 impl Samples {
-    /// What comes next is of this arm.
-    pub(crate) fn begin(&mut self, arm: Arm) {
-        self.arm = Some(arm);
+    /// What comes next is of this row and this arm.
+    pub(crate) fn begin(&mut self, row: &'static str, arm: Arm) {
+        (self.row, self.arm) = (row, Some(arm));
+    }
+
+    /// What a row has missed, and by how much; empty when it has met its goals.
+    pub(crate) fn missed(&self, row: &str) -> Vec<String> {
+        let of_row = self.measures.iter().filter(|measure| measure.row == row);
+        of_row.filter_map(Measure::missed).collect()
     }
 
     /// One value of the arm that runs.
@@ -44,6 +53,7 @@ impl Samples {
         let place = self.measures.iter().position(|m| m.title == title);
         let place = place.unwrap_or_else(|| {
             self.measures.push(Measure {
+                row: self.row,
                 title: title.to_owned(),
                 unit,
                 goal,
@@ -101,6 +111,26 @@ impl Measure {
             Goal::AtMost(bound) => Some(own? <= bound),
             Goal::AddedAtMost(bound) => Some(own? - median(&self.native)? <= bound),
         }
+    }
+
+    /// By how much it misses its goal; none when it does not.
+    fn missed(&self) -> Option<String> {
+        if self.is_met()? {
+            return None;
+        }
+        let (own, native) = (median(&self.tandem)?, median(&self.native));
+        let (is, bound) = match self.goal {
+            Goal::None => return None,
+            Goal::RatioAtLeast(bound) | Goal::RatioAtMost(bound) => (self.ratio()?, bound),
+            Goal::AtLeast(bound) | Goal::AtMost(bound) => (own, bound),
+            Goal::AddedAtMost(bound) => (own - native?, bound),
+        };
+        let Self { title, .. } = self;
+        Some(format!(
+            "{title}: {is:.2}, wanted {}: {:.1} times off",
+            self.goal(),
+            (is / bound).max(bound / is)
+        ))
     }
 
     fn cells(&self) -> [String; 6] {

@@ -75,6 +75,11 @@ impl Batch {
         }
     }
 
+    /// Makes room for the records of a frame of so many bytes: at once, not in steps.
+    pub(super) fn reserve(&mut self, bytes: usize) {
+        self.body.reserve(bytes.min(MAX_BYTES));
+    }
+
     /// Adds a record.
     ///
     /// # Errors

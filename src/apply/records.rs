@@ -48,6 +48,7 @@ impl Applier {
                 () = self.docket.file(filed) => {}
             }
             self.settle_again(&records, stop).await?;
+            batch.reserve(records.body.len());
             let mut reader = BatchReader::new(records.start, records.body);
             while let Some(record) = reader.next_record()? {
                 // Exactly once: the mark says what has been applied.
