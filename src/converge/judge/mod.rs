@@ -302,7 +302,7 @@ impl Judge {
                 .extend(deleted.map(|key| (key_hash(key.0, &key.1), key)));
         }
         known.echoed = known.echoed.max(mark.at);
-        if mark.base == Epoch::UNDONE && known.torn.take().is_some() {
+        if matches!(mark.base, Epoch::LOST | Epoch::UNDONE) && known.torn.take().is_some() {
             let note = Judgement::Merging(origin.clone());
             self.verdicts.notes.push(note);
         }
