@@ -81,6 +81,7 @@ impl Judge {
                 deleted: HashMap::new(),
                 wrong: HashMap::new(),
                 torn: None,
+                marked: None,
                 third: Third::default(),
             };
             (origin.clone(), known)
@@ -308,7 +309,8 @@ impl Judge {
         }
         self.recent.note(&self.table, self.written.drain(..));
         if mark.instance == life {
-            self.on_paid(origin, (life, mark.batch), at);
+            known.marked = Some((life, mark.batch, at));
+            self.on_paid(origin, at);
         } else if let Some(table) = self.foreign.of(origin) {
             // What it was comes only when the session begins.
             known.third.wait(table, known.echoed);
