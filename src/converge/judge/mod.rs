@@ -144,8 +144,8 @@ impl Judge {
             }
         }
         self.judged = Arc::new(judged.clone());
-        // Those that are not judged are not known either.
-        self.causes = Arc::clone(&self.judged);
+        // Which of those that are not judged was the last is not known; but what we write has seen them.
+        self.causes = Arc::new(seen.clone());
         for (site, key) in stale {
             self.claims.add_stale(&site, key.clone());
             self.unheard.insert((site, key), at);
@@ -312,8 +312,9 @@ impl Judge {
             known.marked = Some((life, mark.batch, at));
             self.on_paid(origin, at);
         } else if let Some(table) = self.foreign.of(origin) {
-            // What it was comes only when the session begins.
+            // What it was comes only when the session begins; but what we write now has seen it.
             known.third.wait(table, known.echoed);
+            Arc::make_mut(&mut self.causes).advance(origin, known.echoed);
         }
         self.catch_up(origin, at);
     }

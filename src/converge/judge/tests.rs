@@ -351,6 +351,28 @@ async fn a_state_that_has_come_back_before_its_answer_is_paid() {
     assert!(a.judge.oldest_wish().is_some());
 }
 
+#[test]
+fn what_we_write_has_seen_what_had_come_back_and_was_not_judged() {
+    let peers = [site("b"), site("c")];
+    let foreign = Arc::new(Foreign::new(&peers, 1 << 10));
+    let dockets = peers.iter().map(|peer| (peer.clone(), Docket::default()));
+    let (table, claims) = (
+        Arc::new(Table::new(1 << 10)),
+        Claims::new(&site("a"), &peers),
+    );
+    let shared = (&dockets.collect(), claims);
+    let mut judge = Judge::new(site("a"), (table, foreign), Catalog::default(), shared);
+    let causes = |judge: &Judge| judge.causes().unwrap().of(&site("b"));
+    // The sidecar was killed before it had noted what it found of the last records.
+    let [seen, judged] = [20, 10].map(|of_b| Seen::from_iter([(site("b"), at(of_b))]));
+    judge.resume((&seen, &judged), ([], [], &BTreeSet::new()), at(15));
+    assert_eq!(causes(&judge), at(20));
+    // The last transaction of that life comes back.
+    let mark = Mark::first(InstanceId::new(6), at(30));
+    judge.on_echo(&site("b"), &mark, Vec::new(), LIFE, at(16));
+    assert_eq!(causes(&judge), at(30));
+}
+
 #[tokio::test]
 async fn what_a_record_had_not_seen_is_remembered_until_it_is_judged() {
     let mut a = Site::new();
