@@ -57,7 +57,10 @@ impl Applier {
         }
         self.torn_after = None;
         let mark = self.marked()?;
-        let base = Epoch::UNDONE;
+        let base = match mark.base {
+            Epoch::LOST => Epoch::LOST,
+            _ => Epoch::UNDONE,
+        };
         self.commit(|_| {}, Mark { base, ..mark }, stop).await?;
         self.docket.set_torn(false);
         Err(Error::Torn)

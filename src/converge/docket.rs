@@ -193,7 +193,8 @@ impl Docket {
         state.session += 1;
     }
 
-    /// The states of these keys were taken in the transaction of this number.
+    /// The states of these keys were taken in the transaction of this number. Its echo may have been read
+    /// before its answer.
     pub fn paid(&self, instance: InstanceId, batch: u64, keys: Vec<Settled>) {
         if !keys.is_empty() {
             self.lock().paid.push_back(Paid {
@@ -201,6 +202,7 @@ impl Docket {
                 batch,
                 keys,
             });
+            self.0.news.notify_one();
         }
     }
 
@@ -308,7 +310,7 @@ impl Docket {
     #[must_use]
     pub fn is_noted(&self) -> bool {
         let state = self.lock();
-        state.unsettled.is_none() && !state.is_news && !state.is_torn
+        state.unsettled.is_none() && !state.is_news && !state.is_torn && state.paid.is_empty()
     }
 
     /// Whoever waits for this is woken when something is settled.
@@ -433,6 +435,11 @@ impl Docket {
         drop(state);
         self.0.room.notify_waiters();
         Some(filed)
+    }
+
+    /// Whether states were taken in transactions of which it is not known here that they have come back.
+    pub(super) fn is_paid(&self) -> bool {
+        !self.lock().paid.is_empty()
     }
 
     /// Keys that were paid in transactions up to this one.

@@ -76,6 +76,11 @@ impl Resume {
             resume.replay(&frame, &mut saved, catalog, judge)?;
             judge.note();
         }
+        // Which keys a copy had brought is in no journal.
+        let copied = saved.marks.iter();
+        let copied = copied.filter(|(_, mark)| mark.base > Epoch::UNDONE);
+        let copied = copied.map(|(site, mark)| (site.clone(), mark.at)).collect();
+        judge.note_foreign(&copied);
         let wishes = std::mem::take(&mut resume.wishes);
         let stale = std::mem::take(&mut resume.stale);
         let found = (wishes, stale, &resume.torn);

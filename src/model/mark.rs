@@ -263,7 +263,7 @@ impl Mark {
     #[must_use]
     pub fn nowhere(instance: InstanceId) -> Self {
         Self {
-            base: Epoch::UNDONE,
+            base: Epoch::LOST,
             ..Self::first(instance, Cursor::ZERO)
         }
     }

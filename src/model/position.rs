@@ -16,11 +16,13 @@ pub struct Offset(pub u64);
 pub struct Epoch(pub u64);
 
 impl Epoch {
-    /// As the base of a mark: the data has never been made whole.
+    /// As the base of a mark: the data has never been made whole. Not an epoch of anybody, nor are the
+    /// others: those begin at moments of our time, in milliseconds.
     pub const NEVER: Self = Self(0);
-    /// As the base of a mark: the data was whole once, and is not any more. Not an epoch of anybody:
-    /// those begin at moments of our time, in milliseconds.
-    pub const UNDONE: Self = Self(1);
+    /// As the base of a mark: the data was whole once, and what it holds now nobody knows.
+    pub const LOST: Self = Self(1);
+    /// As the base of a mark: the data was whole once, and holds all that came, but not in the right order.
+    pub const UNDONE: Self = Self(2);
 }
 
 /// A place in the history of one site; the order is that of time at that site.

@@ -297,6 +297,102 @@ fn what_nobody_reads_at_one_site_reaches_all_others() {
     (0..3).for_each(|number| a_part_that_nobody_reads(&[number]));
 }
 
+/// Nobody reads that a client of site `lost` removes the marks and writes on. What it has comes to site `late`
+/// by a copy, before a flush that it had seen does.
+fn a_flush_that_comes_behind_a_copy([lost, flushes, late]: [usize; 3]) {
+    let mut mesh = Mesh::start(3, &short(SHORT));
+    let mut clients = mesh.clients();
+    clients[0].run("SET old v");
+    mesh.settle();
+    let wire = mesh.wire(flushes.min(late), flushes.max(late));
+    wire.up().stall();
+    wire.down().stall();
+    clients[flushes].run("FLUSHDB");
+    wait_for("the flush", patience(10), || {
+        clients[lost].ask::<u64>("EXISTS old") == 0
+    });
+    mesh.sites[lost].sidecar.kill();
+    clients[lost].run("FLUSHDB");
+    (0..40).for_each(|key| drop(clients[lost].run(&format!("SET key:{key} v"))));
+    clients[lost].run(&format!("SET filler {}", "x".repeat(40_000)));
+    mesh.sites[lost].sidecar.start();
+    wait_for("the copy", patience(30), || {
+        clients[late].ask::<u64>("EXISTS key:39") == 1
+    });
+    mesh.mend();
+    mesh.wait_synchronizing();
+    mesh.settle();
+    mesh.compare();
+    assert_eq!(clients[0].ask::<Vec<String>>("KEYS key:*").len(), 40);
+}
+
+#[test]
+fn what_nobody_reads_and_a_late_flush_end_equal() {
+    for sites in [[0, 2, 1], [1, 2, 0], [1, 0, 2]] {
+        a_flush_that_comes_behind_a_copy(sites);
+    }
+}
+
+/// Half random, so that it takes its time on a slow link.
+fn noise() -> String {
+    let numbers = (0..600).map(|_| rand::random::<u64>());
+    numbers.map(|number| format!("{number:016x}")).collect()
+}
+
+/// Each of 20 lists gets the name of a site, there.
+fn push_to_lists(clients: &mut [Client], number: usize) {
+    let name = ["a", "b", "c"][number];
+    for key in 0..20 {
+        clients[number].run(&format!("RPUSH list:{key} {name}"));
+    }
+}
+
+#[test]
+fn a_site_that_has_lost_its_marks_claims_nothing_before_its_copies() {
+    let mut mesh = Mesh::start(3, &short(SHORT));
+    let mut clients = mesh.clients();
+    for key in 0..40 {
+        clients[1].run(&format!("SET old:{key} {}", noise()));
+    }
+    mesh.settle();
+    mesh.wire(1, 2).cut();
+    mesh.sites[2].sidecar.kill();
+    clients[2].run("FLUSHDB");
+    clients[2].run(&format!("SET filler {}", noise().repeat(4)));
+    mesh.sites[2].sidecar.start();
+    wait_for("a copy from the first site", patience(30), || {
+        mesh.sites[0].sidecar.log().contains("sending a copy")
+    });
+    push_to_lists(&mut clients, 1);
+    wait_for_equal(&mesh, [0, 1]);
+    // The session with the second begins behind that, and its copy is on its way for long.
+    mesh.wire(1, 2).mend();
+    mesh.wire(1, 2).up().throttle(10_000);
+    wait_for("that copy", patience(30), || {
+        let log = mesh.sites[2].sidecar.log();
+        log.contains("the copy is complete peer=a")
+    });
+    let wire = mesh.wire(0, 2);
+    wire.up().stall();
+    wire.down().stall();
+    push_to_lists(&mut clients, 2);
+    push_to_lists(&mut clients, 0);
+    wire.mend();
+    wait_for("what the third has written", patience(10), || {
+        let has = |key| {
+            let list: Vec<String> = clients[0].ask(&format!("LRANGE list:{key} 0 -1"));
+            list.iter().any(|name| name == "c")
+        };
+        (0..20).all(has)
+    });
+    mesh.mend();
+    mesh.wait_synchronizing();
+    mesh.settle();
+    mesh.compare();
+    let lengths = (0..20).map(|key| clients[0].ask::<usize>(&format!("LLEN list:{key}")));
+    assert_eq!(lengths.collect::<Vec<_>>(), [3; 20]);
+}
+
 #[test]
 fn what_nobody_reads_at_two_sites_reaches_all() {
     for away in [[0, 1], [0, 2], [1, 2]] {

@@ -34,6 +34,8 @@ enum Stage {
     Watching(Watch, u64),
     /// It is decided; EXEC follows.
     Decided(Watch),
+    /// It is done, and the answer is on its way.
+    Taken(Watch),
 }
 
 /// What is watched. While it lives nobody begins to read states.
@@ -120,15 +122,20 @@ impl Site {
                 let is_changed = |(i, version, _): &(usize, u64, _)| {
                     self.redis.version(&states[*i].key) != *version
                 };
-                if !watch.keys.iter().any(is_changed) {
-                    self.take(number, guard, watch.upto);
-                    return true;
+                if watch.keys.iter().any(is_changed) {
+                    for verdict in &mut guard.verdicts {
+                        *verdict = verdict.take().filter(Verdict::is_final);
+                    }
+                    guard.attempt += 1;
+                    Stage::Begin
+                } else {
+                    self.take(number, &guard);
+                    Stage::Taken(watch)
                 }
-                for verdict in &mut guard.verdicts {
-                    *verdict = verdict.take().filter(Verdict::is_final);
-                }
-                guard.attempt += 1;
-                Stage::Begin
+            }
+            Stage::Taken(watch) => {
+                self.settle_states(number, guard, watch.upto);
+                return true;
             }
         };
         self.peer(number).applying.guard = Some(guard);
@@ -230,15 +237,15 @@ impl Site {
     }
 
     /// EXEC: what was decided is done, and the mark says so.
-    fn take(&mut self, number: usize, guard: Guard, upto: Option<Cursor>) {
+    fn take(&mut self, number: usize, guard: &Guard) {
         let Guard { owed, verdicts, .. } = guard;
-        let verdicts: Vec<Verdict> = verdicts.into_iter().flatten().collect();
+        let verdicts: Vec<&Verdict> = verdicts.iter().flatten().collect();
         let (debts, name) = {
             let peer = self.peer(number);
             (peer.debts.clone(), peer.name.clone())
         };
         let (mut deleted, mut kept) = (Vec::new(), Vec::new());
-        for (state, verdict) in owed.states.iter().zip(&verdicts) {
+        for (state, verdict) in owed.states.iter().zip(verdicts) {
             let key = &state.key;
             if let (Some(said), Verdict::Take | Verdict::Rebase(_)) = (&state.said, verdict) {
                 self.redis.put(key, said.clone());
@@ -290,23 +297,18 @@ impl Site {
         };
         self.redis.mark(&name, &marked, deleted);
         self.peer(number).applying.set_mark(marked);
-        self.settle_states(number, owed, &verdicts, upto);
     }
 
-    /// The debts after states were taken or refused.
-    fn settle_states(
-        &mut self,
-        number: usize,
-        owed: OwedStates,
-        verdicts: &[Verdict],
-        upto: Option<Cursor>,
-    ) {
+    /// The debts after states were taken or refused: when the answer comes, and the echo perhaps has come.
+    fn settle_states(&mut self, number: usize, guard: Guard, upto: Option<Cursor>) {
+        let Guard { owed, verdicts, .. } = guard;
         let debts = self.peer(number).debts.clone();
         let read = self.sidecar.progress.read;
         let (mut paid, seen) = (Vec::new(), Arc::new(owed.seen));
+        let verdicts = verdicts.into_iter().flatten();
         for (state, verdict) in owed.states.into_iter().zip(verdicts) {
             let key = state.key;
-            if *verdict == Verdict::Refuse {
+            if verdict == Verdict::Refuse {
                 debts.add_again(key, read);
                 continue;
             }

@@ -6,7 +6,7 @@ use super::Judge;
 use super::origin::{Origin, Wrong};
 use crate::command::{Whole, key_hash};
 use crate::converge::docket::{Settled, Why, Wish};
-use crate::model::{Cursor, Hlc, InstanceId, Judgement, Key, Need, Seen, SiteId};
+use crate::model::{Cursor, Hlc, Judgement, Key, Need, Seen, SiteId};
 
 /// When a site is asked.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -20,9 +20,13 @@ pub(super) enum When {
 impl Judge {
     /// Takes note of keys of which something is not here, because a command failed: what is made of
     /// them is not what the peer makes of them. And of keys of which a peer says that what it sent was
-    /// not right.
+    /// not right; and of states that had come back before the applier could say that it had taken them.
     pub fn on_owed(&mut self, at: Cursor) {
         self.ask_peers(at);
+        let late = self.origins.iter().filter(|(_, o)| o.docket.is_paid());
+        for site in late.map(|(site, _)| site.clone()).collect::<Vec<_>>() {
+            self.on_paid(&site, at);
+        }
         for (site, origin) in &self.origins {
             let told = origin.docket.take_told().into_iter();
             let told = told.map(|key| (site.clone(), key));
@@ -51,19 +55,21 @@ impl Judge {
         }
     }
 
-    /// The states that were taken in our transactions up to this one have come back.
-    pub(super) fn on_paid(
-        &mut self,
-        origin: &SiteId,
-        (life, batch): (InstanceId, u64),
-        at: Cursor,
-    ) {
+    /// The states that were taken in our transactions up to the last that has come back.
+    pub(super) fn on_paid(&mut self, origin: &SiteId, at: Cursor) {
         let Some(known) = self.origins.get_mut(origin) else {
             return;
         };
+        let Some((life, batch, place)) = known.marked else {
+            return;
+        };
+        let taken = known.docket.take_paid(life, batch);
+        if taken.is_empty() {
+            return;
+        }
         let (mut paid, mut again, mut outdated) = (Vec::new(), Vec::new(), Vec::new());
         let mut copied = Vec::new();
-        for settled in known.docket.take_paid(life, batch) {
+        for settled in taken {
             let Settled {
                 key,
                 seen,
@@ -90,10 +96,20 @@ impl Judge {
                 }
                 Why::Joined => continue,
             }
+            // What was found out behind its place is another matter.
+            if known
+                .wrong
+                .get(&hash)
+                .is_some_and(|wrong| wrong.at >= place)
+            {
+                continue;
+            }
             let since = known.wrong.remove(&hash).and_then(|wrong| wrong.since);
             let mended = since.map(|since| (origin.clone(), since));
             self.verdicts.mended.extend(mended);
-            known.deleted.remove(&hash);
+            if place == at {
+                known.deleted.remove(&hash);
+            }
             let note = Judgement::Paid(origin.clone(), key);
             self.verdicts.notes.push(note);
         }

@@ -80,6 +80,7 @@ impl Judge {
                 deleted: HashMap::new(),
                 wrong: HashMap::new(),
                 torn: None,
+                marked: None,
                 third: Third::default(),
             };
             (origin.clone(), known)
@@ -141,8 +142,8 @@ impl Judge {
             }
         }
         self.judged = Arc::new(judged.clone());
-        // Those that are not judged are not known either.
-        self.causes = Arc::clone(&self.judged);
+        // Which of those that are not judged was the last is not known; but what we write has seen them.
+        self.causes = Arc::new(seen.clone());
         for (site, key) in stale {
             self.claims.add_stale(&site, key.clone());
             self.unheard.insert((site, key), at);
@@ -306,16 +307,18 @@ impl Judge {
                 .extend(deleted.map(|key| (key_hash(key.0, &key.1), key)));
         }
         known.echoed = known.echoed.max(mark.at);
-        if mark.base == Epoch::UNDONE && known.torn.take().is_some() {
+        if matches!(mark.base, Epoch::LOST | Epoch::UNDONE) && known.torn.take().is_some() {
             let note = Judgement::Merging(origin.clone());
             self.verdicts.notes.push(note);
         }
         self.table.note(self.written.drain(..));
         if mark.instance == life {
-            self.on_paid(origin, (life, mark.batch), at);
+            known.marked = Some((life, mark.batch, at));
+            self.on_paid(origin, at);
         } else if let Some(table) = self.foreign.of(origin) {
-            // What it was comes only when the session begins.
+            // What it was comes only when the session begins; but what we write now has seen it.
             known.third.wait(table, known.echoed);
+            Arc::make_mut(&mut self.causes).advance(origin, known.echoed);
         }
         self.catch_up(origin, at);
     }

@@ -7,7 +7,9 @@ use bytes::Bytes;
 
 use super::third::Third;
 use crate::converge::docket::{Docket, Filed};
-use crate::model::{BatchReader, Cursor, Epoch, Hlc, Key, Offset, Record, RecordRef, Seen};
+use crate::model::{
+    BatchReader, Cursor, Epoch, Hlc, InstanceId, Key, Offset, Record, RecordRef, Seen,
+};
 
 /// What is known of a peer's records.
 #[derive(Debug)]
@@ -28,6 +30,8 @@ pub(super) struct Origin {
     /// Where writes of whole databases met that do not commute, until the mark says that a copy is
     /// needed.
     pub torn: Option<Cursor>,
+    /// The last transaction of this life with its records or states that has come back, and where.
+    pub marked: Option<(InstanceId, u64, Cursor)>,
     /// What third sites may not have seen of it; not used when there are none.
     pub third: Third,
 }

@@ -1,6 +1,6 @@
 //! One record of a peer against what is here.
 
-use std::collections::{BTreeMap, HashMap, HashSet};
+use std::collections::{BTreeMap, BTreeSet, HashMap, HashSet};
 use std::sync::Arc;
 
 use bytes::Bytes;
@@ -249,20 +249,31 @@ impl Judge {
             ours.is_some_and(is_wrong)
         };
         let arbiter = self.claims.arbiter().cloned();
-        let mut is_torn = self.tables(site).any(tears);
-        let mut third = Vec::new();
-        for (of, origin) in self.origins.iter().filter(|(of, _)| *of != site) {
-            match origin.third.since(record.seen.of(of)) {
+        let with = arbiter.as_ref().unwrap_or(site);
+        let (mut torn, mut third) = (BTreeSet::new(), Vec::new());
+        if self.tables(site).any(tears) {
+            torn.insert(with.clone());
+        }
+        for (of, table) in self.foreign.but(site) {
+            let Some(origin) = self.origins.get(of) else {
+                continue;
+            };
+            match origin.third.since(table, record.seen.of(of)) {
                 Some(records) => third.extend(records.map(|r| (of.clone(), r.clone()))),
-                // Which keys it has removed or carried here nobody knows.
-                None => is_torn |= !self.foreign.is_empty(),
+                // Which keys it has removed or carried here nobody knows. What a copy had brought of them, the
+                // arbiter gets of who has sent it.
+                None => {
+                    torn.insert(with.clone());
+                    torn.extend(arbiter.is_none().then(|| of.clone()));
+                }
             }
         }
-        let with = arbiter.as_ref().unwrap_or(site);
-        if is_torn && let Some(origin) = self.origins.get_mut(with) {
-            origin.torn = Some(at);
-            self.torn.push(with.clone());
-            self.verdicts.notes.push(Judgement::Torn(with.clone()));
+        for with in torn {
+            if let Some(origin) = self.origins.get_mut(&with) {
+                origin.torn = Some(at);
+                self.verdicts.notes.push(Judgement::Torn(with.clone()));
+                self.torn.push(with);
+            }
         }
         self.verdicts.overruns.push(Overrun {
             origin: site.clone(),

@@ -104,7 +104,7 @@ impl Site {
         };
         let deleted = deleted.to_vec();
         self.judge
-            .on_echo(&site("b"), &mark, deleted, LIFE, at(1000));
+            .on_echo(&site("b"), &mark, deleted, LIFE, at(1000 + batch));
     }
 
     /// What is wished for since the last time: the keys, in order, with a `?` if only doubted.
@@ -312,6 +312,65 @@ async fn after_a_restart_what_had_come_back_is_judged_when_it_comes_again() {
     a.applies((20, 1, 5), "SET k 2").await;
     a.judge.on_late(at(30));
     assert_eq!(a.wishes(), "k");
+}
+
+#[tokio::test]
+async fn a_state_that_has_come_back_before_its_answer_is_paid() {
+    let mut a = Site::new();
+    let paid = |a: &Site| {
+        let (key, seen, upto) = (key("k"), Arc::default(), None);
+        let why = Why::Asked(Vec::new());
+        let settled = Settled {
+            key,
+            seen,
+            upto,
+            why,
+        };
+        a.docket.paid(LIFE, 2, vec![settled]);
+    };
+    a.writes(10, 9, "SET k 1");
+    a.applies((20, 1, 5), "SET k 2").await;
+    a.reads(20, 1, &[]);
+    assert_eq!(a.wishes(), "k");
+    a.judge.forget(at(10), |_| Cursor::ZERO);
+    a.reads(25, 2, &[]);
+    paid(&a);
+    assert!(!a.docket.is_noted());
+    a.judge.on_owed(at(1010));
+    assert_eq!(a.judge.oldest_wish(), None);
+    assert!(a.docket.is_noted());
+
+    // What was found out meanwhile stays.
+    let mut a = Site::new();
+    a.writes(10, 9, "SET k 1");
+    a.applies((20, 1, 5), "SET k 2").await;
+    a.reads(25, 2, &[]);
+    assert_eq!(a.wishes(), "k");
+    paid(&a);
+    a.judge.on_owed(at(1010));
+    assert!(a.judge.oldest_wish().is_some());
+}
+
+#[test]
+fn what_we_write_has_seen_what_had_come_back_and_was_not_judged() {
+    let peers = [site("b"), site("c")];
+    let foreign = Arc::new(Foreign::new(&peers, 1 << 10));
+    let dockets = peers.iter().map(|peer| (peer.clone(), Docket::default()));
+    let (table, claims) = (
+        Arc::new(Table::new(1 << 10)),
+        Claims::new(&site("a"), &peers),
+    );
+    let shared = (&dockets.collect(), claims);
+    let mut judge = Judge::new(site("a"), (table, foreign), Catalog::default(), shared);
+    let causes = |judge: &Judge| judge.causes().unwrap().of(&site("b"));
+    // The sidecar was killed before it had noted what it found of the last records.
+    let [seen, judged] = [20, 10].map(|of_b| Seen::from_iter([(site("b"), at(of_b))]));
+    judge.resume((&seen, &judged), ([], [], &BTreeSet::new()), at(15));
+    assert_eq!(causes(&judge), at(20));
+    // The last transaction of that life comes back.
+    let mark = Mark::first(InstanceId::new(6), at(30));
+    judge.on_echo(&site("b"), &mark, Vec::new(), LIFE, at(16));
+    assert_eq!(causes(&judge), at(30));
 }
 
 #[tokio::test]

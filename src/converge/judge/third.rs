@@ -108,14 +108,16 @@ impl Third {
         }
     }
 
-    /// Those that a site had not seen; none when some are not known.
-    pub(super) fn since(&self, seen: Cursor) -> Option<impl Iterator<Item = &Record>> {
+    /// Those that a site had not seen; none when some are not known: they are forgotten, or have not come
+    /// once more yet, or a copy has brought what they did.
+    pub(super) fn since(
+        &self,
+        table: &Table,
+        seen: Cursor,
+    ) -> Option<impl Iterator<Item = &Record>> {
         let unseen = self.records.iter().filter(move |kept| kept.at > seen);
-        let unknown = self
-            .unknown
-            .as_ref()
-            .map_or(self.forgotten, |unknown| unknown.upto);
-        (seen >= self.forgotten.max(unknown)).then_some(unseen.map(|kept| &kept.record))
+        let unknown = self.forgotten.max(table.all_written());
+        (seen >= unknown).then_some(unseen.map(|kept| &kept.record))
     }
 
     /// Where the oldest that is remembered has come back.
