@@ -1,9 +1,10 @@
 //! The writes of one history, found by the hash of what they wrote.
 //!
-//! A ring of entries in the order of the history, and per kind of hash the last entry of it; each
-//! entry names the one of its kind before it. To note a write is to append an entry and to name it,
-//! to forget the first writes is to move the ring's begin, and neither depends on how many there
-//! are. What is asked for and was not written costs one look at the last of its kind.
+//! A ring of entries, and per kind of hash the last entry of it; each entry names the one of its kind
+//! before it. To note a write is to append an entry and to name it, or to renew the one that there is;
+//! to forget the first writes is to move the ring's begin, where one that was renewed since goes to the
+//! end: once for all that was done meanwhile. None of it depends on how many there are. What is asked for
+//! and was not written costs one look at the last of its kind.
 
 use std::collections::VecDeque;
 
@@ -36,16 +37,19 @@ pub(super) struct Log {
     first: u32,
     /// Of each kind of hash, the number of the last entry; of one that is forgotten, any.
     last: Box<[u32]>,
+    /// Where the last write ends that was noted.
+    newest: Cursor,
 }
 
 #[derive(Debug)]
 struct Entry {
     hash: u128,
+    /// The last time.
     did: Did,
+    /// Where it was done that time for which the entry stands here in the ring.
+    since: Cursor,
     /// The number of the one of the same kind before it, which may be forgotten.
     before: u32,
-    /// The same was done to the same later: this one is in no chain.
-    is_past: bool,
 }
 
 impl Default for Log {
@@ -54,24 +58,20 @@ impl Default for Log {
             entries: VecDeque::new(),
             first: 0,
             last: vec![0; MIN_KINDS].into(),
+            newest: Cursor::ZERO,
         }
     }
 }
 
 impl Log {
-    /// How many entries there are; also those of what was done again.
+    /// How many entries there are.
     pub(super) fn len(&self) -> usize {
         self.entries.len()
     }
 
-    /// Where the first entry ends.
-    pub(super) fn first(&self) -> Option<Cursor> {
-        self.entries.front().map(|entry| entry.did.at)
-    }
-
-    /// Where the last entry ends.
-    pub(super) fn last(&self) -> Option<Cursor> {
-        self.entries.back().map(|entry| entry.did.at)
+    /// Where the last write ends that is remembered.
+    pub(super) fn newest(&self) -> Option<Cursor> {
+        (!self.entries.is_empty()).then_some(self.newest)
     }
 
     /// What was done to a key or an element: of each act, the last.
@@ -87,31 +87,63 @@ impl Log {
 
     /// Something was done to a key or an element, the last of what was done.
     pub(super) fn note(&mut self, hash: u128, did: Did) {
+        self.newest = self.newest.max(did.at);
+        let mut next = self.last_of(hash);
+        while let Some(place) = next
+            && let Some(entry) = self.entries.get_mut(place)
+        {
+            let same = (entry.did.act, entry.did.kind) == (did.act, did.kind);
+            if same && entry.hash == hash {
+                entry.did = did;
+                return;
+            }
+            let before = entry.before;
+            next = self.place(before);
+        }
+        self.append(hash, did);
+    }
+
+    /// Forgets what was not done again behind `upto`.
+    pub(super) fn forget(&mut self, upto: Cursor) {
+        let is_old = |entry: &mut Entry| entry.since <= upto;
+        while let Some(Entry { hash, did, .. }) = self.entries.pop_front_if(is_old) {
+            self.first = self.first.wrapping_add(1);
+            if did.at > upto {
+                self.append(hash, did);
+            }
+        }
+        self.shrink();
+    }
+
+    /// Forgets the oldest, so that no more than so many are left; up to where they were done. It looks at
+    /// each: for whoever needs much room, and seldom.
+    pub(super) fn keep(&mut self, most: usize) -> Option<Cursor> {
+        let excess = self.entries.len().checked_sub(most + 1)?;
+        let mut places: Vec<Cursor> = self.entries.iter().map(|entry| entry.did.at).collect();
+        let upto = *places.select_nth_unstable(excess).1;
+        self.entries.retain(|entry| entry.did.at > upto);
+        self.link(self.last.len());
+        Some(upto)
+    }
+
+    fn append(&mut self, hash: u128, did: Did) {
         if self.entries.len() * KINDS_EACH >= self.last.len() {
             self.link(self.last.len() * 2);
         }
-        self.supersede(hash, did);
         let before = self.number(self.last_of(hash));
         let number = self.number(Some(self.entries.len()));
-        let is_past = false;
+        let since = did.at;
         self.entries.push_back(Entry {
             hash,
             did,
+            since,
             before,
-            is_past,
         });
         self.set_last(hash, number);
     }
 
-    /// Forgets the first entry.
-    pub(super) fn forget_first(&mut self) {
-        if self.entries.pop_front().is_some() {
-            self.first = self.first.wrapping_add(1);
-        }
-    }
-
     /// Gives back memory that is hardly used.
-    pub(super) fn shrink(&mut self) {
+    fn shrink(&mut self) {
         let kept = (self.entries.capacity() / 2).max(MIN_KEPT);
         if self.entries.capacity() > MIN_KEPT && self.entries.len() <= kept * 2 / LEAST_USED {
             self.entries.shrink_to(kept);
@@ -119,45 +151,13 @@ impl Log {
         }
     }
 
-    /// Forgets what was done again later.
-    pub(super) fn compact(&mut self) {
-        self.entries.retain(|entry| !entry.is_past);
-        self.link(self.last.len());
-    }
-
-    /// Takes the entry of the same act on the same out of its chain.
-    fn supersede(&mut self, hash: u128, did: Did) {
-        let mut behind = None;
-        let mut next = self.last_of(hash);
-        while let Some(place) = next
-            && let Some(entry) = self.entries.get(place)
-        {
-            next = self.place(entry.before);
-            let same = (entry.did.act, entry.did.kind) == (did.act, did.kind);
-            if !same || entry.hash != hash {
-                behind = Some(place);
-                continue;
-            }
-            let before = self.number(next);
-            if let Some(entry) = self.entries.get_mut(place) {
-                entry.is_past = true;
-            }
-            match behind.and_then(|place| self.entries.get_mut(place)) {
-                Some(behind) => behind.before = before,
-                None => self.set_last(hash, before),
-            }
-            return;
-        }
-    }
-
     /// Tells so many kinds apart from now on.
     fn link(&mut self, kinds: usize) {
         self.last = vec![self.number(None); kinds].into();
         for place in 0..self.entries.len() {
-            let Some(entry) = self.entries.get(place).filter(|entry| !entry.is_past) else {
+            let Some(hash) = self.entries.get(place).map(|entry| entry.hash) else {
                 continue;
             };
-            let hash = entry.hash;
             let before = self.number(self.last_of(hash));
             if let Some(entry) = self.entries.get_mut(place) {
                 entry.before = before;
@@ -223,8 +223,8 @@ mod tests {
     #[derive(Clone, Copy, Debug)]
     enum Step {
         Note(u128, Act),
-        Forget(usize),
-        Compact,
+        Forget(u64),
+        Keep(usize),
         Link(usize),
     }
 
@@ -232,8 +232,8 @@ mod tests {
         let act = prop_oneof![Just(Act::Write), Just(Act::Delete), Just(Act::Expiry)];
         prop_oneof![
             20 => (0_u128..12, act).prop_map(|(hash, act)| Step::Note(hash, act)),
-            3 => (0_usize..6).prop_map(Step::Forget),
-            1 => Just(Step::Compact),
+            3 => (0_u64..20).prop_map(Step::Forget),
+            1 => (0_usize..8).prop_map(Step::Keep),
             1 => (0_u32..4).prop_map(|bits| Step::Link(1 << bits)),
         ]
     }
@@ -246,47 +246,58 @@ mod tests {
         ) {
             let (mut log, mut list) = (Log { first, ..Log::default() }, Vec::new());
             log.link(1);
-            let mut at = 0;
+            let (mut at, mut forgotten) = (0, 0);
             for step in steps {
                 match step {
                     Step::Note(hash, act) => {
                         at += 1;
                         log.note(hash, did(act, at));
+                        list.retain(|(known, did): &(u128, Did)| *known != hash || did.act != act);
                         list.push((hash, did(act, at)));
                     }
                     Step::Forget(count) => {
-                        (0..count).for_each(|_| log.forget_first());
-                        let first = log.first();
-                        list.retain(|(_, did)| first.is_some_and(|first| did.at >= first));
+                        forgotten = at.min(forgotten + count);
+                        log.forget(did(Act::Write, forgotten).at);
                     }
-                    Step::Compact => log.compact(),
+                    Step::Keep(most) => {
+                        let upto = log.keep(most);
+                        prop_assert!(log.len() <= most);
+                        list.retain(|(_, did)| upto.is_none_or(|upto| did.at > upto));
+                    }
                     Step::Link(kinds) => log.link(kinds),
                 }
+                list.retain(|(_, did)| did.hlc > Hlc(forgotten));
                 for hash in 0..12 {
-                    let of = list.iter().rev().filter(|(known, _)| *known == hash);
-                    let mut last: Vec<Did> = Vec::new();
-                    for (_, did) in of {
-                        if !last.iter().any(|later| later.act == did.act) {
-                            last.push(*did);
-                        }
-                    }
-                    let found: Vec<Did> = log.of(hash).copied().collect();
-                    prop_assert_eq!(found, last, "{} after {:?}", hash, step);
+                    let of = list.iter().filter(|(known, _)| *known == hash);
+                    let mut wanted: Vec<Did> = of.map(|(_, did)| *did).collect();
+                    let mut found: Vec<Did> = log.of(hash).copied().collect();
+                    // What was renewed may have been forgotten a little later.
+                    found.retain(|did| did.hlc > Hlc(forgotten));
+                    wanted.sort_by_key(|did| did.at);
+                    found.sort_by_key(|did| did.at);
+                    prop_assert_eq!(found, wanted, "{} after {:?}", hash, step);
                 }
+                let mut all: Vec<_> = log.entries.iter().map(|e| (e.hash, e.did.act)).collect();
+                all.sort_unstable();
+                all.dedup();
+                prop_assert_eq!(all.len(), log.len(), "each once");
             }
+            log.forget(did(Act::Write, at).at);
+            prop_assert_eq!(log.len(), 0);
         }
     }
 
     #[test]
-    fn what_is_written_again_and_again_is_one_entry_when_room_is_needed() {
+    fn what_is_written_again_and_again_is_one_entry() {
         let mut log = Log::default();
-        for at in 0..100_000 {
+        for at in 1..100_000 {
             log.note(u128::from(at % 10), did(Act::Sum, at));
+            log.forget(did(Act::Sum, at.saturating_sub(50)).at);
+            assert!(log.len() <= 10);
         }
-        log.compact();
-        assert_eq!(log.len(), 10);
-        assert_eq!(log.first(), Some(did(Act::Sum, 99_990).at));
         assert_eq!(log.of(3).collect::<Vec<_>>(), [&did(Act::Sum, 99_993)]);
+        log.forget(did(Act::Sum, 99_995).at);
+        assert_eq!(log.len(), 4);
     }
 
     #[test]
@@ -296,16 +307,13 @@ mod tests {
             log.note(u128::from(at), did(Act::Write, at));
         }
         let most = log.entries.capacity();
-        while log.len() > 100 {
-            log.forget_first();
-            log.shrink();
+        for at in 0..199_900 {
+            log.forget(did(Act::Write, at).at);
         }
         assert!(log.entries.capacity() <= MIN_KEPT && most > MIN_KEPT);
         assert_eq!(log.last.len(), MIN_KINDS);
-        assert_eq!(
-            log.of(199_950).collect::<Vec<_>>(),
-            [&did(Act::Write, 199_950)]
-        );
+        let found: Vec<_> = log.of(199_950).collect();
+        assert_eq!(found, [&did(Act::Write, 199_950)]);
         assert_eq!(log.of(5).count(), 0);
     }
 }

@@ -9,8 +9,8 @@ use super::table::{All, DidAll, Table};
 use crate::command::{self, Act, Kind, Touch, Whole};
 use crate::model::{Cursor, Hlc, Key};
 
-/// Of all that may be remembered, so many parts of [`PARTS`] are left when there are too many: to forget
-/// a part costs a look at each, so it is not done for a few.
+/// Of all that may be remembered, so many parts of [`PARTS`] are left when there are too many: most of what
+/// is forgotten at once would be forgotten soon, and what comes next has room.
 const LEFT_PARTS: usize = 3;
 /// See [`LEFT_PARTS`].
 const PARTS: usize = 4;
@@ -105,7 +105,7 @@ impl MadeOf {
 }
 
 impl Writes {
-    /// How many keys and elements are remembered; one that was written several times may count for each.
+    /// How many keys and elements are remembered, once for each kind of act.
     pub(super) fn len(&self) -> usize {
         self.log.len() + self.made.order.len()
     }
@@ -113,37 +113,31 @@ impl Writes {
     /// Where the last one ends.
     pub(super) fn last(&self) -> Option<Cursor> {
         let made = self.made.order.back().map(|(at, _)| *at);
-        self.log.last().max(made)
-    }
-
-    /// Where the first one ends.
-    fn first(&self) -> Option<Cursor> {
-        let firsts = self.log.first().into_iter().chain(self.made.first());
-        firsts.min()
+        self.log.newest().max(made)
     }
 
     /// Forgets all that ends up to here.
     fn forget(&mut self, upto: Cursor) {
-        while self.log.first().is_some_and(|at| at <= upto) {
-            self.log.forget_first();
-        }
+        self.log.forget(upto);
         while self.made.first().is_some_and(|at| at <= upto) {
             self.made.forget_first();
         }
     }
 
-    /// Makes sure that there is room for one more: forgets what was done again, and if that is little, the
-    /// oldest; whoever has not seen that must take it that any key was written.
+    /// Makes sure that there is room for one more: if not, forgets a part, the oldest first. Whoever has not
+    /// seen that must take it that any key was written.
     fn make_room(&mut self, most: usize) {
         if self.len() < most {
             return;
         }
-        self.log.compact();
-        while self.len() > most / PARTS * LEFT_PARTS
-            && let Some(oldest) = self.first()
-        {
-            self.all.written = self.all.written.max(oldest);
-            self.forget(oldest);
+        let left = most / PARTS * LEFT_PARTS;
+        let written = self.log.keep(left.saturating_sub(self.made.order.len()));
+        let excess = self.made.order.len().checked_sub(left);
+        let made = excess.and_then(|excess| self.made.order.get(excess));
+        let upto = written.max(made.map(|(at, _)| *at));
+        if let Some(upto) = upto {
+            self.all.written = self.all.written.max(upto);
+            self.forget(upto);
         }
     }
 }
@@ -223,6 +217,5 @@ impl Table {
         writes.forgotten = upto;
         writes.all.wholes.retain(|whole| whole.did.at > upto);
         writes.forget(upto);
-        writes.log.shrink();
     }
 }

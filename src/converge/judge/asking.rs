@@ -24,7 +24,8 @@ impl Judge {
     pub fn on_owed(&mut self, at: Cursor) {
         self.ask_peers(at);
         let late = self.origins.iter().filter(|(_, o)| o.docket.is_paid());
-        for site in late.map(|(site, _)| site.clone()).collect::<Vec<_>>() {
+        let late: Vec<SiteId> = late.map(|(site, _)| site.clone()).collect();
+        for site in late {
             self.on_paid(&site, at);
         }
         for (site, origin) in &self.origins {
