@@ -6,7 +6,7 @@ use std::time::Duration;
 use anyhow::{Context, Result};
 
 use super::Bench;
-use super::throughput::at_once;
+use super::throughput::{Pace, at_once};
 use crate::load::{Load, Unit};
 use crate::pair::{Arm, Pair};
 use crate::report::{Goal, Samples};
@@ -17,6 +17,8 @@ const SHARED: usize = 100;
 const FAR: Duration = Duration::from_millis(50);
 /// Three round trips and 100 ms are allowed; this is the bound of the histogram below that.
 const SOON: f64 = 0.3;
+/// Writes a second at each side, of 50,000 at both.
+const STEADY: usize = 25_000;
 /// Writes a second at each side, while it is measured how long a conflict lives.
 const RATE: usize = 5_000;
 
@@ -25,20 +27,24 @@ pub(super) fn conflicts(bench: &Bench, arm: Arm, out: &mut Samples) -> Result<()
     if arm == Arm::Native {
         return Ok(());
     }
-    let count = bench.size(1_000_000);
-    let mut rates = Vec::new();
-    for shared in [usize::MAX, SHARED] {
-        let pair = Pair::start(&bench.programs, arm)?;
-        let there = (pair.near.port, pair.far.port);
-        rates.push(at_once([there, (there.1, there.0)], &loads(shared), count)?);
+    let span = Duration::from_secs(bench.seconds);
+    let steady = (Pace::Steady(STEADY, span), "50,000/s", Goal::AtLeast(0.8));
+    let full = (Pace::Full(bench.size(1_000_000)), "full load", Goal::None);
+    for (pace, how, goal) in [steady, full] {
+        let mut rates = Vec::new();
+        for shared in [usize::MAX, SHARED] {
+            let pair = Pair::start(&bench.programs, arm)?;
+            let there = (pair.near.port, pair.far.port);
+            rates.push(at_once([there, (there.1, there.0)], &loads(shared), pace)?);
+        }
+        let [apart, together] = rates[..] else {
+            anyhow::bail!("two rates");
+        };
+        let title = format!("Both ways at once, 1 % of the writes in conflict, {how}");
+        out.put(&title, "records/s", Goal::None, together);
+        let title = format!("The same over no conflicts, {how}");
+        out.put(&title, "x", goal, together / apart);
     }
-    let [apart, together] = rates[..] else {
-        anyhow::bail!("two rates");
-    };
-    let title = "Both ways at once, 1 % of the writes in conflict";
-    out.put(title, "records/s", Goal::None, together);
-    let title = "The same over no conflicts";
-    out.put(title, "x", Goal::AtLeast(0.8), together / apart);
     let soon = "Conflicts mended within 3 round trips of 100 ms";
     out.put(soon, "x", Goal::AtLeast(0.99), mended_soon(bench, arm)?);
     Ok(())

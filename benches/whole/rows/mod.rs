@@ -89,9 +89,10 @@ pub(crate) const ROWS: &[Row] = &[
         name: "conflicts",
         how: "Both sides write at once, each its own keys, but for one write in 100, which goes to \
               keys of both: 500 keys, so that most of these meet. First without, then with, until \
-              all has arrived. Then 5,000 writes a second at each side, through a proxy that \
-              delivers everything 50 ms later: of the conflicts in which a value was wrong, the \
-              share that had the right one 300 ms after the later write.",
+              all has arrived: at 50,000 writes a second, and as fast as they are answered. Then \
+              5,000 writes a second at each side, through a proxy that delivers everything 50 ms \
+              later: of the conflicts in which a value was wrong, the share that had the right one \
+              300 ms after the later write.",
         in_the_way: "Each conflict costs a question, a state read under a mark, and a guarded \
               transaction with a round trip of its own.",
         run: conflicts::conflicts,

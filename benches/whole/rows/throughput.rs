@@ -108,7 +108,7 @@ pub(super) fn both_ways(bench: &Bench, arm: Arm, out: &mut Samples) -> Result<()
             total,
             "records/s",
             Goal::None,
-            at_once(sides, &loads, count)?,
+            at_once(sides, &loads, Pace::Full(count))?,
         );
         return Ok(());
     }
@@ -117,10 +117,10 @@ pub(super) fn both_ways(bench: &Bench, arm: Arm, out: &mut Samples) -> Result<()
     let mut sum = 0.0;
     for ((from, to), load) in [there, back].into_iter().zip(&loads) {
         let start = Instant::now();
-        carry(from, to, load, count)?;
+        carry(from, to, load, Pace::Full(count))?;
         sum += per_second(count, start.elapsed());
     }
-    let both = at_once([there, back], &loads, count)?;
+    let both = at_once([there, back], &loads, Pace::Full(count))?;
     out.put(total, "records/s", Goal::None, both);
     out.put(
         "Both ways at once, over the sum of each alone",
@@ -196,21 +196,37 @@ fn rate(pair: &Pair, load: &Load, count: usize) -> Result<f64> {
 }
 
 /// Both loads at the same time; the sum of records a second until both have arrived.
-pub(super) fn at_once(sides: [(u16, u16); 2], loads: &[Load; 2], count: usize) -> Result<f64> {
+pub(super) fn at_once(sides: [(u16, u16); 2], loads: &[Load; 2], pace: Pace) -> Result<f64> {
     let start = Instant::now();
     let ([there, back], [one, other]) = (sides, loads);
-    thread::scope(|scope| {
-        let first = scope.spawn(move || carry(there.0, there.1, one, count));
-        carry(back.0, back.1, other, count)?;
+    let count = thread::scope(|scope| {
+        let first = scope.spawn(move || carry(there.0, there.1, one, pace));
+        let second = carry(back.0, back.1, other, pace)?;
         let joined = first.join();
-        joined.map_err(|_| anyhow::anyhow!("a writer failed"))?
+        let first = joined.map_err(|_| anyhow::anyhow!("a writer failed"))??;
+        anyhow::Ok(first + second)
     })?;
-    Ok(per_second(2 * count, start.elapsed()))
+    Ok(per_second(count, start.elapsed()))
 }
 
-/// Writes at one port and waits for the end at another.
-fn carry(from: u16, to: u16, load: &Load, count: usize) -> Result<()> {
-    load.send(from, count)?;
+/// How a load is written.
+#[derive(Clone, Copy)]
+pub(super) enum Pace {
+    /// So many, as fast as they are answered.
+    Full(usize),
+    /// So many a second, for such a time.
+    Steady(usize, Duration),
+}
+
+/// Writes at one port and waits for the end at another; how many.
+fn carry(from: u16, to: u16, load: &Load, pace: Pace) -> Result<usize> {
+    let count = match pace {
+        Pace::Full(count) => {
+            load.send(from, count)?;
+            count
+        }
+        Pace::Steady(rate, span) => load.send_paced(from, rate, span, || None)?,
+    };
     // Named after its way and its moment: there may be an older one, or one of the other way.
     let end = format!("bench:end:{from}:{:?}", Instant::now());
     Wire::open(from)?.ask(&["SET", &end, "1"])?;
@@ -218,7 +234,7 @@ fn carry(from: u16, to: u16, load: &Load, count: usize) -> Result<()> {
     while far.ask(&["EXISTS", &end])? != "1" {
         thread::sleep(Duration::from_millis(1));
     }
-    Ok(())
+    Ok(count)
 }
 
 /// So many in such a time.
