@@ -1,4 +1,4 @@
-//! From bytes to commands, and from commands to what they [mean](meaning).
+//! From bytes to commands, and from commands to what they mean.
 
 #![deny(clippy::indexing_slicing, clippy::arithmetic_side_effects)]
 
