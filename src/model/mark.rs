@@ -33,8 +33,6 @@ pub const GONE_KEY: &str = "tandem:gone";
 /// What we have read of our own stream, and where a state was read.
 pub const SELF_KEY: &str = "tandem:self";
 
-/// The most words that a mark has.
-const MAX_WORDS: usize = 16;
 /// The version of the text of a mark.
 const MARK_VERSION: &str = "1";
 
@@ -199,31 +197,24 @@ struct Words<'a> {
 
 impl<'a> Words<'a> {
     fn parse(value: &'a [u8]) -> Result<Self, MarkError> {
-        let text =
-            std::str::from_utf8(value).map_err(|_| MarkError::Malformed("not text".to_owned()))?;
+        let text = |word| {
+            let text = std::str::from_utf8(word);
+            text.map_err(|_| MarkError::Malformed("not text".to_owned()))
+        };
         // By bytes: every batch has a mark, and what looks for any character takes twice as long.
-        let is_space = |byte: &u8| *byte == b' ';
-        let mut ends = text.bytes().enumerate().filter(|(_, byte)| is_space(byte));
-        let mut begin = 0;
-        let mut words = Vec::with_capacity(MAX_WORDS);
-        loop {
-            let end = ends.next().map_or(text.len(), |(at, _)| at);
-            let word = text.get(begin..end).unwrap_or_default();
-            if begin == 0 {
-                if word != MARK_VERSION {
-                    return Err(MarkError::Version(word.chars().take(16).collect()));
-                }
-            } else {
-                let equals = word.bytes().position(|byte| byte == b'=');
-                let parts = equals.and_then(|at| Some((word.get(..at)?, word.get(at + 1..)?)));
-                words.push(parts.ok_or_else(|| MarkError::Malformed(word.to_owned()))?);
-            }
-            if end == text.len() {
-                let next = Cell::new(0);
-                return Ok(Self { words, next });
-            }
-            begin = end + 1;
+        let mut words = value.split(|byte| *byte == b' ').map(text);
+        let version = words.next().transpose()?.unwrap_or_default();
+        if version != MARK_VERSION {
+            return Err(MarkError::Version(version.chars().take(16).collect()));
         }
+        let pair = |word: Result<&'a str, MarkError>| {
+            let word = word?;
+            let pair = word.split_once('=');
+            pair.ok_or_else(|| MarkError::Malformed(word.to_owned()))
+        };
+        let words = words.map(pair).collect::<Result<_, _>>()?;
+        let next = Cell::new(0);
+        Ok(Self { words, next })
     }
 
     fn optional<T>(

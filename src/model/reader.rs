@@ -11,7 +11,7 @@ use super::judgement::Judgement;
 use super::position::{Cursor, Epoch, Offset};
 use super::record::{
     Entry, FLAG_CAUSES, FLAG_SEEN, KIND_ECHO, KIND_FOREIGN, KIND_MARK, KIND_RECORD, KIND_SELF_MARK,
-    Record, RecordRef,
+    Record, RecordRef, Tags,
 };
 use super::seen::Seen;
 
@@ -105,15 +105,17 @@ impl BatchReader {
             ref commands,
         } = self.last;
         let seen = self.seen.as_ref()?;
-        Some(RecordRef {
+        let causes = self.causes.as_ref().unwrap_or(seen);
+        let tags = Tags {
             offset,
             hlc,
             db,
             seen,
-            causes: self.causes.as_ref().unwrap_or(seen),
+            causes,
             count,
-            commands: self.body.get(commands.clone())?,
-        })
+        };
+        let commands = self.body.get(commands.clone())?;
+        Some(RecordRef { tags, commands })
     }
 
     /// The record that was read last, as a value of its own.

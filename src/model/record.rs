@@ -4,6 +4,7 @@
 //! are LEB128 varints. Offsets are relative to the start of the frame, which its header names; a record's
 //! offset and stamp are relative to those of the record before it, which takes ten bytes less.
 
+use std::ops::Deref;
 use std::sync::Arc;
 
 use bytes::Bytes;
@@ -55,35 +56,34 @@ impl Record {
     /// The same, as one where it stands.
     #[must_use]
     pub fn borrowed(&self) -> RecordRef<'_> {
-        RecordRef {
+        let tags = Tags {
             offset: self.offset,
             hlc: self.hlc,
             db: self.db,
             seen: &self.seen,
             causes: &self.causes,
             count: self.count,
-            commands: &self.commands,
-        }
+        };
+        let commands = &self.commands;
+        RecordRef { tags, commands }
     }
 }
 
 /// A [`Record`] where it stands in its frame.
 #[derive(Clone, Copy, Debug)]
 pub struct RecordRef<'a> {
-    /// Where it ends in its origin's stream.
-    pub offset: Offset,
-    /// When it was read there.
-    pub hlc: Hlc,
-    /// The database selected when it begins.
-    pub db: u32,
-    /// What its origin had echoed before it.
-    pub seen: &'a Arc<Seen>,
-    /// Of that, the last records.
-    pub causes: &'a Arc<Seen>,
-    /// How many commands it has, SELECTs included.
-    pub count: u32,
+    /// What it says of itself.
+    pub tags: Tags<'a>,
     /// The commands, in the protocol's form.
     pub commands: &'a [u8],
+}
+
+impl<'a> Deref for RecordRef<'a> {
+    type Target = Tags<'a>;
+
+    fn deref(&self) -> &Tags<'a> {
+        &self.tags
+    }
 }
 
 /// What a [`Record`] says of itself besides its commands.
@@ -188,15 +188,7 @@ impl FrameBuilder {
 
     /// Appends a record.
     pub fn push_record(&mut self, record: RecordRef<'_>) {
-        let tags = Tags {
-            offset: record.offset,
-            hlc: record.hlc,
-            db: record.db,
-            seen: record.seen,
-            causes: record.causes,
-            count: record.count,
-        };
-        self.push(tags, record.commands);
+        self.push(record.tags, record.commands);
     }
 
     /// Appends a record with these tags and commands.

@@ -2,7 +2,7 @@
 
 mod inbound;
 mod outgoing;
-mod parts;
+mod race;
 mod session;
 mod standing;
 mod telling;

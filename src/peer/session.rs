@@ -12,7 +12,7 @@ use tracing::info;
 
 use super::inbound::{Heard, read};
 use super::outgoing::{Next, Outgoing};
-use super::parts::first;
+use super::race::first;
 use super::standing::{begin, had_all, note_what_is_lost};
 use super::telling::{Acks, Stale};
 use super::{Agreed, Error, Incoming, Peer, filter};
