@@ -105,7 +105,6 @@ struct Stranger {
 impl Stranger {
     fn saying(words: Vec<u8>) -> Self {
         let (listener, port) = listen();
-        listener.set_nonblocking(false).expect("blocking");
         let ended = Arc::new(AtomicBool::new(false));
         let flag = Arc::clone(&ended);
         let thread = thread::spawn(move || {

@@ -18,7 +18,6 @@ struct Recorder {
 impl Recorder {
     fn to(target: u16) -> Self {
         let (listener, port) = listen();
-        listener.set_nonblocking(false).expect("blocking");
         let said = Arc::new(Mutex::new(Vec::new()));
         let kept = Arc::clone(&said);
         thread::spawn(move || accept(&listener, target, &kept));

@@ -4,8 +4,8 @@
 use std::collections::VecDeque;
 use std::io::{ErrorKind, Read, Write};
 use std::net::{Ipv4Addr, Shutdown, TcpListener, TcpStream};
-use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicI64, AtomicU8, AtomicU64, Ordering};
+use std::sync::{Arc, Condvar, Mutex, PoisonError};
 use std::thread;
 use std::time::{Duration, Instant};
 
@@ -44,6 +44,9 @@ pub(crate) struct Lane {
     granted: AtomicI64,
     /// The next byte that passes is another one on arrival.
     flips: AtomicBool,
+    /// Held while somebody is told that one of these is another now.
+    changing: Mutex<()>,
+    changed: Condvar,
 }
 
 impl Lane {
@@ -55,7 +58,30 @@ impl Lane {
             remaining: AtomicI64::new(UNLIMITED),
             granted: AtomicI64::new(UNLIMITED),
             flips: AtomicBool::new(false),
+            changing: Mutex::default(),
+            changed: Condvar::new(),
         }
+    }
+
+    /// Has the pumps look at the faults again.
+    fn wake(&self) {
+        let _changing = self.changing.lock().unwrap_or_else(PoisonError::into_inner);
+        self.changed.notify_all();
+    }
+
+    /// Waits while this holds, which only a fault or the end of the connection changes.
+    fn wait_while(&self, holds: impl Fn() -> bool) {
+        let changing = self.changing.lock().unwrap_or_else(PoisonError::into_inner);
+        drop(self.changed.wait_while(changing, |()| holds()));
+    }
+
+    /// Lets some time pass, which is the fault; less when this does not hold any more.
+    fn pass_time(&self, span: Duration, holds: impl Fn() -> bool) {
+        let changing = self.changing.lock().unwrap_or_else(PoisonError::into_inner);
+        drop(
+            self.changed
+                .wait_timeout_while(changing, span, |()| holds()),
+        );
     }
 
     /// Stops reading.
@@ -91,6 +117,7 @@ impl Lane {
         let bytes = i64::try_from(bytes).expect("a length");
         let left = self.granted.load(Ordering::SeqCst).max(0);
         self.granted.store(left + bytes, Ordering::SeqCst);
+        self.wake();
     }
 
     /// Whether all that was granted has passed.
@@ -110,6 +137,7 @@ impl Lane {
         self.throttle(0);
         self.remaining.store(UNLIMITED, Ordering::SeqCst);
         self.granted.store(UNLIMITED, Ordering::SeqCst);
+        self.wake();
     }
 
     /// Takes note of what has passed.
@@ -190,6 +218,8 @@ impl FaultProxy {
     /// Closes all connections; new ones are allowed.
     pub(crate) fn cut_once(&self) {
         self.shared.generation.fetch_add(1, Ordering::SeqCst);
+        self.shared.up.wake();
+        self.shared.down.wake();
     }
 
     /// Closes all connections, and every new one at once, until mended.
@@ -210,10 +240,11 @@ impl Drop for FaultProxy {
     fn drop(&mut self) {
         self.shared.ended.store(true, Ordering::SeqCst);
         self.cut();
+        wake_acceptor(self.port);
     }
 }
 
-/// A listener that does not block, on a free port.
+/// A listener on a free port.
 pub(crate) fn listen() -> (TcpListener, u16) {
     // Another process may take the port between the look and the use.
     let (listener, port) = loop {
@@ -222,16 +253,19 @@ pub(crate) fn listen() -> (TcpListener, u16) {
             break (listener, port);
         }
     };
-    listener.set_nonblocking(true).expect("non-blocking");
     (listener, port)
 }
 
+/// Has whoever waits for connections at a port see that it should end.
+pub(crate) fn wake_acceptor(port: u16) {
+    drop(TcpStream::connect((Ipv4Addr::LOCALHOST, port)));
+}
+
 fn accept(listener: &TcpListener, shared: &Arc<Shared>) {
-    while !shared.ended.load(Ordering::SeqCst) {
-        let Ok((dialler, _)) = listener.accept() else {
-            thread::sleep(LOOK);
-            continue;
-        };
+    while let Ok((dialler, _)) = listener.accept() {
+        if shared.ended.load(Ordering::SeqCst) {
+            return;
+        }
         if shared.refusing.load(Ordering::SeqCst) {
             continue;
         }
@@ -247,7 +281,6 @@ fn accept(listener: &TcpListener, shared: &Arc<Shared>) {
 fn join(dialler: TcpStream, target: TcpStream, shared: &Arc<Shared>) {
     let generation = shared.generation.load(Ordering::SeqCst);
     for stream in [&dialler, &target] {
-        stream.set_nonblocking(false).expect("blocking");
         stream.set_nodelay(true).expect("no delay");
         stream.set_read_timeout(Some(LOOK)).expect("a timeout");
         let stuck = Some(Duration::from_millis(100));
@@ -278,10 +311,7 @@ fn pump(mut from: &TcpStream, to: &TcpStream, lane: &Lane, alive: &dyn Fn() -> b
     let mut held = 0;
     let mut at_end = false;
     while alive() {
-        if lane.is(Mode::Stall) {
-            thread::sleep(LOOK);
-            continue;
-        }
+        lane.wait_while(|| lane.is(Mode::Stall) && alive());
         while waiting
             .front()
             .is_some_and(|(due, _)| *due <= Instant::now())
@@ -297,7 +327,8 @@ fn pump(mut from: &TcpStream, to: &TcpStream, lane: &Lane, alive: &dyn Fn() -> b
             return true;
         }
         if at_end || held > HELD {
-            thread::sleep(LOOK);
+            let due = waiting.front().map_or_else(Instant::now, |(due, _)| *due);
+            lane.pass_time(due.saturating_duration_since(Instant::now()), alive);
             continue;
         }
         match from.read(&mut buffer) {
@@ -329,7 +360,7 @@ fn deliver(mut to: &TcpStream, bytes: &[u8], lane: &Lane, alive: &dyn Fn() -> bo
         let remaining = lane.remaining.load(Ordering::SeqCst);
         let granted = lane.granted.load(Ordering::SeqCst);
         if granted == 0 {
-            thread::sleep(LOOK);
+            lane.wait_while(|| lane.is_used_up() && alive());
             continue;
         }
         let mut count = left.len();
@@ -357,7 +388,7 @@ fn deliver(mut to: &TcpStream, bytes: &[u8], lane: &Lane, alive: &dyn Fn() -> bo
         lane.spend(written);
         if rate > 0 {
             let share = Duration::from_secs_f64(written as f64 / rate as f64);
-            thread::sleep(share);
+            lane.pass_time(share, alive);
         }
     }
     true

@@ -8,7 +8,7 @@ use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::thread;
 use std::time::Duration;
 
-use super::fault::{is_timeout, listen};
+use super::fault::{is_timeout, listen, wake_acceptor};
 
 /// How long a pump waits for bytes before it looks whether it should end.
 const LOOK: Duration = Duration::from_millis(5);
@@ -58,20 +58,19 @@ impl Interposer {
 impl Drop for Interposer {
     fn drop(&mut self) {
         self.ended.store(true, Ordering::SeqCst);
+        wake_acceptor(self.port);
     }
 }
 
 fn accept(listener: &TcpListener, target: u16, judge: &Arc<Judge>, ended: &Arc<AtomicBool>) {
-    while !ended.load(Ordering::SeqCst) {
-        let Ok((client, _)) = listener.accept() else {
-            thread::sleep(LOOK);
-            continue;
-        };
+    while let Ok((client, _)) = listener.accept() {
+        if ended.load(Ordering::SeqCst) {
+            return;
+        }
         let Ok(server) = TcpStream::connect((Ipv4Addr::LOCALHOST, target)) else {
             continue;
         };
         for stream in [&client, &server] {
-            stream.set_nonblocking(false).expect("blocking");
             stream.set_nodelay(true).expect("no delay");
             stream.set_read_timeout(Some(LOOK)).expect("a timeout");
         }
