@@ -315,6 +315,18 @@ async fn after_a_restart_what_had_come_back_is_judged_when_it_comes_again() {
 }
 
 #[tokio::test]
+async fn what_has_not_come_back_is_not_judged() {
+    let mut a = Site::new();
+    a.writes(10, 9, "SET k 1");
+    a.applies((20, 1, 5), "SET k 2").await;
+    a.judge.on_late(at(1000));
+    assert_eq!(a.wishes(), "");
+    assert_eq!(a.judge.judged().of(&site("b")), Cursor::ZERO);
+    a.reads(20, 1, &[]);
+    assert_eq!(a.wishes(), "k");
+}
+
+#[tokio::test]
 async fn a_state_that_has_come_back_before_its_answer_is_paid() {
     let mut a = Site::new();
     let paid = |a: &Site| {
