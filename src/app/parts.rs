@@ -168,7 +168,7 @@ fn reading(config: &Config, instance: InstanceId, peers: Vec<SiteId>) -> intake:
 }
 
 /// Every key of ours that SWAPDB could carry into another database.
-fn reserved(peers: &[SiteId]) -> Vec<String> {
+fn reserved(peers: &[SiteId]) -> Arc<[String]> {
     let mut keys = vec![SELF_KEY.to_owned()];
     for peer in peers {
         keys.extend([
@@ -180,7 +180,7 @@ fn reserved(peers: &[SiteId]) -> Vec<String> {
         keys.push(fence_key(peer).replacen("fence:", "fence:apply:", 1));
         keys.push(fence_key(peer).replacen("fence:", "fence:read:", 1));
     }
-    keys
+    keys.into()
 }
 
 /// One for each peer.

@@ -32,6 +32,18 @@ const EXEC_ROOM: usize = 64;
 /// A batch is closed at this size.
 pub(super) const MAX_BYTES: usize = 256 << 10;
 
+/// What is written with the commands of a batch.
+#[derive(Clone, Debug)]
+pub(super) struct Bookkeeping {
+    /// The key of the mark, and its text.
+    pub mark_key: String,
+    pub mark: String,
+    /// The key of the set of what is owed.
+    pub owed_key: String,
+    /// All keys of ours, for when a command carries them into another database.
+    pub reserved: Arc<[String]>,
+}
+
 /// Whole records, ready to be sent.
 #[derive(Debug)]
 pub(super) struct Batch {
@@ -191,13 +203,13 @@ impl Batch {
 
     /// The transaction, with the mark first, and how many commands are between MULTI and EXEC.
     #[must_use]
-    pub(super) fn seal(
-        &self,
-        connection_db: u32,
-        (key, owed): (&str, &str),
-        mark: &str,
-        reserved: &[String],
-    ) -> Sealed {
+    pub(super) fn seal(&self, connection_db: u32, bookkeeping: &Bookkeeping) -> Sealed {
+        let Bookkeeping {
+            mark_key: key,
+            owed_key: owed,
+            mark,
+            reserved,
+        } = bookkeeping;
         let mut sealed = Sealed::begin(connection_db, key, mark);
         sealed.bytes.reserve(self.body.len() + EXEC_ROOM);
         sealed.append(&self.body, self.commands, self.db);
@@ -359,6 +371,15 @@ mod tests {
         }
     }
 
+    fn bookkeeping() -> Bookkeeping {
+        Bookkeeping {
+            mark_key: "m".to_owned(),
+            mark: "v".to_owned(),
+            owed_key: "owed".to_owned(),
+            reserved: ["m".to_owned(), "s".to_owned()].into(),
+        }
+    }
+
     fn record(offset: u64, db: u32, lines: &[&str]) -> Record {
         let mut commands = Vec::new();
         for line in lines {
@@ -417,7 +438,7 @@ mod tests {
             .push(record(20, 3, &["INCR x", "SELECT 5", "INCR y"]).borrowed())
             .unwrap();
         batch.push(record(30, 5, &["INCR z"]).borrowed()).unwrap();
-        let sealed = batch.seal(2, ("m", "owed"), "v", &[]);
+        let sealed = batch.seal(2, &bookkeeping());
         let expected = [
             "MULTI", "SELECT 0", "SET m v", "SET a 1", "SELECT 3", "INCR x", "SELECT 5", "INCR y",
             "INCR z", "EXEC",
@@ -438,7 +459,7 @@ mod tests {
         assert_eq!(&name[..], b"INCR");
         let commands = batch.commands();
         let less = batch.without(4);
-        let sealed = less.seal(0, ("m", "owed"), "v", &[]);
+        let sealed = less.seal(0, &bookkeeping());
         assert!(!lines(&sealed.bytes).contains(&"INCR y".to_owned()));
         assert_eq!(less.commands(), commands - 1);
     }
@@ -462,16 +483,13 @@ mod tests {
         let expected = [
             "MULTI", "SET m v", "SELECT 4", "FLUSHALL", "SELECT 0", "SET m v", "EXEC",
         ];
-        assert_eq!(
-            lines(&batch.seal(0, ("m", "owed"), "v", &[]).bytes),
-            expected
-        );
+        assert_eq!(lines(&batch.seal(0, &bookkeeping()).bytes), expected);
 
         let mut batch = Batch::new(target("8.6.3"));
         batch
             .push(record(10, 0, &["SWAPDB 0 7"]).borrowed())
             .unwrap();
-        let sealed = batch.seal(0, ("m", "owed"), "v", &["m".to_owned(), "s".to_owned()]);
+        let sealed = batch.seal(0, &bookkeeping());
         let expected = [
             "MULTI",
             "SET m v",
@@ -512,7 +530,7 @@ mod tests {
             "SADD owed 0:b",
             "EXEC",
         ];
-        let sealed = batch.seal(0, ("m", "owed"), "v", &[]);
+        let sealed = batch.seal(0, &bookkeeping());
         assert_eq!(lines(&sealed.bytes), expected);
         assert_eq!(sealed.count, 5);
         assert_eq!((batch.owed().len(), batch.unheld()), (1, 1));
@@ -547,7 +565,7 @@ mod tests {
             ..target("7.0.0")
         });
         batch.push(record(10, 0, line).borrowed()).unwrap();
-        let sealed = batch.seal(0, ("m", "owed"), "v", &[]);
+        let sealed = batch.seal(0, &bookkeeping());
         assert_eq!(
             lines(&sealed.bytes),
             ["MULTI", "SET m v", "SET k v", "EXEC"]

@@ -59,12 +59,24 @@ impl Applier {
         stop: &CancellationToken,
         seal: impl Fn(u32) -> Sealed,
     ) -> Result<Executed, Error> {
+        let sent = self.send(stop, &seal).await?;
+        self.finish(sent, stop, seal).await
+    }
+
+    /// The same of one that was sent: sends it again where it was refused for a while.
+    pub(super) async fn finish(
+        &mut self,
+        mut sent: Sent,
+        stop: &CancellationToken,
+        seal: impl Fn(u32) -> Sealed,
+    ) -> Result<Executed, Error> {
         let mut wait = FIRST_WAIT;
         loop {
-            match self.attempt(stop, &seal).await? {
-                Some(executed) => return Ok(executed),
-                None => pause(&mut wait, stop).await?,
+            if let Some(executed) = self.answer(sent, stop).await? {
+                return Ok(executed);
             }
+            pause(&mut wait, stop).await?;
+            sent = self.send(stop, &seal).await?;
         }
     }
 
@@ -75,7 +87,8 @@ impl Applier {
         stop: &CancellationToken,
         seal: impl Fn(u32) -> Sealed,
     ) -> Result<Executed, Error> {
-        match self.attempt(stop, &seal).await? {
+        let sent = self.send(stop, &seal).await?;
+        match self.answer(sent, stop).await? {
             Some(executed) => Ok(executed),
             None => {
                 let mut wait = LONGEST_WAIT;
@@ -85,26 +98,46 @@ impl Applier {
         }
     }
 
-    /// One transaction, once; none when the server refuses it for a while.
-    async fn attempt(
+    /// Sends a transaction. Nothing else may be sent before its [answer](Self::answer) is read.
+    pub(super) async fn send(
         &mut self,
         stop: &CancellationToken,
         seal: &impl Fn(u32) -> Sealed,
-    ) -> Result<Option<Executed>, Error> {
+    ) -> Result<Sent, Error> {
         let writing = self.writing.as_mut().ok_or(Error::NoStream)?;
         let sealed = seal(writing.db);
-        let result = tokio::select! {
-            result = writing.execute(&sealed) => result,
-            () = stop.cancelled() => {
-                // What becomes of it, the mark will say.
-                self.writing = None;
-                return Err(Error::Stopped);
-            }
+        let sending = writing.connection.send(&sealed.bytes);
+        let result = or_stopped(sending, stop).await;
+        let Some(result) = result else {
+            return Err(self.stopped());
         };
-        Ok(Some(match result {
+        Ok(Sent {
+            commands: sealed.count,
+            head: sealed.head,
+            db: sealed.db,
+            result: result.map_err(Error::from),
+        })
+    }
+
+    /// What became of a transaction that was sent; none when the server refuses it for a while.
+    async fn answer(
+        &mut self,
+        sent: Sent,
+        stop: &CancellationToken,
+    ) -> Result<Option<Executed>, Error> {
+        let writing = self.writing.as_mut().ok_or(Error::NoStream)?;
+        let outcome = match sent.result {
+            Ok(()) => or_stopped(writing.outcome(sent.commands), stop).await,
+            Err(error) => Some(Err(error)),
+        };
+        let Some(outcome) = outcome else {
+            return Err(self.stopped());
+        };
+        Ok(Some(match outcome {
             Ok(Outcome::Done(replies)) => {
+                writing.db = sent.db;
                 self.board.lock().waiting = None;
-                let head = sealed.head;
+                let head = sent.head;
                 Executed::Done { replies, head }
             }
             Ok(Outcome::Changed) => Executed::Changed,
@@ -115,7 +148,7 @@ impl Applier {
                     return Ok(None);
                 }
                 Class::Failed => Executed::Refused {
-                    body_command: command.and_then(|number| number.checked_sub(sealed.head)),
+                    body_command: command.and_then(|number| number.checked_sub(sent.head)),
                     message,
                 },
             },
@@ -125,6 +158,12 @@ impl Applier {
                 Executed::Lost
             }
         }))
+    }
+
+    /// What becomes of what was sent, the mark will say.
+    fn stopped(&mut self) -> Error {
+        self.writing = None;
+        Error::Stopped
     }
 
     /// Opens the connection again, however long it takes.
@@ -149,6 +188,27 @@ impl Applier {
             pause(&mut wait, stop).await?;
         }
     }
+}
+
+/// What comes of it, or nothing when all is to stop.
+async fn or_stopped<T>(work: impl Future<Output = T>, stop: &CancellationToken) -> Option<T> {
+    tokio::select! {
+        result = work => Some(result),
+        () = stop.cancelled() => None,
+    }
+}
+
+/// A transaction that was sent.
+#[derive(Debug)]
+pub(super) struct Sent {
+    /// How many commands are between MULTI and EXEC.
+    commands: usize,
+    /// How many of them come before the body.
+    head: usize,
+    /// The database that is selected when it was executed.
+    db: u32,
+    /// Whether the connection took it.
+    result: Result<(), Error>,
 }
 
 /// What became of a transaction, once passing refusals have passed.

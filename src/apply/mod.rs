@@ -2,7 +2,8 @@
 //!
 //! One transaction is in flight at a time. If two were, the first could be refused (out of memory,
 //! say) and the second executed a moment later: its mark would say that the first was applied too.
-//! Batches grow while one is in flight, so the round trip to the local Redis costs little.
+//! The next batch is put together while one is in flight, so the round trip to the local Redis costs
+//! little.
 
 mod asking;
 mod batch;
@@ -22,6 +23,7 @@ mod reply;
 mod sealed;
 mod self_mark;
 mod target;
+mod underway;
 mod value;
 
 use std::sync::Arc;
@@ -65,7 +67,7 @@ pub struct Config {
     /// How to reach the local Redis.
     pub redis: Settings,
     /// All keys of ours that SWAPDB may carry into another database.
-    pub reserved: Vec<String>,
+    pub reserved: Arc<[String]>,
     /// What is done with FLUSHALL and FLUSHDB.
     pub flush: Flush,
     /// What is done with PUBLISH.
@@ -502,7 +504,7 @@ impl Applier {
         let Some(mark) = self.mark.clone() else {
             return Ok(());
         };
-        let reserved = self.config.reserved.clone();
+        let reserved = Arc::clone(&self.config.reserved);
         let clean = |sealed: &mut Sealed| {
             if let Some(db) = strays {
                 sealed.select(db);

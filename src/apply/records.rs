@@ -1,98 +1,161 @@
-//! Records become batches, batches become transactions, and what fails in them becomes debts.
+//! The records of a peer are gathered into batches: while one is executed, the next is put together.
 
-use std::collections::BTreeSet;
 use std::sync::Arc;
-use std::time::Instant;
 
-use bytes::Bytes;
 use tokio_util::sync::CancellationToken;
-use tracing::warn;
 
 use super::batch::Batch;
-use super::commit::{Executed, unexpected_refusal};
-use super::debts::{self, Key};
-use super::entries::Late;
 use super::policy::Target;
-use super::sealed::Sealed;
+use super::underway::Underway;
 use super::{Applier, Error};
-use crate::command::Touched;
 use crate::converge::Filed;
 use crate::link::{self, Message, Records};
-use crate::model::{
-    BatchReader, Cursor, Epoch, Mark, Need, Offset, Seen, SiteId, mark_key, owed_key,
-};
-use crate::redis::Reply;
+use crate::model::{BatchReader, Cursor, Epoch, Mark, Need, Offset, Seen, SiteId};
 use crate::status::Stop;
 
+/// Records that have come.
+struct Gathered {
+    /// Their epoch: a batch is of one.
+    epoch: Epoch,
+    /// Those that are not yet sent.
+    batch: Batch,
+    /// What the last of them had seen, and what must be here before it.
+    tags: Arc<Seen>,
+    causes: Arc<Seen>,
+    /// The batch before, which is being executed.
+    underway: Option<Underway>,
+}
+
 impl Applier {
-    /// Applies a frame of records, and those that wait behind it while the batch has room.
+    /// Applies a frame of records, and those that wait behind it; gives back what comes next and is none.
     pub(super) async fn on_records(
         &mut self,
-        records: Records,
+        mut records: Records,
         work: &mut link::Receiver,
         held: &mut usize,
         stop: &CancellationToken,
     ) -> Result<Option<link::Waiting>, Error> {
-        let mut batch = self.batch()?;
-        let (mut tags, mut causes) = (Arc::<Seen>::default(), Arc::default());
-        let mut records = records;
+        let mut gathered = Gathered {
+            epoch: records.epoch,
+            batch: self.batch()?,
+            tags: Arc::default(),
+            causes: Arc::default(),
+            underway: None,
+        };
         loop {
-            let epoch = records.epoch;
-            let filed = Filed::Records {
-                epoch,
-                start: records.start,
-                body: records.body.clone(),
+            self.gather(records, &mut gathered, stop).await?;
+            records = loop {
+                match work.try_recv() {
+                    Ok(link::Waiting {
+                        message: Message::Records(more),
+                        ..
+                    }) if more.epoch == gathered.epoch => {
+                        *held += 1;
+                        break more;
+                    }
+                    // What comes until it is executed joins the batch behind it.
+                    Err(_) if gathered.underway.is_some() => {
+                        self.await_underway(&mut gathered, stop).await?;
+                    }
+                    next => {
+                        self.apply_all(&mut gathered, stop).await?;
+                        return Ok(next.ok());
+                    }
+                }
             };
-            tokio::select! {
-                () = stop.cancelled() => return Err(Error::Stopped),
-                () = self.docket.file(filed) => {}
-            }
+        }
+    }
+
+    /// Adds the records of a frame, and sends each batch that is full.
+    async fn gather(
+        &mut self,
+        records: Records,
+        gathered: &mut Gathered,
+        stop: &CancellationToken,
+    ) -> Result<(), Error> {
+        let epoch = records.epoch;
+        let filed = Filed::Records {
+            epoch,
+            start: records.start,
+            body: records.body.clone(),
+        };
+        // There may be no room before what is underway has come back.
+        if !self.docket.has_room(&filed) {
+            self.await_underway(gathered, stop).await?;
+        }
+        tokio::select! {
+            () = stop.cancelled() => return Err(Error::Stopped),
+            () = self.docket.file(filed) => {}
+        }
+        // Something is underway only when all that may have been applied before has passed.
+        if gathered.underway.is_none() {
             self.settle_again(&records, stop).await?;
-            batch.reserve(records.body.len());
-            let mut reader = BatchReader::new(records.start, records.body);
-            while let Some(record) = reader.next_record()? {
-                // Exactly once: the mark says what has been applied.
-                let offset = record.offset;
-                if self.has_applied(Cursor { epoch, offset }) {
-                    continue;
-                }
-                if batch.stops_at(record) {
-                    self.apply(batch, epoch, &tags, stop).await?;
-                    return Err(Error::Stop(flushed(&self.config.peer)));
-                }
-                if self.must_wait(record, &causes) {
-                    let whole = std::mem::replace(&mut batch, self.batch()?);
-                    self.apply(whole, epoch, &tags, stop).await?;
-                    let offset = Offset(record.offset.0.saturating_sub(1));
-                    let needed = (&**record.causes, Cursor { epoch, offset });
-                    self.await_causes(needed, stop).await?;
-                }
-                batch.push(record)?;
-                if !Arc::ptr_eq(&tags, record.seen) || !Arc::ptr_eq(&causes, record.causes) {
-                    (tags, causes) = (Arc::clone(record.seen), Arc::clone(record.causes));
-                }
-                if batch.is_full() {
-                    let full = std::mem::replace(&mut batch, self.batch()?);
-                    self.apply(full, epoch, &tags, stop).await?;
-                }
+        }
+        gathered.batch.reserve(records.body.len());
+        let mut reader = BatchReader::new(records.start, records.body);
+        while let Some(record) = reader.next_record()? {
+            // Exactly once: the mark says what has been applied.
+            let offset = record.offset;
+            if self.has_applied(Cursor { epoch, offset }) {
+                continue;
             }
-            // Whatever has come meanwhile joins this batch; a batch is of one epoch.
-            let Ok(next) = work.try_recv() else {
-                break self.apply(batch, epoch, &tags, stop).await.map(|()| None);
-            };
-            match next.message {
-                Message::Records(more) if more.epoch == epoch => {
-                    *held += 1;
-                    records = more;
-                }
-                _ => {
-                    break self
-                        .apply(batch, epoch, &tags, stop)
-                        .await
-                        .map(|()| Some(next));
-                }
+            if gathered.batch.stops_at(record) {
+                self.apply_all(gathered, stop).await?;
+                return Err(Error::Stop(flushed(&self.config.peer)));
+            }
+            if self.must_wait(record, &gathered.causes) {
+                self.apply_all(gathered, stop).await?;
+                let offset = Offset(record.offset.0.saturating_sub(1));
+                let needed = (&**record.causes, Cursor { epoch, offset });
+                self.await_causes(needed, stop).await?;
+            }
+            gathered.batch.push(record)?;
+            let Gathered { tags, causes, .. } = gathered;
+            if !Arc::ptr_eq(tags, record.seen) || !Arc::ptr_eq(causes, record.causes) {
+                (*tags, *causes) = (Arc::clone(record.seen), Arc::clone(record.causes));
+            }
+            if gathered.batch.is_full() {
+                self.send_gathered(gathered, stop).await?;
             }
         }
+        Ok(())
+    }
+
+    /// Sends what was gathered, when the batch before is settled: one transaction is in flight at a time.
+    async fn send_gathered(
+        &mut self,
+        gathered: &mut Gathered,
+        stop: &CancellationToken,
+    ) -> Result<(), Error> {
+        self.await_underway(gathered, stop).await?;
+        if !gathered.batch.is_empty() {
+            let batch = std::mem::replace(&mut gathered.batch, self.batch()?);
+            let (epoch, seen) = (gathered.epoch, &gathered.tags);
+            gathered.underway = Some(self.send_batch(batch, epoch, seen, stop).await?);
+        }
+        Ok(())
+    }
+
+    /// Waits until what is underway is settled.
+    async fn await_underway(
+        &mut self,
+        gathered: &mut Gathered,
+        stop: &CancellationToken,
+    ) -> Result<(), Error> {
+        match gathered.underway.take() {
+            Some(underway) => self.settle_batch(underway, stop).await,
+            None => Ok(()),
+        }
+    }
+
+    /// Applies all that was gathered.
+    async fn apply_all(
+        &mut self,
+        gathered: &mut Gathered,
+        stop: &CancellationToken,
+    ) -> Result<(), Error> {
+        self.send_gathered(gathered, stop).await?;
+        self.await_underway(gathered, stop).await
     }
 
     fn has_applied(&self, at: Cursor) -> bool {
@@ -162,146 +225,6 @@ impl Applier {
         }))
     }
 
-    /// Applies a batch, whatever it takes, and deals with what failed in it.
-    async fn apply(
-        &mut self,
-        mut batch: Batch,
-        epoch: Epoch,
-        seen: &Arc<Seen>,
-        stop: &CancellationToken,
-    ) -> Result<(), Error> {
-        if batch.is_empty() {
-            return Ok(());
-        }
-        let _nobody_reads = self.docket.applying().await;
-        let old = self
-            .mark
-            .clone()
-            .ok_or(Error::Unexpected("records before the session began"))?;
-        let mark = Mark {
-            instance: self.config.instance,
-            batch: old.batch + 1,
-            at: Cursor {
-                epoch,
-                offset: batch.last(),
-            },
-            hlc: old.hlc.max(batch.hlc()),
-            low: seen.of(&self.config.site),
-            seen: Seen::clone(seen),
-            ..old
-        };
-        self.room_for_debts(batch.owed().len())?;
-        self.set_unsettled(self.unsettled.or(Some(old.at)));
-        let (key, owed) = (mark_key(&self.config.peer), owed_key(&self.config.peer));
-        let text = mark.to_string();
-        let (mut failed, mut late) = (BTreeSet::new(), Vec::new());
-        loop {
-            let reserved = self.config.reserved.clone();
-            let result = self
-                .execute(stop, |db| batch.seal(db, (&key, &owed), &text, &reserved))
-                .await?;
-            match result {
-                Executed::Done { replies, head } => {
-                    let replies = replies.get(head..).unwrap_or_default();
-                    self.on_replies(&batch, replies, &mut failed, &mut late);
-                    break;
-                }
-                Executed::Refused {
-                    body_command: Some(number),
-                    message,
-                } => {
-                    self.tell_failed(batch.touched(number), &message);
-                    batch = batch.without(number);
-                }
-                Executed::Refused { message, .. } => return Err(unexpected_refusal(&message)),
-                // Only a transaction that watches can end so.
-                Executed::Changed => return Err(unexpected_refusal("EXEC without effect")),
-                Executed::Lost if self.mark.as_ref().is_some_and(|m| m.at >= mark.at) => {
-                    // It was executed, but how its commands went nobody has read.
-                    failed.extend(0..batch.commands() as usize);
-                    break;
-                }
-                Executed::Lost => {}
-            }
-        }
-        self.mark = Some(mark);
-        self.board.lock().records_applied += u64::from(batch.records());
-        let read = self.progress.borrow().read;
-        self.docket.owed(batch.owed().iter().cloned());
-        for key in batch.owed() {
-            self.debts.add(key.clone(), read, Need::Lacks);
-        }
-        self.on_unheld(batch.unheld());
-        // The peer's state mends what commands that failed, or may have, should have written.
-        let mut owed = batch.owed_after(&failed);
-        owed.extend(self.add_late(late, stop).await?);
-        self.owe(owed, Need::Lacks, stop).await?;
-        self.set_unsettled(None);
-        Ok(())
-    }
-
-    /// Sorts out what failed: entries that came too late, and commands of whose keys something is
-    /// lacking now.
-    fn on_replies(
-        &self,
-        batch: &Batch,
-        replies: &[Reply],
-        failed: &mut BTreeSet<usize>,
-        late: &mut Vec<(Key, Late)>,
-    ) {
-        let body = replies.iter().take(batch.commands() as usize);
-        for (number, error) in body.enumerate().filter_map(|(n, r)| Some((n, r.error()?))) {
-            if let Some(entry) = batch.late(number, error) {
-                late.push(entry);
-                continue;
-            }
-            self.tell_failed(batch.touched(number), error);
-            if !batch.explains(number, error) {
-                failed.insert(number);
-            }
-        }
-    }
-
-    /// A command of the peer failed here.
-    fn tell_failed(&self, what: Option<(Touched, Bytes)>, error: &str) {
-        self.board.lock().failed_commands += 1;
-        let (Some((touched, name)), Some(left_out)) = (what, self.told.take(Instant::now())) else {
-            return;
-        };
-        let (peer, command) = (&self.config.peer, String::from_utf8_lossy(&name));
-        if matches!(touched, Touched::Keys(_)) {
-            warn!(%peer, %command, error, left_out, "a command of the peer failed here; asking for the state of its keys");
-        } else {
-            warn!(%peer, %command, error, left_out, "a command of the peer failed here, and what it touches cannot be named: compare the sites");
-        }
-    }
-
-    /// Commands that were left out because the server here has nothing that could hold what they
-    /// wrote, such as functions before 7.0.
-    fn on_unheld(&self, commands: u32) {
-        if commands == 0 {
-            return;
-        }
-        let mut board = self.board.lock();
-        let before = board.unheld;
-        board.unheld += u64::from(commands);
-        if before.checked_ilog2() != board.unheld.checked_ilog2() {
-            let (peer, count) = (&self.config.peer, board.unheld);
-            warn!(%peer, count, "the Redis here is too old to hold some of what the peer writes (functions, expiries of hash fields, sharded messages): left out");
-        }
-    }
-
-    pub(super) fn room_for_debts(&self, more: usize) -> Result<(), Error> {
-        if self.debts.len() + more <= debts::MAX_DEBTS {
-            return Ok(());
-        }
-        Err(Error::Stop(Stop {
-            reason: "too_many_debts".to_owned(),
-            detail: format!("more than {} keys wait for their state", debts::MAX_DEBTS),
-            remedy: "let clients write less here until the sites are synced".to_owned(),
-        }))
-    }
-
     /// The peer asks for states read when we have seen its history up to `after`, and has sent all
     /// records up to there. If none of them says so, a mark must.
     pub(super) async fn reach(
@@ -319,38 +242,6 @@ impl Applier {
         self.commit(|_| {}, Mark { at: after, ..mark }, stop)
             .await
             .map(drop)
-    }
-
-    /// Takes note, here and in Redis, that the peer owes us the states of these keys.
-    async fn owe(
-        &mut self,
-        keys: Vec<Key>,
-        need: Need,
-        stop: &CancellationToken,
-    ) -> Result<(), Error> {
-        if keys.is_empty() {
-            return Ok(());
-        }
-        self.room_for_debts(keys.len())?;
-        let after = self.progress.borrow().read;
-        let mark = self
-            .mark
-            .clone()
-            .ok_or(Error::Unexpected("states before the session began"))?;
-        let set = owed_key(&self.config.peer);
-        let add = |sealed: &mut Sealed| {
-            let members: Vec<Vec<u8>> = keys.iter().map(|key| debts::member(key, need)).collect();
-            let args = [&b"SADD"[..], set.as_bytes()]
-                .into_iter()
-                .chain(members.iter().map(|m| &m[..]));
-            sealed.command(&args.collect::<Vec<_>>());
-        };
-        self.commit(add, mark, stop).await?;
-        self.docket.owed(keys.iter().cloned());
-        for key in keys {
-            self.debts.add(key, after, need);
-        }
-        Ok(())
     }
 }
 

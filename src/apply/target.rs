@@ -7,7 +7,6 @@ use tokio::time::timeout;
 
 use super::debts::{Key, parse_member};
 use super::reply::{Outcome, outcome};
-use super::sealed::Sealed;
 use super::{Config, Error};
 use crate::command::Dialect;
 use crate::intake::wall_ms;
@@ -102,22 +101,8 @@ impl Writing {
         Ok(())
     }
 
-    /// Sends a transaction and reads what became of it. Not cancel safe: when it is dropped, the
-    /// connection must be dropped too.
-    ///
-    /// # Errors
-    /// The connection broke; whether the transaction was executed is not known.
-    pub(super) async fn execute(&mut self, sealed: &Sealed) -> Result<Outcome, Error> {
-        self.connection.send(&sealed.bytes).await?;
-        let outcome = self.outcome(sealed.count).await?;
-        if matches!(outcome, Outcome::Done(_)) {
-            self.db = sealed.db;
-        }
-        Ok(outcome)
-    }
-
-    /// Reads what became of a transaction of so many commands. Not cancel safe, as
-    /// [`execute`](Self::execute).
+    /// Reads what became of a transaction of so many commands. Not cancel safe: when it is
+    /// dropped, the connection must be dropped too.
     ///
     /// # Errors
     /// The connection broke; whether the transaction was executed is not known.

@@ -80,6 +80,12 @@ struct State {
     is_torn: bool,
 }
 
+impl State {
+    fn has_room(&self, filed: &Filed) -> bool {
+        self.bytes == 0 || self.bytes + filed.size() <= MAX_BYTES
+    }
+}
+
 /// The most keys that an operator may have asked for and the applier not looked at: it looks at once,
 /// unless there is no session.
 const MAX_ASKED: usize = 20_000;
@@ -166,13 +172,19 @@ impl Docket {
         self.0.state.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
+    /// Whether there is room. Once there is, it stays for whoever files.
+    #[must_use]
+    pub fn has_room(&self, filed: &Filed) -> bool {
+        self.lock().has_room(filed)
+    }
+
     /// Files what is about to be applied. Waits for room. Cancel safe: it is filed, or not.
     pub async fn file(&self, filed: Filed) {
         loop {
             let room = self.0.room.notified();
             {
                 let mut state = self.lock();
-                if state.bytes == 0 || state.bytes + filed.size() <= MAX_BYTES {
+                if state.has_room(&filed) {
                     state.bytes += filed.size();
                     state.filed.push_back(filed);
                     return;

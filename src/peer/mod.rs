@@ -184,7 +184,7 @@ impl Peer {
         shared: Shared,
         progress: watch::Receiver<Progress>,
         board: PeerBoard,
-        reserved: Vec<String>,
+        reserved: Arc<[String]>,
         incoming: mpsc::Receiver<Incoming>,
     ) -> Self {
         let debts = Debts::new(&config.peer, &shared.claims);

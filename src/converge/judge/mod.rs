@@ -191,6 +191,13 @@ impl Judge {
         self.origins.values().any(|origin| origin.docket.waits())
     }
 
+    /// Whether records are being applied.
+    #[must_use]
+    pub fn is_applying(&self) -> bool {
+        let mut origins = self.origins.values();
+        origins.any(|origin| !origin.docket.is_settled())
+    }
+
     /// Up to where the journal may be trimmed: what comes then is needed after a restart.
     #[must_use]
     pub fn oldest_wish(&self) -> Option<Cursor> {

@@ -9,6 +9,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use tokio::sync::watch;
+use tokio::task::yield_now;
 use tokio::time::{Instant, MissedTickBehavior, interval, sleep, sleep_until};
 use tokio_util::sync::CancellationToken;
 use tracing::error;
@@ -261,6 +262,11 @@ impl Stream {
                 more = replica.more() => {
                     more?;
                     note_delay = NOTE_DELAY;
+                    // What comes back comes with the answers. The next batch is sent before this one is
+                    // judged: then the server works meanwhile.
+                    if self.judge.is_applying() {
+                        yield_now().await;
+                    }
                 }
                 () = news.notified() => {}
                 () = self.acks.news() => replica.acknowledge(self.safe()).await?,
