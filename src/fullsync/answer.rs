@@ -2,15 +2,14 @@
 
 use std::collections::VecDeque;
 use std::path::PathBuf;
-use std::sync::Arc;
 use std::time::Instant;
 
 use bytes::Bytes;
-use tokio::sync::{OwnedSemaphorePermit, Semaphore, mpsc, watch};
+use tokio::sync::{OwnedSemaphorePermit, mpsc, watch};
 use tokio::time::{Duration, timeout};
 use tracing::info;
 
-use super::large::{self, Large, OwedState};
+use super::large::{self, Large, OwedState, Pace, Turn};
 use super::snapshot::Error;
 use super::{Asked, Gate, Insert};
 use crate::apply::{Applied, Debts, Key};
@@ -63,8 +62,8 @@ pub struct Answerer {
     /// How the local Redis tells when a key expires.
     expiries: Expiries,
     clock: ServerClock,
-    /// Whoever has its permit may have a large value on disk. Never closed.
-    spooling: Arc<Semaphore>,
+    /// When a large value may be read.
+    pace: Pace,
     number: u64,
     /// Keys noted as read in the table, to be forgotten when the peer has seen them.
     reads: VecDeque<(u128, Cursor)>,
@@ -98,7 +97,7 @@ impl Answerer {
             flavour: Flavour::Redis,
             expiries: Expiries::Left,
             clock: ServerClock::default(),
-            spooling: Arc::new(Semaphore::new(1)),
+            pace: Pace::default(),
             number,
             reads,
         }
@@ -123,7 +122,12 @@ impl Answerer {
         large::remove_leftover(&self.dir, &self.peer);
         let mut connection = None;
         let debts = self.debts.clone();
+        // Large values whose turn has not come.
+        let mut later = Vec::new();
         loop {
+            if self.pace.is_free() {
+                later.drain(..).for_each(|due| asked.put(due));
+            }
             // While a copy is on its way to us, what is here says nothing about what is right. But what
             // the peer lacks it gets: the copy may wait for that.
             let least = match applied.borrow_and_update().whole {
@@ -137,6 +141,7 @@ impl Answerer {
                 tokio::select! {
                     () = asked.news() => {}
                     due = debts.due() => asked.put(due),
+                    () = self.pace.free(), if !later.is_empty() => {}
                     changed = applied.changed() => {
                         if changed.is_err() {
                             return Ok(());
@@ -162,33 +167,52 @@ impl Answerer {
                     connection
                 }
             };
-            for keys in request.keys.chunks(KEYS_AT_ONCE) {
-                let sorted = self.sort(connection, keys, request.need).await?;
-                for (keys, size) in sorted {
-                    // Before the turn to read, which others need while the last one is being sent.
-                    let spooling = match size {
-                        Size::Large => Arc::clone(&self.spooling).acquire_owned().await.ok(),
-                        Size::Small | Size::Unneeded => None,
-                    };
-                    // Until the state is in the queue: states are sent in the order of their
-                    // places.
-                    let _turn = self.gate.turn().await;
-                    let quiet = self.quiet().await;
-                    let keys = self.debts.answerable(keys, request.need);
-                    let insert = match spooling {
-                        Some(turn) => self.read_large(connection, keys, (turn, quiet)).await?,
-                        None => self.read(connection, keys, size, quiet).await?,
-                    };
-                    let Some(insert) = insert else {
-                        continue;
-                    };
-                    if inserts.send(insert).await.is_err() {
-                        return Ok(());
-                    }
-                }
-            }
+            let Some(put_off) = self.answer(connection, &request, inserts).await? else {
+                return Ok(());
+            };
+            later.extend(put_off);
             self.forget();
         }
+    }
+
+    /// Reads what was asked for; gives back what must be put off. None when the session ends.
+    async fn answer(
+        &mut self,
+        connection: &mut Connection,
+        request: &Question,
+        inserts: &mpsc::Sender<Insert>,
+    ) -> Result<Option<Vec<Question>>, Error> {
+        let mut put_off = Vec::new();
+        for keys in request.keys.chunks(KEYS_AT_ONCE) {
+            for (keys, size) in self.sort(connection, keys, request.need).await? {
+                // Before the turn to read, which others need.
+                let large = match size {
+                    Size::Large => self.pace.take(),
+                    Size::Small | Size::Unneeded => None,
+                };
+                if size == Size::Large && large.is_none() {
+                    put_off.push(Question {
+                        keys,
+                        ..request.clone()
+                    });
+                    continue;
+                }
+                // Until the state is in the queue: states are sent in the order of their places.
+                let _turn = self.gate.turn().await;
+                let quiet = self.quiet().await;
+                let keys = self.debts.answerable(keys, request.need);
+                let insert = match large {
+                    Some(turn) => self.read_large(connection, keys, (turn, quiet)).await?,
+                    None => self.read(connection, keys, size, quiet).await?,
+                };
+                if let Some(insert) = insert
+                    && inserts.send(insert).await.is_err()
+                {
+                    return Ok(None);
+                }
+            }
+        }
+        Ok(Some(put_off))
     }
 
     /// The time at the server, by which its keys expire, in milliseconds since 1970.
@@ -302,7 +326,7 @@ impl Answerer {
         &mut self,
         connection: &mut Connection,
         mut keys: Vec<Key>,
-        (turn, quiet): (OwnedSemaphorePermit, Quiet),
+        (turn, quiet): (Turn, Quiet),
     ) -> Result<Option<Insert>, Error> {
         keys.retain(|(_, key)| !is_reserved(key));
         let Some((db, key)) = keys.first().cloned() else {
@@ -350,7 +374,7 @@ impl Answerer {
         })))
     }
 
-    /// Parts large values from others, and, where the peer only doubts its time to live, keys
+    /// Parts large values from others, which come first, and, where the peer only doubts its time to live, keys
     /// without one. A server that does not tell the size of values has no large ones.
     async fn sort(
         &mut self,
@@ -366,7 +390,7 @@ impl Answerer {
         }
         put_command(&mut out, &[b"TIME"]);
         connection.send(&out).await?;
-        let (mut sorted, mut small, mut unneeded) = (Vec::new(), Vec::new(), Vec::new());
+        let (mut large, mut small, mut unneeded) = (Vec::new(), Vec::new(), Vec::new());
         for key in keys {
             let selected = connection.reply().await?;
             connection.accepted("SELECT", selected)?;
@@ -375,13 +399,14 @@ impl Answerer {
             if need == Need::Doubts && left < 0 {
                 unneeded.push(key.clone());
             } else if size.unsigned_abs() > self.part_size {
-                sorted.push((vec![key.clone()], Size::Large));
+                large.push((vec![key.clone()], Size::Large));
             } else {
                 small.push(key.clone());
             }
         }
         self.clock.set(&connection.reply().await?, Instant::now());
-        sorted.extend([(small, Size::Small), (unneeded, Size::Unneeded)]);
+        let mut sorted = vec![(small, Size::Small), (unneeded, Size::Unneeded)];
+        sorted.append(&mut large);
         Ok(sorted)
     }
 

@@ -9,7 +9,8 @@ use std::path::{Path, PathBuf};
 
 use bytes::Bytes;
 use tokio::io::AsyncWriteExt;
-use tokio::sync::{OwnedSemaphorePermit, mpsc};
+use tokio::sync::{mpsc, watch};
+use tokio::time::{Duration, Instant, sleep_until};
 use tracing::warn;
 
 use super::snapshot::Error;
@@ -23,6 +24,67 @@ use crate::redis::Connection;
 const PARTS_AHEAD: usize = 2;
 /// How much of a value is taken from the connection at once.
 const CHUNK: usize = 256 << 10;
+
+/// How long the next large value waits at most after one that took long: what takes longer than this is
+/// held up by something else.
+const LONGEST_REST: Duration = Duration::from_secs(60);
+
+/// When a large value may be read for a peer: one at a time, so that many of them cost one's room on the
+/// disk, and for no more than half of the time. A value that is written all the time at both sites is
+/// asked for again as soon as it has come; records wait while it is on its way, and so does the server
+/// while it reads it.
+#[derive(Debug)]
+pub(super) struct Pace(watch::Sender<Option<Instant>>);
+
+impl Default for Pace {
+    fn default() -> Self {
+        Self(watch::Sender::new(Some(Instant::now())))
+    }
+}
+
+impl Pace {
+    /// Whether one may be read now.
+    pub(super) fn is_free(&self) -> bool {
+        self.0.borrow().is_some_and(|from| from <= Instant::now())
+    }
+
+    /// The right to read one now; none when it is not time yet.
+    pub(super) fn take(&self) -> Option<Turn> {
+        let is_free = self.is_free();
+        is_free.then(|| {
+            self.0.send_replace(None);
+            let (begun, pace) = (Instant::now(), self.0.clone());
+            Turn { begun, pace }
+        })
+    }
+
+    /// Waits until one may be read. Cancel safe.
+    pub(super) async fn free(&self) {
+        let mut from = self.0.subscribe();
+        loop {
+            let known = *from.borrow_and_update();
+            match known {
+                Some(from) => return sleep_until(from).await,
+                // It ends with us.
+                None => drop(from.changed().await),
+            }
+        }
+    }
+}
+
+/// The right to send a large value. Given back when it is sent; the next waits for as long as that took.
+#[derive(Debug)]
+pub(super) struct Turn {
+    begun: Instant,
+    pace: watch::Sender<Option<Instant>>,
+}
+
+impl Drop for Turn {
+    fn drop(&mut self) {
+        let rest = self.begun.elapsed().min(LONGEST_REST);
+        self.pace.send_replace(Some(Instant::now() + rest));
+    }
+}
 
 /// A large state that is under way to the peer.
 #[derive(Debug)]
@@ -60,8 +122,7 @@ fn remove(path: &Path) {
 #[derive(Debug)]
 pub struct Spooled {
     path: PathBuf,
-    /// The right to have one: each peer has one at a time, so that many of them cost one's room.
-    _turn: OwnedSemaphorePermit,
+    _turn: Turn,
 }
 
 impl Drop for Spooled {
@@ -80,7 +141,7 @@ pub(super) async fn spool(
     connection: &mut Connection,
     before: usize,
     (dir, peer): (&Path, &SiteId),
-    turn: OwnedSemaphorePermit,
+    turn: Turn,
 ) -> Result<(Option<Spooled>, i64), Error> {
     let path = path(dir, peer);
     let failed = |source| Error::File {
@@ -195,5 +256,34 @@ impl OwedState {
         };
         send.blocking_send(Ok(Part::Owed { states, is_last }))
             .is_ok()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// One that was begun so long ago is sent: how long the next must wait.
+    fn rest(pace: &Pace, took: Duration) -> Duration {
+        pace.0.send_replace(Some(Instant::now()));
+        let mut turn = pace.take().unwrap();
+        assert!(pace.take().is_none(), "one at a time");
+        turn.begun -= took;
+        drop(turn);
+        let from = pace.0.borrow().unwrap();
+        from.duration_since(Instant::now())
+    }
+
+    #[tokio::test]
+    async fn large_values_are_sent_for_half_of_the_time_at_most() {
+        let (pace, long) = (Pace::default(), Duration::from_secs(40));
+        let waits = rest(&pace, long);
+        assert!(long / 2 < waits && waits < 2 * long, "{waits:?}");
+        assert!(!pace.is_free() && pace.take().is_none());
+        assert!(rest(&pace, 100 * LONGEST_REST) <= LONGEST_REST);
+        rest(&pace, Duration::ZERO);
+        pace.free().await;
+        let turn = pace.take();
+        tokio::join!(pace.free(), async { drop(turn) });
     }
 }

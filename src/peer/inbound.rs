@@ -39,7 +39,11 @@ pub(super) async fn read(
                     offset: records.end,
                 };
                 session.board.lock().received_offset = at.offset.0;
-                hear.send_modify(|h| h.received = at);
+                // Told with the next acknowledgement: nobody need be woken for it.
+                hear.send_if_modified(|h| {
+                    h.received = at;
+                    false
+                });
             }
             Message::CopyBegin(_)
             | Message::CopyStates(_)

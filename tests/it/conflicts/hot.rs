@@ -20,7 +20,8 @@ const SOON_SECONDS: u64 = 4;
 
 #[test]
 fn a_key_that_both_sites_set_all_the_time_ends_equal() {
-    let (pair, lasts) = heat(|site, n| format!("SET hot {site}:{n}"));
+    let pair = Pair::start(&Options::default());
+    let lasts = heat(&pair, |site, n| format!("SET hot {site}:{n}"));
     let held: Vec<String> = pair.sites().map(|s| s.client().ask("GET hot")).to_vec();
     // Whatever the clocks say, the highest of all stamps is that of one site's last write.
     let lasts = lasts.map(|(site, n)| format!("{site}:{n}"));
@@ -29,7 +30,28 @@ fn a_key_that_both_sites_set_all_the_time_ends_equal() {
 
 #[test]
 fn a_list_that_both_sites_push_to_all_the_time_loses_nothing() {
-    let (pair, lasts) = heat(|site, n| format!("RPUSH hot {site}:{n}"));
+    let pair = Pair::start(&Options::default());
+    loses_nothing(&pair, |site, n| format!("RPUSH hot {site}:{n}"));
+}
+
+/// Its state goes to disk, and travels in parts; what others write waits for that.
+#[test]
+fn a_large_list_that_both_sites_push_to_all_the_time_lets_others_pass() {
+    let mut pair = Pair::prepare(&Options::default());
+    for site in [&mut pair.a, &mut pair.b] {
+        site.sidecar.config.sync_extra = "big_value = \"20KB\"".to_owned();
+    }
+    let script = "for i=1,20000 do redis.call('RPUSH','hot',i..redis.sha1hex(i)) end";
+    pair.a.client().send(&["EVAL", script, "0"]);
+    pair.start_sidecars();
+    pair.wait_synchronizing();
+    loses_nothing(&pair, |site, n| format!("RPUSH hot {site}:{n}"));
+    let log = pair.a.sidecar.log() + &pair.b.sidecar.log();
+    assert!(log.contains("sending a large value"), "none was sent");
+}
+
+fn loses_nothing(pair: &Pair, line: fn(&str, u64) -> String) {
+    let lasts = heat(pair, line);
     let held: Vec<String> = pair.a.client().ask("LRANGE hot 0 -1");
     for (site, last) in lasts {
         let own = held.iter().filter_map(|element| {
@@ -49,8 +71,7 @@ fn a_list_that_both_sites_push_to_all_the_time_loses_nothing() {
 
 /// Both sites write such lines for a while; other keys go through meanwhile, and soon after the end
 /// both are equal. The number of the last line of each site.
-fn heat(line: fn(&str, u64) -> String) -> (Pair, [(&'static str, u64); 2]) {
-    let pair = Pair::start(&Options::default());
+fn heat(pair: &Pair, line: fn(&str, u64) -> String) -> [(&'static str, u64); 2] {
     for lane in [pair.wire_a.up(), pair.wire_a.down()] {
         lane.delay(DELAY);
     }
@@ -93,8 +114,8 @@ fn heat(line: fn(&str, u64) -> String) -> (Pair, [(&'static str, u64); 2]) {
         start.elapsed(),
         pair.sites().map(|site| calls(&mut site.client()))
     );
-    compare(&pair);
-    (pair, lasts)
+    compare(pair);
+    lasts
 }
 
 /// Writes another key and waits until the other site has it; how long that took.
