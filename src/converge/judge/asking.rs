@@ -242,19 +242,25 @@ impl Judge {
                 let elsewhere = table.partners(key.0, seen.of(of)).into_iter();
                 keys.extend(elsewhere.map(|db| (db, key.1.clone())));
             }
-            let known = origin.wrong.get(&hash).map(|wrong| wrong.asked);
-            let asked = !may_rest || known == Some(true);
+            let known = origin.wrong.remove(&hash);
+            let asked = !may_rest || known.as_ref().is_some_and(|wrong| wrong.asked);
+            // What is made of a key that is wrong is asked for as it is made; what was made before that, once.
+            let made_since = known.and_then(|wrong| wrong.made_since);
+            for (of, table) in &tables {
+                let seen = seen.of(of);
+                if made_since.as_ref().is_none_or(|known| seen < known.of(of)) {
+                    table.made_of(hash, seen, &mut keys);
+                }
+            }
+            let made_since = made_since.map_or_else(|| seen.clone(), |known| known.common(seen));
             let wrong = Wrong {
                 key: key.clone(),
                 at,
                 since,
                 asked,
+                made_since: Some(made_since),
             };
-            if origin.wrong.insert(hash, wrong).is_none() {
-                for (of, table) in &tables {
-                    table.made_of(hash, seen.of(of), &mut keys);
-                }
-            }
+            origin.wrong.insert(hash, wrong);
             let note = Judgement::Wished(site.clone(), key.clone());
             self.verdicts.notes.push(note);
             self.rests |= !asked;

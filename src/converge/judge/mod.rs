@@ -158,6 +158,7 @@ impl Judge {
                     at,
                     since,
                     asked,
+                    made_since: None,
                 };
                 origin.wrong.insert(hash, wrong);
             }

@@ -56,6 +56,8 @@ pub(super) struct Wrong {
     pub since: Option<Hlc>,
     /// Whether the peer was asked, or rests until the arbiter is out of reach.
     pub asked: bool,
+    /// What was made of it behind this is asked for too; none when that is not known any more.
+    pub made_since: Option<Seen>,
 }
 
 impl Origin {

@@ -402,6 +402,22 @@ async fn what_a_record_had_not_seen_is_remembered_until_it_is_judged() {
 }
 
 #[tokio::test]
+async fn what_was_made_of_a_wrong_key_before_it_was_asked_for_is_wrong_too() {
+    let mut a = Site::new();
+    a.writes(10, 9, "COPY k m");
+    a.writes(11, 9, "COPY m n");
+    let mut seen = Seen::default();
+    seen.advance(&site("a"), at(12));
+    a.judge
+        .wish(&site("b"), vec![key("m")], (&seen, None), When::Now, at(13));
+    assert_eq!(a.wishes(), "m", "of what was there then n was made");
+    // A write of b that comes before both.
+    a.applies((20, 1, 5), "SET k 2").await;
+    a.reads(20, 1, &[]);
+    assert_eq!(a.wishes(), "m n");
+}
+
+#[tokio::test]
 async fn what_is_wrong_goes_where_its_database_goes() {
     let mut a = Site::new();
     let dbs = |a: &mut Site| {
