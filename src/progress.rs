@@ -376,6 +376,12 @@ impl Telling {
         }
         self.told.clone()
     }
+
+    /// What was told last.
+    #[must_use]
+    pub const fn told(&self) -> &Seen {
+        &self.told
+    }
 }
 
 #[cfg(test)]

@@ -303,6 +303,14 @@ impl Claims {
         new
     }
 
+    /// Whether a peer must be told more to be stale than what it was `told`.
+    #[must_use]
+    pub fn has_stale(&self, peer: &SiteId, told: u64) -> bool {
+        let inner = self.lock();
+        let mut stale = inner.stale.get(peer).into_iter().flat_map(BTreeMap::values);
+        stale.any(|number| *number > told)
+    }
+
     /// A peer has taken note of all that it was told up to this number: these keys. What has become stale
     /// once more since then has a later number.
     #[must_use]
@@ -422,6 +430,7 @@ mod tests {
         a.add_stale(&site("c"), key("l"));
         assert_eq!(a.stale(&site("c"), 0), [(1, key("k")), (2, key("l"))]);
         assert_eq!(a.stale(&site("c"), 1), [(2, key("l"))]);
+        assert!(a.has_stale(&site("c"), 1) && !a.has_stale(&site("c"), 2));
         assert_eq!(a.stale(&site("b"), 0), []);
         // Once more, before the first was heard.
         a.add_stale(&site("c"), key("k"));

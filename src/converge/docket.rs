@@ -411,6 +411,12 @@ impl Docket {
         self.lock().filed.is_empty()
     }
 
+    /// Whether the judge has not heard of keys that are owed or stale.
+    pub(super) fn has_unheard(&self) -> bool {
+        let state = self.lock();
+        !state.owed.is_empty() || !state.stale.is_empty()
+    }
+
     pub(super) fn take_owed(&self) -> Vec<Key> {
         std::mem::take(&mut self.lock().owed)
     }

@@ -248,7 +248,7 @@ async fn write(
                 question @ Message::Owe(_) => questions.push(question),
                 Message::Copied => {
                     // What was refused in the copy is known before it counts as complete.
-                    writer.push(&Message::Ack(session.ack(&inputs, &outgoing, &mut seen)));
+                    writer.push(&Message::Ack(session.ack(&inputs, &outgoing, (&mut seen, &stale))));
                     writer.push(&Message::Copied);
                 }
                 other => writer.push(&other),
@@ -264,7 +264,7 @@ async fn write(
                 session.on_heard(&heard, &mut outgoing);
             }
             _ = heartbeat.tick() => {
-                writer.push(&Message::Ack(session.ack(&inputs, &outgoing, &mut seen)));
+                writer.push(&Message::Ack(session.ack(&inputs, &outgoing, (&mut seen, &stale))));
                 writer.push(&session.ping());
             }
             () = session.shared.claims.stale_news(&session.peer) => stale.is_due = true,
@@ -272,11 +272,11 @@ async fn write(
             // What else an acknowledgement says: what has come back, what is owed.
             _ = refresh.tick() => (acks.is_due, thoroughly) = (true, true),
         }
-        if let Some(ack) = acks.take(|| session.ack(&inputs, &outgoing, &mut seen)) {
+        stale.push(session, &outgoing, &mut writer);
+        if let Some(ack) = acks.take(|| session.ack(&inputs, &outgoing, (&mut seen, &stale))) {
             writer.push(&Message::Ack(ack));
         }
         push_questions(&mut questions, session, &mut outgoing, &mut writer).await?;
-        stale.push(session, &outgoing, &mut writer);
         if writer.pending() > 0 {
             session.tell_sent(writer.flush().await?);
         }
@@ -465,17 +465,27 @@ impl Session {
         self.board.lock().round_trip_seconds = Some(trip.as_secs_f64());
     }
 
-    fn ack(&self, inputs: &Inputs, outgoing: &Outgoing, seen: &mut Telling) -> Ack {
+    fn ack(
+        &self,
+        inputs: &Inputs,
+        outgoing: &Outgoing,
+        (seen, stale): (&mut Telling, &Stale),
+    ) -> Ack {
         let (now, read) = {
             let progress = inputs.progress.borrow();
             (self.gate.seen(&progress), progress.read)
         };
         // Asked after what we have seen: records that had seen less are in the journal.
         let last = self.shared.journal.last_record();
+        // What is stale the peer hears first, while it still knows what it has made of it.
+        let seen = match stale.waits(self) {
+            true => seen.told().clone(),
+            false => seen.tell(now, last, outgoing.sent),
+        };
         Ack {
             received: inputs.heard.borrow().received,
             applied: inputs.applied.borrow().at,
-            seen: self.settled(seen.tell(now, last, outgoing.sent)),
+            seen: self.settled(seen),
             sent: outgoing.complete(read, last),
             owed: self.owed(),
         }

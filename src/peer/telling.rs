@@ -58,6 +58,11 @@ impl Default for Stale {
 }
 
 impl Stale {
+    /// Whether there is more of which the peer was not told.
+    pub(super) fn waits(&self, session: &Session) -> bool {
+        session.shared.claims.has_stale(&session.peer, self.told)
+    }
+
     /// Behind the states that it means: those are on their way as long as the gate is closed.
     pub(super) fn push(&mut self, session: &Session, outgoing: &Outgoing, writer: &mut Writer) {
         if !self.is_due || outgoing.is_copying() || session.gate.is_closed() {

@@ -125,6 +125,14 @@ impl Outgoing {
             return;
         }
     }
+
+    /// What may be told of what we have seen; nothing new before the peer knows what is stale.
+    fn tell(&mut self, seen: Seen, last: Cursor, stale_waits: bool) -> Seen {
+        match stale_waits {
+            true => self.telling.told().clone(),
+            false => self.telling.tell(seen, last, self.sent),
+        }
+    }
 }
 
 /// A frame in two: up to a place, and after it. A part without records is none.
@@ -182,9 +190,18 @@ impl Site {
             outgoing.push_up_to(journal, states.at, wire);
             wire.push_back(Message::States(states));
         }
+        if !gate.is_closed() {
+            let stale = sidecar.claims.stale(&peer.name, outgoing.told);
+            if let Some((number, _)) = stale.last() {
+                outgoing.told = *number;
+                let keys = stale.into_iter().map(|(_, key)| key).collect();
+                wire.push_back(Message::Stale(outgoing.told, keys));
+            }
+        }
         let (seen, read) = (gate.seen(&sidecar.progress), sidecar.progress.read);
         let last = journal.last_record();
-        let told = outgoing.telling.tell(seen, last, outgoing.sent);
+        let waits = sidecar.claims.has_stale(&peer.name, outgoing.told);
+        let told = outgoing.tell(seen, last, waits);
         let settled = |(site, at): (&SiteId, &Cursor)| {
             let docket = dockets.iter().find(|(of, _)| of == site);
             let at = docket.map_or(*at, |(_, docket)| docket.settled(*at));
@@ -211,14 +228,6 @@ impl Site {
         {
             outgoing.push_up_to(journal, question.after, wire);
             wire.push_back(Message::Owe(question));
-        }
-        if !gate.is_closed() {
-            let stale = sidecar.claims.stale(&peer.name, outgoing.told);
-            if let Some((number, _)) = stale.last() {
-                outgoing.told = *number;
-                let keys = stale.into_iter().map(|(_, key)| key).collect();
-                wire.push_back(Message::Stale(outgoing.told, keys));
-            }
         }
         let heard = peer.docket.heard();
         if heard > outgoing.heard {

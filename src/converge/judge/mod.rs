@@ -246,7 +246,13 @@ impl Judge {
     /// Every peer has seen our history up to `own`, and every other that of a third one up to what
     /// `third` says; each has said so behind its records. Those of them that are not judged yet had
     /// perhaps seen less: but not less than the last that is. Up to where all of ours is forgotten.
+    ///
+    /// Nothing is forgotten before it is found out what was made here of keys that a peer, or the applier,
+    /// has said to be wrong. A peer says so before it says that it has seen what we made of them.
     pub fn forget(&mut self, own: Cursor, third: impl Fn(&SiteId) -> Cursor) -> Cursor {
+        if self.origins.values().any(|o| o.docket.has_unheard()) {
+            return Cursor::ZERO;
+        }
         let own = self.seen_by_waiting(&self.site, own);
         self.table.forget(own);
         if !self.foreign.is_empty() {

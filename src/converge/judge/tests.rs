@@ -401,6 +401,23 @@ async fn what_a_record_had_not_seen_is_remembered_until_it_is_judged() {
     assert!(a.judge.table.is_empty());
 }
 
+#[test]
+fn what_was_made_of_a_stale_key_is_remembered_until_the_judge_has_heard() {
+    for is_stale in [true, false] {
+        let mut a = Site::new();
+        a.writes(10, 9, "COPY k m");
+        match is_stale {
+            true => a.docket.stale(1, vec![key("k")]),
+            false => a.docket.owed([key("k")]),
+        }
+        // Behind that b says that it has seen our write.
+        assert_eq!(a.judge.forget(at(10), |_| Cursor::ZERO), Cursor::ZERO);
+        a.judge.on_owed(at(20));
+        assert_eq!(a.wishes(), "k m");
+        assert_eq!(a.judge.forget(at(10), |_| Cursor::ZERO), at(10));
+    }
+}
+
 #[tokio::test]
 async fn what_was_made_of_a_wrong_key_before_it_was_asked_for_is_wrong_too() {
     let mut a = Site::new();
