@@ -388,7 +388,8 @@ impl Applier {
                 let mut held = 1;
                 let more = match waiting.message {
                     Message::Records(records) => {
-                        self.on_records(records, work, &mut held, stop).await?
+                        self.on_records(records, (work, &mut held), outlet, stop)
+                            .await?
                     }
                     Message::CopyStates(states) => {
                         self.on_copy_states(states, work, &mut held, stop).await?

@@ -7,14 +7,16 @@ use tokio_util::sync::CancellationToken;
 use super::batch::Batch;
 use super::policy::Target;
 use super::underway::Underway;
-use super::{Applier, Error};
+use super::{Applier, Error, Outlet};
 use crate::converge::Filed;
 use crate::link::{self, Message, Records};
 use crate::model::{BatchReader, Cursor, Epoch, Mark, Need, Offset, Seen, SiteId};
 use crate::status::Stop;
 
 /// Records that have come.
-struct Gathered {
+struct Gathered<'a> {
+    /// Who hears how far we are.
+    outlet: &'a Outlet,
     /// Their epoch: a batch is of one.
     epoch: Epoch,
     /// Those that are not yet sent.
@@ -31,11 +33,12 @@ impl Applier {
     pub(super) async fn on_records(
         &mut self,
         mut records: Records,
-        work: &mut link::Receiver,
-        held: &mut usize,
+        (work, held): (&mut link::Receiver, &mut usize),
+        outlet: &Outlet,
         stop: &CancellationToken,
     ) -> Result<Option<link::Waiting>, Error> {
         let mut gathered = Gathered {
+            outlet,
             epoch: records.epoch,
             batch: self.batch()?,
             tags: Arc::default(),
@@ -70,7 +73,7 @@ impl Applier {
     async fn gather(
         &mut self,
         records: Records,
-        gathered: &mut Gathered,
+        gathered: &mut Gathered<'_>,
         stop: &CancellationToken,
     ) -> Result<(), Error> {
         let epoch = records.epoch;
@@ -124,7 +127,7 @@ impl Applier {
     /// Sends what was gathered, when the batch before is settled: one transaction is in flight at a time.
     async fn send_gathered(
         &mut self,
-        gathered: &mut Gathered,
+        gathered: &mut Gathered<'_>,
         stop: &CancellationToken,
     ) -> Result<(), Error> {
         self.await_underway(gathered, stop).await?;
@@ -136,22 +139,24 @@ impl Applier {
         Ok(())
     }
 
-    /// Waits until what is underway is settled.
+    /// Waits until what is underway is settled, and says so: while records come all the time, there may be
+    /// no other moment.
     async fn await_underway(
         &mut self,
-        gathered: &mut Gathered,
+        gathered: &mut Gathered<'_>,
         stop: &CancellationToken,
     ) -> Result<(), Error> {
-        match gathered.underway.take() {
-            Some(underway) => self.settle_batch(underway, stop).await,
-            None => Ok(()),
+        if let Some(underway) = gathered.underway.take() {
+            self.settle_batch(underway, stop).await?;
+            self.report(gathered.outlet);
         }
+        Ok(())
     }
 
     /// Applies all that was gathered.
     async fn apply_all(
         &mut self,
-        gathered: &mut Gathered,
+        gathered: &mut Gathered<'_>,
         stop: &CancellationToken,
     ) -> Result<(), Error> {
         self.send_gathered(gathered, stop).await?;
