@@ -63,7 +63,7 @@ fn main() -> Result<()> {
             &b,
             &mark(turn, end),
             Vec::new(),
-            InstanceId::new(1),
+            (InstanceId::new(1), 0),
             at(first),
         );
         let found = judge.take();

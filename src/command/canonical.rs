@@ -22,6 +22,20 @@ pub fn canonical(command: &Command<'_>, now_ms: u64, out: &mut Vec<u8>) -> u32 {
     })
 }
 
+/// The moment, in milliseconds since 1970, at which its first key expires after a command in canonical form; none
+/// if it says nothing of that. One before 1970 is 1970.
+#[must_use]
+pub fn moment(command: &Command<'_>) -> Option<u64> {
+    let at = match command.row()?.form {
+        Form::Set => option_time(command, 3..command.len(), 0)?,
+        Form::ExpireAt(unit) => absolute(command.arg(2), unit, 0)?,
+        Form::Restore if command.arg(2) != b"0" => absolute(command.arg(2), 1, 0)?,
+        _ => return None,
+    };
+    let at: i64 = std::str::from_utf8(&at).ok()?.parse().ok()?;
+    Some(u64::try_from(at).unwrap_or(0))
+}
+
 /// How many commands it became; none when it stays as it is.
 fn rewrite(form: Form, command: &Command<'_>, now_ms: u64, out: &mut Vec<u8>) -> Option<u32> {
     match form {
@@ -369,6 +383,27 @@ mod tests {
             ("XTRIM x MINID = 5 LIMIT 9", "XTRIM x MINID = 5"),
         ] {
             assert_eq!(form(line), expected, "{line}");
+        }
+    }
+
+    #[test]
+    fn canonical_commands_say_when_their_key_expires() {
+        for (line, expected) in [
+            ("SET k v PXAT 7", Some(7)),
+            ("SET k v KEEPTTL", None),
+            ("SET k PXAT", None),
+            ("PEXPIREAT k 9", Some(9)),
+            ("PEXPIREAT k -9", Some(0)),
+            ("RESTORE k 5 x ABSTTL", Some(5)),
+            ("RESTORE k 0 x", None),
+            ("PERSIST k", None),
+            ("HSETEX h PXAT 7 FIELDS 1 f v", None),
+        ] {
+            let args: Vec<&[u8]> = line.split(' ').map(str::as_bytes).collect();
+            let (mut raw, mut found) = (Vec::new(), None);
+            put_command(&mut raw, &args);
+            for_each(&raw, |command| found = moment(&command)).unwrap();
+            assert_eq!(found, expected, "{line}");
         }
     }
 

@@ -19,7 +19,7 @@ pub mod scanner;
 mod table;
 mod touch;
 
-pub use self::canonical::canonical;
+pub use self::canonical::{canonical, moment};
 pub use self::catalog::{Catalog, Learned};
 pub use self::dialect::{Dialect, Put};
 pub use self::effects::{Effects, Made, Whole};

@@ -241,7 +241,7 @@ impl Judged {
             ..Mark::first(LIFE, Cursor::ZERO)
         };
         self.judge
-            .on_echo(origin, &mark, Vec::new(), LIFE, at(self.end));
+            .on_echo(origin, &mark, Vec::new(), (LIFE, 0), at(self.end));
     }
 
     /// What is found is noted, and handed over.

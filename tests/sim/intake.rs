@@ -72,8 +72,8 @@ impl Site {
                 Arc::make_mut(&mut sidecar.seen).advance(&origin, mark.at);
                 let frame = &mut sidecar.frame;
                 frame.push_echo(&origin, mark.at, mark.hlc, at.offset);
-                let life = sidecar.life;
-                sidecar.judge.on_echo(&origin, &mark, deleted, life, at);
+                let here = (sidecar.life, now_ms);
+                sidecar.judge.on_echo(&origin, &mark, deleted, here, at);
             }
             Event::Fence(name, instance, number) if instance == sidecar.life => {
                 let seen = Arc::clone(&sidecar.seen);

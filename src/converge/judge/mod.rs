@@ -14,7 +14,7 @@ use bytes::Bytes;
 use tokio::sync::Notify;
 
 use self::asking::When;
-use self::origin::{Frame, Origin, Wrong};
+use self::origin::{Deleted, Frame, Origin, Wrong};
 use self::third::Third;
 pub use self::verdicts::{Overrun, Verdicts};
 use super::claims::Claims;
@@ -24,7 +24,7 @@ use super::foreign::Foreign;
 use super::recent::Write;
 use super::table::Table;
 use crate::command::scanner::Scanner;
-use crate::command::{Catalog, Effects, for_each_in, key_hash};
+use crate::command::{Catalog, Effects, key_hash};
 use crate::model::{
     Conflict, ConflictKind, Cursor, Epoch, Hlc, InstanceId, Judgement, Key, Mark, Need, Record,
     RecordRef, Seen, SiteId, Winner,
@@ -301,13 +301,13 @@ impl Judge {
         self.causes = Arc::clone(&self.judged);
     }
 
-    /// A mark of an origin has come back, and what stands behind it.
+    /// A mark of an origin has come back at `now_ms`, and what stands behind it.
     pub fn on_echo(
         &mut self,
         origin: &SiteId,
         mark: &Mark,
         deleted: Vec<Key>,
-        life: InstanceId,
+        (life, now_ms): (InstanceId, u64),
         at: Cursor,
     ) {
         let Some(known) = self.origins.get_mut(origin) else {
@@ -316,9 +316,10 @@ impl Judge {
         // Without records it is a state, and what is deleted is its own affair.
         if mark.at > known.echoed {
             let deleted = deleted.into_iter();
-            known
-                .deleted
-                .extend(deleted.map(|key| (key_hash(key.0, &key.1), key)));
+            known.deleted.extend(deleted.map(|key| {
+                let hash = key_hash(key.0, &key.1);
+                (hash, Deleted::new(key, now_ms))
+            }));
         }
         known.echoed = known.echoed.max(mark.at);
         if matches!(mark.base, Epoch::LOST | Epoch::UNDONE) && known.torn.take().is_some() {
@@ -409,7 +410,10 @@ impl Judge {
     /// wait: what comes back of others meanwhile would be taken for earlier. They find what follows in the
     /// tables of [`Foreign`].)
     fn catch_up(&mut self, site: &SiteId, at: Cursor) {
-        let known = self.verdicts.overruns.len();
+        // What has come back before it is found out, too: the stream is looked at for several of them at once.
+        if self.waits_for_overrun() {
+            return;
+        }
         // Whether a record with these tags had seen all that was written here: most have the same tags as the
         // one before.
         let mut last: Option<(Arc<Seen>, bool)> = None;
@@ -420,12 +424,15 @@ impl Judge {
                 Some(known) if Arc::ptr_eq(&known.0, record.seen) => last.insert(known),
                 _ => last.insert((Arc::clone(record.seen), self.has_seen_all(site, record))),
             };
+            if let Some(origin) = self.origins.get_mut(site) {
+                origin.note_moments(record);
+            }
             if !*has_seen || self.is_wrong() {
                 self.judge(site, record, at);
             }
             self.on_their_commands(site, record.commands, (record.db, at));
             self.on_judged(site, frame, at);
-            if self.foreign.is_empty() && self.verdicts.overruns.len() > known {
+            if self.waits_for_overrun() {
                 return;
             }
         }
@@ -434,9 +441,15 @@ impl Judge {
         }
         // What the peer did to them was done to nothing here, and to something there.
         if let Some(origin) = self.origins.get_mut(site).filter(|o| o.judged >= o.echoed) {
-            let expired = origin.deleted.drain().map(|(_, key)| key).collect();
+            let deleted = origin.deleted.drain().map(|(_, deleted)| deleted);
+            let expired = deleted.filter(|d| !d.by_peer).map(|d| d.key).collect();
             self.wish(site, expired, (&Seen::default(), None), When::Now, at);
         }
+    }
+
+    /// Whether what a write of whole databases has made wrong is not found out yet.
+    fn waits_for_overrun(&self) -> bool {
+        self.foreign.is_empty() && !self.verdicts.overruns.is_empty()
     }
 
     /// The record at which a frame is, is judged.
@@ -456,9 +469,7 @@ impl Judge {
             Arc::make_mut(&mut self.causes).advance(site, place);
             self.verdicts.foreign.push((site.clone(), place, record));
         }
-        if !origin.deleted.is_empty() {
-            without_deletes_of(record, &mut origin.deleted);
-        }
+        origin.note_deletes(record);
         if !Arc::ptr_eq(&origin.seen, record.seen) {
             origin.seen = Arc::clone(record.seen);
         }
@@ -517,18 +528,6 @@ impl Judge {
             }
         }
     }
-}
-
-/// Leaves only the keys that a record does not delete itself.
-fn without_deletes_of(record: RecordRef<'_>, deleted: &mut HashMap<u128, Key>) {
-    let scanned = for_each_in(record.commands, record.db, |command, db| {
-        if command.is(b"DEL") || command.is(b"UNLINK") {
-            for key in command.args(1) {
-                deleted.remove(&key_hash(db, key));
-            }
-        }
-    });
-    debug_assert!(scanned.is_ok(), "the applier has read it");
 }
 
 #[cfg(test)]

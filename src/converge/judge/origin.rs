@@ -6,10 +6,15 @@ use std::sync::Arc;
 use bytes::Bytes;
 
 use super::third::Third;
+use crate::command::{for_each_in, key_hash, moment};
 use crate::converge::docket::{Docket, Filed};
 use crate::model::{
     BatchReader, Cursor, Epoch, Hlc, InstanceId, Key, Offset, Record, RecordRef, Seen,
 };
+
+/// How far the clock of the server may be ahead of ours. Where it is not, a key that the peer has deleted and then
+/// let expire soon costs a question more.
+const CLOCK_SLACK_MS: u64 = 1000;
 
 /// What is known of a peer's records.
 #[derive(Debug)]
@@ -24,7 +29,7 @@ pub(super) struct Origin {
     /// The frame that is being judged.
     pub reading: Option<Box<Frame>>,
     /// Keys that were deleted in what came back and is not judged.
-    pub deleted: HashMap<u128, Key>,
+    pub deleted: HashMap<u128, Deleted>,
     /// Keys whose value here is wrong, from the wish until our stream shows the right one.
     pub wrong: HashMap<u128, Wrong>,
     /// Where writes of whole databases met that do not commute, until the mark says that a copy is
@@ -45,6 +50,26 @@ pub(super) struct Frame {
     offset: Offset,
 }
 
+/// A key that was deleted in what came back.
+#[derive(Debug)]
+pub(super) struct Deleted {
+    pub key: Key,
+    /// A moment before that may have been over when it was given to the key.
+    until_ms: u64,
+    /// Whether a record has deleted it, and has not let it expire since: else this server has.
+    pub by_peer: bool,
+}
+
+impl Deleted {
+    pub(super) const fn new(key: Key, now_ms: u64) -> Self {
+        Self {
+            key,
+            until_ms: now_ms.saturating_add(CLOCK_SLACK_MS),
+            by_peer: false,
+        }
+    }
+}
+
 /// A key whose value here is wrong.
 #[derive(Debug)]
 pub(super) struct Wrong {
@@ -63,7 +88,39 @@ pub(super) struct Wrong {
 impl Origin {
     /// Whether what is made here of this key is perhaps not what the peer has made of it.
     pub(super) fn is_other(&self, hash: &u128) -> bool {
-        self.wrong.contains_key(hash) || self.deleted.contains_key(hash)
+        let deleted = self.deleted.get(hash);
+        self.wrong.contains_key(hash) || deleted.is_some_and(|deleted| !deleted.by_peer)
+    }
+
+    /// A record is about to be judged: keys that expired here as soon as it wrote them were not deleted by the
+    /// peer.
+    pub(super) fn note_moments(&mut self, record: RecordRef<'_>) {
+        self.look_at_deleted(record, false);
+    }
+
+    /// A record is judged that may have deleted keys itself.
+    pub(super) fn note_deletes(&mut self, record: RecordRef<'_>) {
+        self.look_at_deleted(record, true);
+    }
+
+    fn look_at_deleted(&mut self, record: RecordRef<'_>, with_deletes: bool) {
+        if self.deleted.is_empty() {
+            return;
+        }
+        let deleted = &mut self.deleted;
+        let scanned = for_each_in(record.commands, record.db, |command, db| {
+            if command.is(b"DEL") || command.is(b"UNLINK") {
+                for key in command.args(1).filter(|_| with_deletes) {
+                    let deleted = deleted.get_mut(&key_hash(db, key));
+                    deleted.into_iter().for_each(|d| d.by_peer = true);
+                }
+            } else if let Some(moment) = moment(command)
+                && let Some(deleted) = deleted.get_mut(&key_hash(db, command.arg(1)))
+            {
+                deleted.by_peer &= moment > deleted.until_ms;
+            }
+        });
+        debug_assert!(scanned.is_ok(), "the applier has read it");
     }
 
     /// Whether records are applied, or about to be, that are not judged.

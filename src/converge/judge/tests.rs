@@ -1,10 +1,12 @@
 //! The judge against histories of two sites.
 
 use super::*;
+use crate::command::for_each_in;
 use crate::converge::{Filed, Settled, Why};
 use crate::model::{Epoch, FrameBuilder, Offset, Owes, Tags};
 
 const LIFE: InstanceId = InstanceId::new(7);
+const NOW_MS: u64 = 1_000_000;
 
 fn site(name: &str) -> SiteId {
     SiteId::try_new(name).unwrap()
@@ -104,7 +106,7 @@ impl Site {
         };
         let deleted = deleted.to_vec();
         self.judge
-            .on_echo(&site("b"), &mark, deleted, LIFE, at(1000 + batch));
+            .on_echo(&site("b"), &mark, deleted, (LIFE, NOW_MS), at(1000 + batch));
     }
 
     /// What is wished for since the last time: the keys, in order, with a `?` if only doubted.
@@ -267,12 +269,44 @@ async fn a_state_that_was_taken_behind_a_flush_of_ours_is_asked_for_again() {
 }
 
 #[tokio::test]
+async fn what_is_made_of_a_key_behind_a_flush_is_judged_when_it_is_known_what_the_flush_has_removed()
+ {
+    let mut a = Site::new();
+    a.writes(10, 1, "INCR k");
+    a.applies((20, 2, 5), "FLUSHDB").await;
+    a.applies((21, 3, 10), "COPY k copy").await;
+    // Both have come back before anybody looks.
+    a.reads(20, 1, &[]);
+    a.reads(21, 2, &[]);
+    let mut found = a.judge.take();
+    let overrun = found.overruns.pop().unwrap();
+    a.judge.on_overrun(&overrun, vec![key("k")], at(1002));
+    assert_eq!(a.wishes(), "copy k");
+}
+
+#[tokio::test]
 async fn a_key_that_expired_under_a_write_is_asked_for() {
     let mut a = Site::new();
     a.applies((20, 1, 5), "HSET h f v").await;
     a.applies((21, 1, 5), "DEL gone").await;
     a.reads(21, 1, &[key("h"), key("gone")]);
     assert_eq!(a.wishes(), "h");
+}
+
+#[tokio::test]
+async fn a_key_that_the_peer_deleted_before_it_expired_under_a_write_is_asked_for() {
+    for (again, wishes) in [
+        ("SET k 1 PXAT 999000", "k"),
+        ("SET k 1 PXAT 2000000", ""),
+        ("SET k 1", ""),
+    ] {
+        let mut a = Site::new();
+        a.applies((20, 1, 5), "DEL k").await;
+        a.applies((21, 1, 5), again).await;
+        a.applies((22, 1, 5), "PERSIST k").await;
+        a.reads(22, 1, &[key("k"), key("k")]);
+        assert_eq!(a.wishes(), wishes, "{again}");
+    }
 }
 
 #[tokio::test]
@@ -381,7 +415,7 @@ fn what_we_write_has_seen_what_had_come_back_and_was_not_judged() {
     assert_eq!(causes(&judge), at(20));
     // The last transaction of that life comes back.
     let mark = Mark::first(InstanceId::new(6), at(30));
-    judge.on_echo(&site("b"), &mark, Vec::new(), LIFE, at(16));
+    judge.on_echo(&site("b"), &mark, Vec::new(), (LIFE, NOW_MS), at(16));
     assert_eq!(causes(&judge), at(30));
 }
 

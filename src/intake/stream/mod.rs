@@ -339,8 +339,8 @@ impl Stream {
                     marks.insert(origin.clone(), Mark::clone(&mark));
                 }
                 let at = self.place(offset);
-                self.judge
-                    .on_echo(&origin, &mark, deleted, self.instance, at);
+                let here = (self.instance, now_ms);
+                self.judge.on_echo(&origin, &mark, deleted, here, at);
                 if let Some(causes) = self.judge.causes() {
                     self.shared.seen_at.note(at, causes);
                 }
