@@ -149,6 +149,7 @@ impl Site {
         if keys.is_empty() {
             return true;
         }
+        keys.iter().for_each(|key| self.redis.expire(key));
         let gate = &peer.answering.gate;
         let hold = gate.close(gate.seen(&self.sidecar.progress));
         let hashes = keys.iter().map(|(db, key)| key_hash(*db, key)).collect();

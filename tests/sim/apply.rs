@@ -484,15 +484,9 @@ impl Site {
         let (mut failed, mut deleted) = (BTreeSet::new(), Vec::new());
         for (place, (raw, db, seen)) in batch.commands.iter().enumerate() {
             for_each_in(raw, *db, |command, db| {
-                match self.redis.execute(command, db) {
-                    Done::Failed if !self.here(number).explains(command, db, seen) => {
-                        failed.insert(place);
-                    }
-                    Done::Changed if command.is(b"DEL") => {
-                        let names = command.args(1).map(Bytes::copy_from_slice);
-                        deleted.extend(names.map(|name| (db, name)));
-                    }
-                    _ => {}
+                let done = self.redis.execute_applied(command, db, &mut deleted);
+                if done == Done::Failed && !self.here(number).explains(command, db, seen) {
+                    failed.insert(place);
                 }
             })
             .unwrap();

@@ -17,6 +17,14 @@ use crate::site::{Site, place};
 /// How often a transaction is tried whose keys keep changing.
 const ATTEMPTS: u32 = 8;
 
+/// How long before its moment a state counts as expired, when commands are to be written on top of it.
+const SOON: i64 = 10;
+
+/// Whether a state has expired at a moment.
+fn is_over(said: Option<&Entry>, now: i64) -> bool {
+    said.is_some_and(|said| said.expires.is_some_and(|at| at <= now))
+}
+
 /// States that are being taken.
 #[derive(Debug)]
 pub(crate) struct Guard {
@@ -120,7 +128,12 @@ impl Site {
             Stage::Decided(watch) => {
                 let states = &guard.owed.states;
                 let is_changed = |(i, version, _): &(usize, u64, _)| {
-                    self.redis.version(&states[*i].key) != *version
+                    let State { key, said } = &states[*i];
+                    // What would expire before it is written on top of is decided about once more: that it
+                    // takes no longer the program takes for granted.
+                    let is_late = matches!(guard.verdicts[*i], Some(Verdict::Rebase(_)))
+                        && is_over(said.as_ref().and_then(Option::as_ref), self.redis.now);
+                    self.redis.version(key) != *version || self.redis.is_expired(key) || is_late
                 };
                 if watch.keys.iter().any(is_changed) {
                     for verdict in &mut guard.verdicts {
@@ -153,6 +166,7 @@ impl Site {
         let open = verdicts.filter(|(_, verdict)| verdict.is_none());
         let keys = open.map(|(i, _)| {
             let key = &guard.owed.states[i].key;
+            self.redis.expire(key);
             let here = self.redis.data.get(key).cloned();
             (i, self.redis.version(key), here)
         });
@@ -196,7 +210,9 @@ impl Site {
                 false => Verdict::Take,
             };
         }
-        match sidecar.table.sent_unseen(hash, of_us) {
+        match is_over(said.as_ref(), self.redis.now + SOON)
+            || sidecar.table.sent_unseen(hash, of_us)
+        {
             true => Verdict::Refuse,
             false => match self.replay(key, of_us, upto) {
                 Verdict::Rebase(replay) if said.is_none() && replay.iter().any(renews) => {
@@ -248,15 +264,17 @@ impl Site {
         for (state, verdict) in owed.states.iter().zip(verdicts) {
             let key = &state.key;
             if let (Some(said), Verdict::Take | Verdict::Rebase(_)) = (&state.said, verdict) {
-                self.redis.put(key, said.clone());
-                if said.is_none() {
+                let said = said.clone();
+                let said = said.filter(|said| !is_over(Some(said), self.redis.now));
+                if said.is_none() && self.redis.data.contains_key(key) {
                     deleted.push(key.clone());
                 }
+                self.redis.put(key, said);
             }
             if let Verdict::Rebase(replay) = verdict {
                 for raw in replay {
                     for_each_in(raw, key.0, |command, db| {
-                        self.redis.execute(command, db);
+                        self.redis.execute_applied(command, db, &mut deleted);
                     })
                     .unwrap();
                 }

@@ -4,7 +4,8 @@
 //! All of a schedule follows from its seed: what clients write and where, which site takes its turn, what is
 //! cut off and killed. At rest the sites must be equal, and nobody may wait for anything. `SIM_SCHEDULES=n`
 //! runs so many of each kind, beginning with a random seed. `SEED=n SITES=n` repeats one that has failed,
-//! with `TRACE=1` it tells all that happens, and `STEPS=n` ends the writing and the faults earlier:
+//! with `TRACE=1` it tells all that happens, and `STEPS=n` ends the writing and the faults earlier. `MIX=moves`
+//! keeps to what clients do in one mix of [`schedule::MIXES`]:
 //!
 //! `SEED=17 SITES=3 TRACE=1 cargo test --test sim again -- --nocapture`
 
@@ -12,6 +13,8 @@
 mod answer;
 #[cfg(test)]
 mod apply;
+#[cfg(test)]
+mod commands;
 #[cfg(test)]
 mod guard;
 #[cfg(test)]

@@ -1,5 +1,5 @@
-//! A small Redis in memory: strings, lists, sets and hashes, each with a moment at which it expires or none.
-//! Time never comes to such a moment here.
+//! A small Redis in memory: strings, lists, sets, hashes and streams, each with a moment at which it expires
+//! or none.
 //!
 //! What it does is written to its stream as a server would: what had no effect is not.
 
@@ -8,7 +8,7 @@ use std::fmt;
 
 use bytes::Bytes;
 
-use tandem::command::{Command, canonical, for_each_in};
+use tandem::command::{Catalog, Command, canonical, for_each_in};
 use tandem::model::{InstanceId, Key, Mark, Need, SiteId};
 
 /// A value of one of the types.
@@ -18,6 +18,8 @@ pub(crate) enum Value {
     List(Vec<Vec<u8>>),
     Set(BTreeSet<Vec<u8>>),
     Hash(BTreeMap<Vec<u8>, Vec<u8>>),
+    /// Entries by number.
+    Stream(BTreeMap<i64, Vec<u8>>),
 }
 
 /// What is kept under a key.
@@ -65,6 +67,9 @@ pub(crate) struct Redis {
     pub marks: BTreeMap<SiteId, Mark>,
     /// Per peer, the states that it owes.
     pub owed: BTreeMap<SiteId, BTreeMap<Key, Need>>,
+    /// Its clock, in milliseconds; 0 where time does not pass.
+    pub now: i64,
+    catalog: Catalog,
 }
 
 impl Value {
@@ -74,6 +79,7 @@ impl Value {
             Self::List(list) => list.is_empty(),
             Self::Set(set) => set.is_empty(),
             Self::Hash(hash) => hash.is_empty(),
+            Self::Stream(_) => false,
         }
     }
 }
@@ -85,6 +91,7 @@ impl fmt::Debug for Entry {
             Value::Text(value) => write!(f, "{:?}", text(value))?,
             Value::List(list) => write!(f, "{:?}", list.iter().map(text).collect::<Vec<_>>())?,
             Value::Set(set) => write!(f, "{:?}", set.iter().map(text).collect::<BTreeSet<_>>())?,
+            Value::Stream(entries) => write!(f, "stream {:?}", entries.keys())?,
             Value::Hash(hash) => {
                 let fields = hash.iter().map(|(name, value)| (text(name), text(value)));
                 write!(f, "{:?}", fields.collect::<BTreeMap<_, _>>())?;
@@ -104,6 +111,11 @@ pub(crate) fn command(line: &str) -> Vec<u8> {
     out
 }
 
+/// The delete of a key that has expired.
+fn put_delete(name: &[u8], out: &mut Vec<u8>) {
+    out.extend(command(&format!("DEL {}", String::from_utf8_lossy(name))));
+}
+
 /// Commands for people.
 pub(crate) fn shown(commands: &[u8]) -> String {
     let mut lines = Vec::new();
@@ -115,7 +127,7 @@ pub(crate) fn shown(commands: &[u8]) -> String {
     lines.join("; ")
 }
 
-fn number(text: &[u8]) -> Option<i64> {
+pub(crate) fn number(text: &[u8]) -> Option<i64> {
     std::str::from_utf8(text).ok()?.parse().ok()
 }
 
@@ -123,25 +135,44 @@ impl Redis {
     /// A client's command, or several in MULTI; a number before it is that of its database. Whether anything
     /// was done.
     pub(crate) fn client(&mut self, lines: &[&str]) -> bool {
-        let (mut commands, mut count, mut database) = (Vec::new(), 0, 0);
+        let (mut commands, mut count, mut last) = (Vec::new(), 0, None);
         for line in lines {
-            let line = match line.split_once(' ') {
-                Some((db, line)) if db.parse::<u32>().is_ok() => {
-                    database = db.parse().unwrap();
-                    line
-                }
-                _ => line,
-            };
+            let numbered = line.split_once(' ');
+            let numbered = numbered.and_then(|(db, line)| Some((db.parse::<u32>().ok()?, line)));
+            let (database, line) = numbered.unwrap_or((0, line));
             for_each_in(&command(line), database, |command, db| {
+                let mut done = Vec::new();
+                let expired = self.expire_under(command, db);
+                expired
+                    .iter()
+                    .for_each(|(_, name)| put_delete(name, &mut done));
+                let mut new = expired.len();
                 if self.execute(command, db) == Done::Changed {
-                    count += canonical(command, 0, &mut commands);
+                    new += match self.is_past(command) {
+                        true => {
+                            put_delete(command.arg(1), &mut done);
+                            1
+                        }
+                        false => canonical(command, 0, &mut done) as usize,
+                    };
+                }
+                if new > 0 && last.is_some_and(|(_, last)| last != db) {
+                    commands.extend(crate::redis::command(&format!("SELECT {db}")));
+                    new += 1;
+                }
+                if new > 0 {
+                    let first = last.map_or(db, |(first, _)| first);
+                    last = Some((first, db));
+                    commands.append(&mut done);
+                    count += u32::try_from(new).unwrap();
                 }
             })
             .unwrap();
         }
         let is_done = count > 0;
         if is_done {
-            let (db, commands) = (database, commands.into());
+            let db = last.map_or(0, |(first, _)| first);
+            let commands = commands.into();
             self.stream.push(Event::Write {
                 db,
                 commands,
@@ -149,6 +180,70 @@ impl Redis {
             });
         }
         is_done
+    }
+
+    /// The keys that a command touches and that are past their moment go before it.
+    pub(crate) fn expire_under(&mut self, command: &Command<'_>, db: u32) -> Vec<Key> {
+        let mut keys = Vec::new();
+        if self.now == 0 {
+            return keys;
+        }
+        self.catalog.for_each_key(command, db, |db, name, _| {
+            keys.push((db, Bytes::copy_from_slice(name)));
+        });
+        keys.retain(|key| self.is_expired(key));
+        keys.dedup();
+        keys.iter().for_each(|key| self.put(key, None));
+        keys
+    }
+
+    /// Whether a command says when a key expires, and that is over: it is deleted.
+    pub(crate) fn is_past(&self, command: &Command<'_>) -> bool {
+        command.is(b"PEXPIREAT") && number(command.arg(2)).is_some_and(|at| at <= self.now)
+    }
+
+    /// Whether a key is past its moment, and still there.
+    pub(crate) fn is_expired(&self, key: &Key) -> bool {
+        let here = self.data.get(key);
+        here.is_some_and(|here| here.expires.is_some_and(|at| at <= self.now))
+    }
+
+    /// A key is looked at: if it is past its moment it goes, and the stream says so.
+    pub(crate) fn expire(&mut self, key: &Key) {
+        if self.is_expired(key) {
+            self.put(key, None);
+            let (db, mut commands) = (key.0, Vec::new());
+            put_delete(&key.1, &mut commands);
+            self.stream.push(Event::Write {
+                db,
+                commands: commands.into(),
+                count: 1,
+            });
+        }
+    }
+
+    /// All keys that are past their moment go. Whether there were any.
+    pub(crate) fn expire_all(&mut self) -> bool {
+        let keys = self.data.keys().filter(|key| self.is_expired(key));
+        let keys: Vec<Key> = keys.cloned().collect();
+        keys.iter().for_each(|key| self.expire(key));
+        !keys.is_empty()
+    }
+
+    /// A command in a marked transaction; with the keys that it deletes.
+    pub(crate) fn execute_applied(
+        &mut self,
+        command: &Command<'_>,
+        db: u32,
+        deleted: &mut Vec<Key>,
+    ) -> Done {
+        deleted.append(&mut self.expire_under(command, db));
+        let deletes = command.is(b"DEL") || self.is_past(command);
+        let names = command.args(1).map(Bytes::copy_from_slice);
+        let keys = names.map(|name| (db, name)).filter(|_| deletes);
+        let keys = keys.filter(|key| self.data.contains_key(key));
+        deleted.extend(keys);
+        self.execute(command, db)
     }
 
     /// A marked transaction of the applier, with what it did.
@@ -177,7 +272,12 @@ impl Redis {
     }
 
     /// Changes what is under a key, or nothing of the type of `empty`. None: it has another type.
-    fn change(&mut self, key: &Key, empty: Value, change: impl FnOnce(&mut Value) -> Done) -> Done {
+    pub(crate) fn change(
+        &mut self,
+        key: &Key,
+        empty: Value,
+        change: impl FnOnce(&mut Value) -> Done,
+    ) -> Done {
         let value = empty;
         let none = Entry {
             value,
@@ -197,164 +297,4 @@ impl Redis {
         }
         done
     }
-
-    /// Executes a command.
-    pub(crate) fn execute(&mut self, command: &Command<'_>, db: u32) -> Done {
-        let name = command.arg(0).to_ascii_uppercase();
-        let word = |n: usize| command.arg(n).to_vec();
-        let key = (db, Bytes::copy_from_slice(command.arg(1)));
-        let done = |is_changed| match is_changed {
-            true => Done::Changed,
-            false => Done::Nothing,
-        };
-        match &name[..] {
-            b"SET" => {
-                let value = Value::Text(word(2));
-                let expires = number(command.arg(4)).filter(|_| command.len() > 4);
-                self.put(&key, Some(Entry { value, expires }));
-                Done::Changed
-            }
-            b"INCR" => self.change(&key, Value::Text(b"0".to_vec()), |value| match value {
-                Value::Text(text) => add(text, 1),
-                _ => Done::Failed,
-            }),
-            b"APPEND" => self.change(&key, Value::Text(Vec::new()), |value| match value {
-                Value::Text(text) => {
-                    text.extend_from_slice(command.arg(2));
-                    Done::Changed
-                }
-                _ => Done::Failed,
-            }),
-            b"RPUSH" => self.change(&key, Value::List(Vec::new()), |value| match value {
-                Value::List(list) => {
-                    list.push(word(2));
-                    Done::Changed
-                }
-                _ => Done::Failed,
-            }),
-            b"LPOP" => self.change(&key, Value::List(Vec::new()), |value| match value {
-                Value::List(list) if !list.is_empty() => {
-                    list.remove(0);
-                    Done::Changed
-                }
-                _ => Done::Nothing,
-            }),
-            b"HSET" | b"HDEL" | b"HINCRBY" => {
-                self.change(&key, Value::Hash(BTreeMap::new()), |value| {
-                    let Value::Hash(hash) = value else {
-                        return Done::Failed;
-                    };
-                    match &name[..] {
-                        b"HSET" => {
-                            hash.insert(word(2), word(3));
-                            Done::Changed
-                        }
-                        b"HDEL" => done(hash.remove(command.arg(2)).is_some()),
-                        _ => add(hash.entry(word(2)).or_insert_with(|| b"0".to_vec()), 1),
-                    }
-                })
-            }
-            b"SADD" | b"SREM" => self.change(&key, Value::Set(BTreeSet::new()), |value| {
-                let Value::Set(set) = value else {
-                    return Done::Failed;
-                };
-                done(match &name[..] {
-                    b"SADD" => set.insert(word(2)),
-                    _ => set.remove(command.arg(2)),
-                })
-            }),
-            _ => self.execute_on_keys(command, db),
-        }
-    }
-
-    /// Commands that do not look at what is in a value, or take several keys.
-    fn execute_on_keys(&mut self, command: &Command<'_>, db: u32) -> Done {
-        let name = command.arg(0).to_ascii_uppercase();
-        let key = |n: usize| (db, Bytes::copy_from_slice(command.arg(n)));
-        let here = self.data.get(&key(1)).cloned();
-        match &name[..] {
-            b"DEL" => {
-                let keys = (1..command.len()).map(key);
-                let keys: Vec<Key> = keys.filter(|key| self.data.contains_key(key)).collect();
-                keys.iter().for_each(|key| self.put(key, None));
-                match keys.is_empty() {
-                    true => Done::Nothing,
-                    false => Done::Changed,
-                }
-            }
-            b"PEXPIREAT" | b"PERSIST" => {
-                let at = number(command.arg(2)).filter(|_| command.len() > 2);
-                let Some(here) = here.filter(|here| at.is_some() || here.expires.is_some()) else {
-                    return Done::Nothing;
-                };
-                let expires = at;
-                self.put(&key(1), Some(Entry { expires, ..here }));
-                Done::Changed
-            }
-            b"RENAME" => {
-                let Some(here) = here else {
-                    return Done::Failed;
-                };
-                self.put(&key(1), None);
-                self.put(&key(2), Some(here));
-                Done::Changed
-            }
-            b"COPY" => {
-                let Some(here) = here else {
-                    return Done::Nothing;
-                };
-                self.put(&key(2), Some(here));
-                Done::Changed
-            }
-            b"SUNIONSTORE" => {
-                let mut union = BTreeSet::new();
-                for source in (2..command.len()).map(key) {
-                    match self.data.get(&source).map(|entry| &entry.value) {
-                        Some(Value::Set(set)) => union.extend(set.iter().cloned()),
-                        Some(_) => return Done::Failed,
-                        None => {}
-                    }
-                }
-                if union.is_empty() && here.is_none() {
-                    return Done::Nothing;
-                }
-                let (value, expires) = (Value::Set(union), None);
-                self.put(&key(1), Some(Entry { value, expires }));
-                Done::Changed
-            }
-            b"FLUSHDB" => {
-                let keys = self.data.keys().filter(|key| key.0 == db);
-                let keys: Vec<Key> = keys.cloned().collect();
-                keys.iter().for_each(|key| self.put(key, None));
-                Done::Changed
-            }
-            b"SWAPDB" => {
-                let db = |n| u32::try_from(number(command.arg(n)).unwrap()).unwrap();
-                self.swap([db(1), db(2)]);
-                Done::Changed
-            }
-            other => unreachable!("{}", other.escape_ascii()),
-        }
-    }
-
-    /// Two databases change places.
-    fn swap(&mut self, both: [u32; 2]) {
-        let moved = self.data.extract_if(.., |(db, _), _| both.contains(db));
-        let moved: Vec<(Key, Entry)> = moved.collect();
-        for ((db, name), entry) in moved {
-            // Whoever watches it in one of the two sees so.
-            *self.versions.entry((db, name.clone())).or_default() += 1;
-            let there = if db == both[0] { both[1] } else { both[0] };
-            self.put(&(there, name), Some(entry));
-        }
-    }
-}
-
-/// Adds to an integer.
-fn add(text: &mut Vec<u8>, more: i64) -> Done {
-    let Some(sum) = number(text).map(|number| number + more) else {
-        return Done::Failed;
-    };
-    *text = sum.to_string().into_bytes();
-    Done::Changed
 }

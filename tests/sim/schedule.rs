@@ -12,7 +12,8 @@ pub(crate) struct Mix {
     commands: &'static [&'static str],
 }
 
-/// `&` is another key than the first, `#` a number that no other command has, `?` one of two elements.
+/// `&` is another key than the first, `#` a number that no other command has, `?` one of two elements, `@` a
+/// moment that comes soon, or has just been.
 pub(crate) const MIXES: &[Mix] = &[
     Mix {
         name: "sums",
@@ -122,7 +123,202 @@ pub(crate) const MIXES: &[Mix] = &[
         commands: &["SET k #", "DEL k", "INCR k", "FLUSHDB", "FLUSHDB"],
     },
     Mix {
-        name: SWAPS,
+        name: "copies",
+        keys: 3,
+        commands: &[
+            "SET k #",
+            "SET k #",
+            "APPEND k <#>",
+            "COPY k & REPLACE",
+            "COPY k & REPLACE",
+            "COPY k & REPLACE",
+            "COPY k &",
+            "DEL k",
+        ],
+    },
+    Mix {
+        name: "lives",
+        keys: 1,
+        commands: &[
+            "SET k # PXAT @",
+            "SET k # PXAT @",
+            "SET k #",
+            "SET k # KEEPTTL",
+            "SETNX k #",
+            "INCR k",
+            "PEXPIREAT k @",
+            "PEXPIREAT k @",
+            "PERSIST k",
+            "GETDEL k",
+        ],
+    },
+    Mix {
+        name: "lives of elements",
+        keys: 1,
+        commands: &[
+            "SADD k ?",
+            "SADD k ?",
+            "SREM k ?",
+            "PEXPIREAT k @",
+            "PERSIST k",
+            "DEL k",
+        ],
+    },
+    Mix {
+        name: "lives of several keys",
+        keys: 3,
+        commands: &[
+            "SET k # PXAT @",
+            "SET k # PXAT @",
+            "INCR k",
+            "APPEND k <#>",
+            "PEXPIREAT k @",
+            "PERSIST k",
+            "RENAME k &",
+            "COPY k & REPLACE",
+            "COPY k &",
+            "MOVE k 1",
+            "1 MOVE k 0",
+            "1 PERSIST k",
+            "MULTI",
+            "DEL k &",
+        ],
+    },
+    Mix {
+        name: "lives in databases",
+        keys: 2,
+        commands: &[
+            "SET k # PXAT @",
+            "INCR k",
+            "1 INCR k",
+            "PEXPIREAT k @",
+            "PERSIST k",
+            "COPY k & REPLACE",
+            "FLUSHDB",
+            "MULTI",
+        ],
+    },
+    Mix {
+        name: "moves",
+        keys: 2,
+        commands: &[
+            "SET k #",
+            "1 SET k #",
+            "INCR k",
+            "1 INCR k",
+            "MOVE k 1",
+            "MOVE k 1",
+            "1 MOVE k 0",
+            "COPY k & DB 1",
+            "1 COPY k & DB 0 REPLACE",
+            "RENAMENX k &",
+            "1 RENAME k &",
+            "DEL k",
+            "1 DEL k",
+            "MULTI",
+        ],
+    },
+    Mix {
+        name: "conditions",
+        keys: 3,
+        commands: &[
+            "SETNX k #",
+            "SETNX k #",
+            "SET k #",
+            "INCR k",
+            "COPY k &",
+            "COPY k &",
+            "RENAMENX k &",
+            "GETDEL k",
+            "DEL k",
+            "MSET k # & #",
+            "PEXPIREAT k #",
+            "MULTI",
+        ],
+    },
+    Mix {
+        name: "queues",
+        keys: 2,
+        commands: &[
+            "RPUSH k <#>",
+            "LPUSH k <#>",
+            "RPOPLPUSH k &",
+            "RPOPLPUSH k &",
+            "RPOPLPUSH k k",
+            "LPOP k",
+            "PEXPIREAT k #",
+            "DEL k",
+            "MULTI",
+        ],
+    },
+    Mix {
+        name: "members that move",
+        keys: 2,
+        commands: &[
+            "SADD k ?",
+            "SADD k ?",
+            "SREM k ?",
+            "SMOVE k & ?",
+            "SMOVE k & ?",
+            "PEXPIREAT k #",
+            "DEL k",
+            "SUNIONSTORE k & k",
+        ],
+    },
+    Mix {
+        name: "streams",
+        keys: 3,
+        commands: &[
+            "XADD k #-1 f v",
+            "XADD k #-1 f v",
+            "SET k #",
+            "INCR k",
+            "SET k # PXAT @",
+            "COPY k & REPLACE",
+            "COPY k &",
+            "COPY k &",
+            "RENAME k &",
+            "PEXPIREAT k @",
+            "PEXPIREAT k @",
+            "PERSIST k",
+            "DEL k",
+            "MULTI",
+            "FLUSHDB",
+        ],
+    },
+    Mix {
+        name: "moves and swaps",
+        keys: 2,
+        commands: &[
+            "SET k #",
+            "1 SET k #",
+            "INCR k",
+            "1 INCR k",
+            "MOVE k 1",
+            "COPY k & DB 1 REPLACE",
+            "MULTI",
+            "MULTI",
+            "SWAPDB 0 1",
+        ],
+    },
+    Mix {
+        name: "flushes beside transactions",
+        keys: 2,
+        commands: &[
+            "SET k #",
+            "1 SET k #",
+            "INCR k",
+            "1 INCR k",
+            "MOVE k 1",
+            "COPY k & DB 1",
+            "MULTI",
+            "MULTI",
+            "FLUSHDB",
+            "1 FLUSHDB",
+        ],
+    },
+    Mix {
+        name: "swaps",
         keys: 2,
         commands: &[
             "SET k #",
@@ -140,8 +336,12 @@ pub(crate) const MIXES: &[Mix] = &[
     },
 ];
 
-/// What only two sites may do: two of them that meet are not mended among three.
-const SWAPS: &str = "swaps";
+impl Mix {
+    /// Whether some command has this in it.
+    fn has(&self, word: &str) -> bool {
+        self.commands.iter().any(|line| line.contains(word))
+    }
+}
 
 /// What may fail.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -167,8 +367,11 @@ impl Schedule {
         let rng = &mut world.rng;
         // What several keys have to do with each other is where most can go wrong.
         let sites = world.sites.len();
+        let only = std::env::var("MIX").ok();
         let weight = |mix: &Mix| match mix.name {
-            SWAPS if sites > 2 => 0,
+            // Two of them that meet are not mended among three.
+            _ if mix.has("SWAPDB") && sites > 2 => 0,
+            _ if only.as_ref().is_some_and(|only| mix.name != only) => 0,
             _ => 1 + 2 * mix.keys.saturating_sub(1),
         };
         let mix = MIXES.choose_weighted(rng, weight).unwrap();
@@ -181,7 +384,9 @@ impl Schedule {
         let zeal = zeal.collect();
         for site in &mut world.sites {
             site.skew = *[0, 0, 40].choose(rng).unwrap();
+            site.redis_skew = *[0, 0, 15, 60].choose(rng).unwrap();
         }
+        world.expires = mix.has("@");
         Self {
             mix,
             faults,
@@ -205,6 +410,7 @@ impl Schedule {
     }
 
     fn filled(&mut self, world: &mut World, line: &str) -> String {
+        let now = world.now;
         let rng = &mut world.rng;
         self.number += 1;
         let key = rng.random_range(0..self.mix.keys.max(1));
@@ -215,6 +421,13 @@ impl Schedule {
                 format!("k{}", other % self.mix.keys)
             }
             "?" => format!("{}", rng.random_range(0..2)),
+            "@" => {
+                let most = [2, 40, 150, 800][rng.random_range(0..4)];
+                format!(
+                    "{}",
+                    (now - 5).saturating_add_signed(rng.random_range(0..most))
+                )
+            }
             word => word.replace('#', &(1000 * self.number).to_string()),
         };
         let words: Vec<String> = line.split(' ').map(word).collect();
@@ -325,7 +538,13 @@ fn perform(world: &mut World, schedule: &mut Schedule) -> Result<End, String> {
         world.step(number);
     }
     world.settle()?;
-    let end = world.check()?;
+    let mut end = world.check()?;
+    if world.expires && end == End::Equal {
+        // All moments are over.
+        world.now += 10_000;
+        world.settle()?;
+        end = world.check()?;
+    }
     if schedule.mix.name == "sums" {
         world.check_sums(schedule.faults == Faults::None)?;
     }

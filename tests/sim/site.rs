@@ -107,6 +107,8 @@ pub(crate) struct Site {
     pub sidecar: Sidecar,
     /// How far its clock is ahead, in milliseconds.
     pub skew: u64,
+    /// The same of its Redis.
+    pub redis_skew: u64,
     /// States that were sent.
     pub states: usize,
     pub traces: bool,
@@ -181,6 +183,7 @@ impl Site {
             journal: Journal::default(),
             sidecar,
             skew: 0,
+            redis_skew: 0,
             states: 0,
             traces: false,
         }

@@ -9,7 +9,7 @@ use rand::{Rng, SeedableRng};
 
 use tandem::command::for_each_in;
 use tandem::converge::Filed;
-use tandem::model::SiteId;
+use tandem::model::{Key, SiteId};
 
 use crate::intake::Kill;
 use crate::link::Message;
@@ -32,6 +32,8 @@ pub(crate) struct World {
     up: BTreeSet<(usize, usize)>,
     /// Milliseconds.
     pub now: u64,
+    /// Whether keys expire by time.
+    pub expires: bool,
     /// Rounds until rest.
     pub rounds: usize,
 }
@@ -57,6 +59,7 @@ impl World {
             wires: BTreeMap::new(),
             up: BTreeSet::new(),
             now: 1_000_000,
+            expires: false,
             rounds: 0,
         };
         for site in &mut world.sites {
@@ -162,6 +165,15 @@ impl World {
         self.sites[number].restart(&self.names, number);
     }
 
+    /// The clocks of the servers go on, if keys expire.
+    fn tell_time(&mut self) {
+        if self.expires {
+            for site in &mut self.sites {
+                site.redis.now = i64::try_from(self.now + site.redis_skew).unwrap();
+            }
+        }
+    }
+
     /// One step of a site, at random.
     pub(crate) fn step(&mut self, number: usize) {
         self.now += 1;
@@ -172,7 +184,12 @@ impl World {
             [1, 1, 3, 9][rng.random_range(0..4)],
         );
         let (coin, now) = (rng.random(), self.now);
+        let expires = rng.random_bool(0.05);
+        self.tell_time();
         let site = &mut self.sites[number];
+        if expires {
+            site.redis.expire_all();
+        }
         match what {
             0..30 => drop(site.read(few, now, Kill::No)),
             30..55 => {
@@ -220,6 +237,7 @@ impl World {
         let mut idle = 0;
         for round in 0..ROUNDS {
             self.now += 1;
+            self.tell_time();
             idle = match self.sweep() {
                 true => 0,
                 false => idle + 1,
@@ -237,6 +255,7 @@ impl World {
         let mut order: Vec<usize> = (0..self.sites.len()).collect();
         order.shuffle(&mut self.rng);
         for number in order {
+            is_busy |= self.sites[number].redis.expire_all();
             is_busy |= self.sites[number].read(usize::MAX, self.now, Kill::No);
             for other in self.others(number) {
                 is_busy |= self.receive(number, other, 8);
@@ -292,14 +311,29 @@ impl World {
                 return Err(format!("{name} still needs its journal from {oldest}"));
             }
         }
-        let first = &self.sites[0];
-        match self.sites.iter().find(|s| s.redis.data != first.redis.data) {
-            Some(other) => Err(format!(
-                "{} has {:?}, and {} has {:?}",
-                first.name, first.redis.data, other.name, other.redis.data
-            )),
-            None => Ok(End::Equal),
+        self.compare()
+    }
+
+    /// Whether all have the same, but for what is past its moment by some clock.
+    fn compare(&self) -> Result<End, String> {
+        let clocks = self.sites.iter().map(|site| site.redis.now);
+        let latest = clocks.max().filter(|_| self.expires);
+        let is_left = |entry: &Entry| entry.expires.is_none_or(|at| Some(at) > latest);
+        let left = |site: &Site| -> BTreeMap<Key, Entry> {
+            let data = site.redis.data.iter();
+            let data = data.filter(|(_, entry)| is_left(entry));
+            data.map(|(key, entry)| (key.clone(), entry.clone()))
+                .collect()
+        };
+        let (first, here) = (&self.sites[0], left(&self.sites[0]));
+        for other in &self.sites {
+            let there = left(other);
+            if there != here {
+                let (first, other) = (&first.name, &other.name);
+                return Err(format!("{first} has {here:?}, and {other} has {there:?}"));
+            }
         }
+        Ok(End::Equal)
     }
 
     /// Where clients have only added: whether nothing is lost, and no state was sent unless a transaction was
