@@ -220,7 +220,7 @@ impl Applier {
     fn seal_fresh(&self, states: &[State], mark: &Mark) -> Result<(Sealed, Vec<Lot>), Error> {
         let writing = self.writing.as_ref().ok_or(Error::NoStream)?;
         let (now, is_unseen) = (writing.now_ms(), self.is_unseen());
-        let is_for_guard = |s: &State| is_reserved(&s.key) || s.is_expired(now) || is_unseen(s);
+        let is_for_guard = |s: &State| is_reserved(&s.key) || is_unseen(s);
         let mut sealed = Sealed::begin(0, &mark_key(&self.config.peer), &mark.to_string());
         let size = |s: &State| STATE_ROOM + s.key.len() + s.value.size();
         sealed.bytes.reserve(states.iter().map(size).sum());
@@ -239,10 +239,11 @@ impl Applier {
                 sealed.select(first.db);
                 texts.seal(states.get(begins..begin).unwrap_or_default(), &mut sealed);
             } else if let Value::Dump(own) = &first.value
-                && let Form::Restore(stamped) = Form::of(first, writing, self.disputes, now)
+                && let Form::Restore(stamped) = Form::of(first, writing, self.disputes)
             {
                 sealed.select(first.db);
-                put_restore(&mut sealed, first, stamped.as_ref().unwrap_or(own), false);
+                let payload = stamped.as_ref().unwrap_or(own);
+                put_restore(&mut sealed, first, payload, false, now);
             } else {
                 continue;
             }

@@ -18,6 +18,7 @@ use super::look::Here;
 use super::parts::{Parts, put_removal};
 use super::rebase::{Replay, replays};
 use super::sealed::Sealed;
+use super::target::Writing;
 use super::value::Form;
 use super::{Applier, Error};
 use crate::command::key_hash;
@@ -286,6 +287,7 @@ impl Applier {
         let key = crate::model::mark_key(&self.config.peer);
         let (text, set) = (mark.to_string(), owed_key(&self.config.peer));
         let part = part_key(&self.config.peer);
+        let now = self.writing.as_ref().map_or(0, Writing::now_ms);
         let debts = self.debts.clone();
         let seal = |db: u32| {
             let mut sealed = Sealed::begin(db, &key, &text);
@@ -301,9 +303,9 @@ impl Applier {
                     },
                     // What is here stays, and nothing is written on top of it.
                     Verdict::Take { .. } | Verdict::Rebase(_) if form.is_unheld() => {}
-                    Verdict::Take { .. } => form.put(&mut sealed, state, &part),
+                    Verdict::Take { .. } => form.put(&mut sealed, state, &part, now),
                     Verdict::Rebase(replay) => {
-                        form.put(&mut sealed, state, &part);
+                        form.put(&mut sealed, state, &part, now);
                         sealed.raw(&replay.bytes, replay.count);
                     }
                     Verdict::Leave { .. } | Verdict::Asked | Verdict::Deleted => {}
@@ -339,14 +341,13 @@ impl Applier {
     /// told.
     fn forms(&self, states: &[State], verdicts: &[Verdict]) -> Result<Vec<Form>, Error> {
         let writing = self.writing.as_ref().ok_or(Error::NoStream)?;
-        let now = writing.now_ms();
         let form = |(state, verdict): (&State, &Verdict)| {
             if verdict.is_final() {
                 return Form::Delete;
             }
             let form = match (&state.value, &self.parts) {
-                (Value::Part(..), Some(parts)) if !state.is_expired(now) => parts.form(),
-                _ => Form::of(state, writing, self.disputes, now),
+                (Value::Part(..), Some(parts)) => parts.form(),
+                _ => Form::of(state, writing, self.disputes),
             };
             if let Form::Unheld(why) | Form::Rebuild(_, why) | Form::Rename(why) = &form
                 && !why.is_empty()

@@ -10,12 +10,16 @@ use rand::rngs::StdRng;
 use rand::{Rng, SeedableRng};
 
 use crate::harness::wait::{let_pass, rng_from_seed};
-use crate::harness::{Client, Options, Pair, compare, patience, wait_until};
+use crate::harness::{Client, Options, Pair, compare, patience, wait_for, wait_until};
 
 /// Keys of each kind.
 const KEYS: u64 = 20_000;
 /// Bytes a second: the copy takes a second or two.
 const RATE: u64 = 2_000_000;
+/// Bytes a second: the copy takes some ten seconds.
+const SLOW: u64 = 300_000;
+/// How long a session lives that is not used, in milliseconds: less than the copy takes.
+const LIFE_MS: u64 = 4000;
 
 /// Fills a site with values that go by each of the ways: plain strings, packed ones, numbers,
 /// strings that expire, and what is no string.
@@ -118,4 +122,44 @@ fn clients_remove_what_is_being_copied_while_the_sender_dies() {
             pair.a.sidecar.start();
         }
     });
+}
+
+/// Sessions live for a while after each use. A copy takes longer than that: their states have expired before
+/// they come, and they have been used since.
+#[test]
+fn what_is_prolonged_while_its_state_is_on_its_way_lives_at_both_sites() {
+    const SESSIONS: usize = 300;
+    let mut pair = Pair::prepare(&Options::default());
+    let mut a = pair.a.client();
+    // Does not compress.
+    let filler = "local t={} for i=1,250 do t[i]=redis.sha1hex(KEYS[1]..i) end \
+                  redis.call('SET',KEYS[1],table.concat(t))";
+    for n in 0..SESSIONS {
+        a.send(&["EVAL", filler, "1", &format!("filler:{n}")]);
+        a.run(&format!("SET session:{n} {n} PX {LIFE_MS}"));
+        a.run(&format!("SET counter:{n} 10 PX {LIFE_MS}"));
+        // It is not used again.
+        a.run(&format!("SET idle:{n} {n} PX {LIFE_MS}"));
+    }
+    pair.wire_a.up().throttle(SLOW);
+    pair.start_sidecars();
+    let mut b = pair.b.client();
+    wait_for("the copy to begin", patience(30), || {
+        b.ask::<u64>("DBSIZE") > 20
+    });
+    for n in 0..SESSIONS {
+        a.run(&format!("PEXPIRE session:{n} 1000000"));
+        a.run(&format!("INCR counter:{n}"));
+        a.run(&format!("PERSIST counter:{n}"));
+    }
+    let used = a.ask::<Vec<String>>("KEYS session:*").len();
+    println!("{used} sessions in use");
+    wait_for("what is idle to expire", patience(30), || {
+        a.ask::<Option<String>>("GET idle:0").is_none()
+    });
+    pair.wire_a.mend();
+    pair.wait_synchronizing();
+    pair.settle();
+    compare(&pair);
+    pair.no_echo();
 }

@@ -264,8 +264,12 @@ impl Site {
         for (state, verdict) in owed.states.iter().zip(verdicts) {
             let key = &state.key;
             if let (Some(said), Verdict::Take | Verdict::Rebase(_)) = (&state.said, verdict) {
-                let said = said.clone();
-                let said = said.filter(|said| !is_over(Some(said), self.redis.now));
+                let mut said = said.clone();
+                // What has expired on its way expires here.
+                let expires = said.as_mut().and_then(|said| said.expires.as_mut());
+                expires
+                    .into_iter()
+                    .for_each(|at| *at = self.redis.now.max(*at - 1) + 1);
                 if said.is_none() && self.redis.data.contains_key(key) {
                     deleted.push(key.clone());
                 }

@@ -153,6 +153,17 @@ pub(crate) const MIXES: &[Mix] = &[
         ],
     },
     Mix {
+        name: "lives prolonged",
+        keys: 1,
+        commands: &[
+            "SET k # PXAT @",
+            "DEL k",
+            "INCR k",
+            "PEXPIREAT k @",
+            "PERSIST k",
+        ],
+    },
+    Mix {
         name: "lives of elements",
         keys: 1,
         commands: &[
