@@ -191,7 +191,10 @@ impl Applier {
 }
 
 /// What comes of it, or nothing when all is to stop.
-async fn or_stopped<T>(work: impl Future<Output = T>, stop: &CancellationToken) -> Option<T> {
+pub(super) async fn or_stopped<T>(
+    work: impl Future<Output = T>,
+    stop: &CancellationToken,
+) -> Option<T> {
     tokio::select! {
         result = work => Some(result),
         () = stop.cancelled() => None,

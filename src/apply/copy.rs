@@ -5,10 +5,12 @@ use std::time::Instant;
 use tokio_util::sync::CancellationToken;
 use tracing::{info, warn};
 
+use super::commit::or_stopped;
 use super::fresh::Flying;
 use super::guard::Rules;
 use super::sealed::Sealed;
 use super::{Applier, Error, Outlet};
+use crate::converge::Filed;
 use crate::link::{self, CopyBegin, CopyStates, Message, OwedStates, State, Value};
 use crate::model::{CopyProgress, Cursor, Epoch, Lacking, Mark, Owes, SiteId, mark_key};
 use crate::progress::EpochState;
@@ -264,6 +266,8 @@ impl Applier {
         // Which keys its writes up to there have touched is not known here.
         self.foreign
             .note_all_written(&self.config.peer, copy.snapshot);
+        let filing = self.docket.file(Filed::Nothing(mark.at));
+        or_stopped(filing, stop).await.ok_or(Error::Stopped)?;
         self.commit(|_| {}, mark, stop).await?;
         self.joins = false;
         let counts = {
@@ -337,6 +341,8 @@ impl Applier {
             part: None,
             ..self.marked()?
         };
+        let filing = self.docket.file(Filed::Nothing(owed.at));
+        or_stopped(filing, stop).await.ok_or(Error::Stopped)?;
         self.take_states(&owed.states, rules, &mark, stop).await
     }
 }

@@ -35,6 +35,7 @@ use tokio_util::sync::CancellationToken;
 use tracing::info;
 
 use self::asking::ask;
+use self::commit::or_stopped;
 pub use self::debts::{Debts, Key};
 use self::parts::{Parts, put_removal};
 use self::sealed::Sealed;
@@ -453,7 +454,8 @@ impl Applier {
         self.parts = None;
         self.docket.begin();
         if before.as_ref().is_none_or(|b| b.at < flow.start) {
-            self.docket.file(Filed::Nothing(flow.start)).await;
+            let filing = self.docket.file(Filed::Nothing(flow.start));
+            or_stopped(filing, stop).await.ok_or(Error::Stopped)?;
         }
         // What does not come again is not to be found out any more.
         let unsettled = self.unsettled.map(|from| from.max(sent_after));

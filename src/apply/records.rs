@@ -5,6 +5,7 @@ use std::sync::Arc;
 use tokio_util::sync::CancellationToken;
 
 use super::batch::Batch;
+use super::commit::or_stopped;
 use super::policy::Target;
 use super::underway::Underway;
 use super::{Applier, Error, Outlet};
@@ -86,10 +87,8 @@ impl Applier {
         if !self.docket.has_room(&filed) {
             self.await_underway(gathered, stop).await?;
         }
-        tokio::select! {
-            () = stop.cancelled() => return Err(Error::Stopped),
-            () = self.docket.file(filed) => {}
-        }
+        let filing = self.docket.file(filed);
+        or_stopped(filing, stop).await.ok_or(Error::Stopped)?;
         // Something is underway only when all that may have been applied before has passed.
         if gathered.underway.is_none() {
             self.settle_again(&records, stop).await?;
@@ -244,6 +243,8 @@ impl Applier {
         if mark.at >= after {
             return Ok(());
         }
+        let filing = self.docket.file(Filed::Nothing(after));
+        or_stopped(filing, stop).await.ok_or(Error::Stopped)?;
         self.commit(|_| {}, Mark { at: after, ..mark }, stop)
             .await
             .map(drop)

@@ -111,7 +111,8 @@ pub enum Filed {
         /// The records.
         body: Bytes,
     },
-    /// There is nothing to judge up to here: a copy took the place of the records.
+    /// There is nothing more to judge up to here: a copy took the place of the records, or the next stands
+    /// behind.
     Nothing(Cursor),
 }
 

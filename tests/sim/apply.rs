@@ -340,6 +340,7 @@ impl Site {
                 let mark = peer.applying.mark();
                 if mark.at < question.after {
                     let at = question.after;
+                    crate::now(peer.docket.file(Filed::Nothing(at)));
                     self.commit_mark(number, Mark { at, ..mark });
                 }
             }

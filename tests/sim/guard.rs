@@ -7,7 +7,7 @@ use bytes::Bytes;
 use tokio::sync::OwnedSemaphorePermit;
 
 use tandem::command::{Touched, for_each_in, key_hash};
-use tandem::converge::{Settled, Why};
+use tandem::converge::{Filed, Settled, Why};
 use tandem::model::{Cursor, Key, Mark, Need};
 
 use crate::link::{OwedStates, State};
@@ -317,6 +317,7 @@ impl Site {
             at: owed.at,
             ..mark
         };
+        crate::now(self.peer(number).docket.file(Filed::Nothing(owed.at)));
         self.redis.mark(&name, &marked, deleted);
         self.peer(number).applying.set_mark(marked);
     }
