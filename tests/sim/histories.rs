@@ -249,19 +249,22 @@ impl Judged {
         self.judge.on_owed(at(self.end));
         self.judge.on_late(at(self.end));
         let mut found = self.judge.take();
-        while let Some(overrun) = found.overruns.pop() {
-            let seen = overrun.seen.of(&self.site);
-            let own = self.written.iter().filter(|r| place(r.offset) > seen);
-            let own = own.map(|record| (&self.site, record));
-            let third = overrun.third.iter().map(|(site, record)| (site, record));
-            let mut keys = BTreeSet::new();
-            for (site, record) in own.chain(third) {
-                if overrun.is_wrong(site, record.hlc) {
-                    overrun.add_keys(&self.catalog, record, &mut keys);
+        while !found.overruns.is_empty() {
+            for overrun in std::mem::take(&mut found.overruns) {
+                let seen = overrun.seen.of(&self.site);
+                let own = self.written.iter().filter(|r| place(r.offset) > seen);
+                let own = own.map(|record| (&self.site, record));
+                let third = overrun.third.iter().map(|(site, record)| (site, record));
+                let mut keys = BTreeSet::new();
+                for (site, record) in own.chain(third) {
+                    if overrun.is_wrong(site, record.hlc) {
+                        overrun.add_keys(&self.catalog, record, &mut keys);
+                    }
                 }
+                let keys = keys.into_iter().collect();
+                self.judge.on_overrun(&overrun, keys, at(self.end));
             }
-            let keys = keys.into_iter().collect();
-            self.judge.on_overrun(&overrun, keys, at(self.end));
+            self.judge.go_on(at(self.end));
             found.append(self.judge.take());
         }
         for note in found.notes {

@@ -100,11 +100,13 @@ impl Site {
         judge.on_owed(at);
         judge.on_late(at);
         let mut found = judge.take();
-        while let Some(overrun) = found.overruns.pop() {
-            let keys = self.written_since(&overrun);
-            let judge = &mut self.sidecar.judge;
-            judge.on_overrun(&overrun, keys, at);
-            found.append(judge.take());
+        while !found.overruns.is_empty() {
+            for overrun in std::mem::take(&mut found.overruns) {
+                let keys = self.written_since(&overrun);
+                self.sidecar.judge.on_overrun(&overrun, keys, at);
+            }
+            self.sidecar.judge.go_on(at);
+            found.append(self.sidecar.judge.take());
         }
         for note in &found.notes {
             self.say(|| format!("notes {note:?} @{}", end.0));

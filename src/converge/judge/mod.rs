@@ -385,7 +385,7 @@ impl Judge {
         std::mem::take(&mut self.verdicts)
     }
 
-    /// These keys of ours are wrong after a write of whole databases. Judges what follows, up to the next.
+    /// These keys of ours are wrong after a write of whole databases.
     pub fn on_overrun(&mut self, overrun: &Overrun, keys: Vec<Key>, at: Cursor) {
         for key in &keys {
             let (winner, theirs) = (Winner::Here, overrun.hlc);
@@ -402,7 +402,15 @@ impl Judge {
         let since = Some(overrun.hlc);
         let (site, when) = (&overrun.origin, self.when(&overrun.origin));
         self.wish(site, keys, (&overrun.seen, since), when, at);
-        self.catch_up(site, at);
+    }
+
+    /// What all writes of whole databases that were handed over have made wrong is known: judges what follows
+    /// them, up to the next.
+    pub fn go_on(&mut self, at: Cursor) {
+        let sites: Vec<SiteId> = self.origins.keys().cloned().collect();
+        for site in sites {
+            self.catch_up(&site, at);
+        }
     }
 
     /// Judges what has been filed and has come back. Not behind a write of whole databases, until it is

@@ -59,7 +59,11 @@ impl Judge {
         let mut findings = Findings::default();
         let mut effects = std::mem::take(&mut self.effects);
         let mut scanner = std::mem::take(&mut self.scanner);
+        let overruns = self.verdicts.overruns.len();
         let scanned = scanner.for_each_in(record.commands, record.db, |command, db| {
+            if self.verdicts.overruns.len() > overruns && self.catalog.derives(command) {
+                self.on_made_behind(site, command, (db, record), at);
+            }
             effects.clear();
             effects.add(&self.catalog, command, db, |_, _| true);
             for whole in effects.wholes.drain(..) {
@@ -92,6 +96,25 @@ impl Judge {
             let asked = self.claims.arbiter().unwrap_or(site).clone();
             self.doubt(&asked, findings.doubtful, at);
         }
+    }
+
+    /// A command makes something of keys behind a write of whole databases in the same record. Which of those
+    /// are wrong here is found out only when all of it is judged: so all that it makes is asked for.
+    fn on_made_behind(
+        &mut self,
+        site: &SiteId,
+        command: &Command<'_>,
+        (db, record): (u32, RecordRef<'_>),
+        at: Cursor,
+    ) {
+        let mut made = Vec::new();
+        self.catalog.for_each_key(command, db, |db, name, act| {
+            if act != Act::Read && !is_reserved(name) {
+                made.push((db, Bytes::copy_from_slice(name)));
+            }
+        });
+        let since = Some(record.hlc);
+        self.wish(site, made, (record.seen, since), self.when(site), at);
     }
 
     /// Compares what a command of a peer touches with what is here that its record had not seen.

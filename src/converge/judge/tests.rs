@@ -44,11 +44,16 @@ impl Site {
         }
     }
 
+    /// The commands of a line, with a `;` between two.
     fn commands(line: &str) -> Vec<u8> {
-        let words = line.split(' ');
-        let count = words.clone().count();
-        let words = words.map(|word| format!("${}\r\n{word}\r\n", word.len()));
-        format!("*{count}\r\n{}", words.collect::<String>()).into_bytes()
+        let command = |line: &str| {
+            let words = line.split(' ');
+            let count = words.clone().count();
+            let words = words.map(|word| format!("${}\r\n{word}\r\n", word.len()));
+            format!("*{count}\r\n{}", words.collect::<String>())
+        };
+        let commands = line.split("; ").map(command);
+        commands.collect::<String>().into_bytes()
     }
 
     /// A client writes here.
@@ -281,7 +286,31 @@ async fn what_is_made_of_a_key_behind_a_flush_is_judged_when_it_is_known_what_th
     let mut found = a.judge.take();
     let overrun = found.overruns.pop().unwrap();
     a.judge.on_overrun(&overrun, vec![key("k")], at(1002));
+    a.judge.go_on(at(1002));
     assert_eq!(a.wishes(), "copy k");
+
+    // Two in one record.
+    let mut a = Site::new();
+    a.writes(10, 1, "INCR k");
+    a.applies((20, 2, 5), "SWAPDB 4 5; FLUSHDB").await;
+    a.applies((21, 3, 10), "COPY k copy").await;
+    a.reads(21, 1, &[]);
+    let found = a.judge.take();
+    let removed = [vec![], vec![key("k")]];
+    assert_eq!(found.overruns.len(), removed.len());
+    for (overrun, keys) in found.overruns.iter().zip(removed) {
+        a.judge.on_overrun(overrun, keys, at(1001));
+    }
+    a.judge.go_on(at(1001));
+    assert_eq!(a.wishes(), "copy k");
+
+    // In the record of the flush itself.
+    let mut a = Site::new();
+    a.writes(10, 1, "INCR k");
+    a.applies((20, 2, 5), "FLUSHDB; COPY k copy; SET other 1")
+        .await;
+    a.reads(20, 1, &[]);
+    assert_eq!(a.wishes(), "copy");
 }
 
 #[tokio::test]

@@ -5,6 +5,7 @@ mod evicting;
 mod journaling;
 
 use std::collections::BTreeMap;
+use std::mem;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -424,9 +425,13 @@ impl Stream {
         self.judge.on_owed(at);
         self.judge.on_late(at);
         let mut found = self.judge.take();
-        while let Some(overrun) = found.overruns.pop() {
-            let keys = written_since(&self.shared, &self.site, &overrun, (at.epoch, &self.frame))?;
-            self.judge.on_overrun(&overrun, keys, at);
+        while !found.overruns.is_empty() {
+            for overrun in mem::take(&mut found.overruns) {
+                let frame = (at.epoch, &self.frame);
+                let keys = written_since(&self.shared, &self.site, &overrun, frame)?;
+                self.judge.on_overrun(&overrun, keys, at);
+            }
+            self.judge.go_on(at);
             found.append(self.judge.take());
         }
         self.forget();
