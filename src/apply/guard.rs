@@ -231,7 +231,9 @@ impl Applier {
         let mut found = replays((&self.journal, &self.catalog), keys, of_us, upto)?;
         for (state, verdict) in states.iter().zip(verdicts) {
             let replay = found.remove(&(state.db, state.key.clone())).flatten();
-            if let Some(replay) = replay.filter(|r| !(r.renews && is_absent(state))) {
+            let is_late = |replay: &Replay| replay.moment.is_some_and(|moment| moment <= soon);
+            let replay = replay.filter(|r| !(is_late(r) || r.renews && is_absent(state)));
+            if let Some(replay) = replay {
                 *verdict = Verdict::Rebase(replay);
             }
         }

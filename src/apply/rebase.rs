@@ -8,7 +8,7 @@
 
 use std::collections::HashMap;
 
-use crate::command::{Act, Catalog, Command, Touched, for_each_in};
+use crate::command::{Act, Catalog, Command, Touched, for_each_in, moment};
 use crate::journal::{self, Journal};
 use crate::model::{BatchReader, Cursor, Entry, Record};
 
@@ -27,6 +27,9 @@ pub(super) struct Replay {
     /// Whether one of them changes the time to live: it does nothing to a key that is not there, and by the
     /// time when it reaches the peer one may be.
     pub renews: bool,
+    /// The first moment that they give the key, in milliseconds since 1970: once it has passed they delete
+    /// what at the peer they may have prolonged in time.
+    pub moment: Option<u64>,
 }
 
 /// What has been written here of each of these keys after `since` and up to `upto`, in the epoch of
@@ -87,6 +90,8 @@ fn add(found: &mut HashMap<Key, Option<Replay>>, record: &Record, catalog: &Cata
                             replay.bytes.extend_from_slice(command.raw());
                             replay.count += 1;
                             replay.renews |= renews;
+                            let moments = [replay.moment, moment(command)];
+                            replay.moment = moments.into_iter().flatten().min();
                         }
                         _ => *replay = None,
                     }
@@ -140,6 +145,8 @@ mod tests {
             "SET d 1",
             "DEL e",
             "PERSIST c",
+            "PEXPIREAT c 70",
+            "SET c 1 PXAT 50",
         ] {
             let args: Vec<&[u8]> = line.split(' ').map(str::as_bytes).collect();
             put_command(&mut commands, &args);
@@ -150,13 +157,15 @@ mod tests {
             db: 0,
             seen: Arc::default(),
             causes: Arc::default(),
-            count: 9,
+            count: 11,
             commands: commands.into(),
         };
         add(&mut found, &record, &Catalog::default());
         let of = |name| found[&key(name)].as_ref().map(|r| (r.count, r.renews));
         assert_eq!(of("a"), Some((2, false)));
-        assert_eq!(of("c"), Some((1, true)));
+        assert_eq!(of("c"), Some((3, true)));
+        let moment = |name| found[&key(name)].as_ref().and_then(|r| r.moment);
+        assert_eq!((moment("a"), moment("c")), (None, Some(50)));
         assert_eq!(found[&key("b")], None);
         // The peer may have written the key, and spare it.
         assert_eq!(found[&key("e")], None);

@@ -6,7 +6,7 @@ use std::sync::Arc;
 use bytes::Bytes;
 use tokio::sync::OwnedSemaphorePermit;
 
-use tandem::command::{Touched, for_each_in, key_hash};
+use tandem::command::{Touched, for_each_in, key_hash, moment};
 use tandem::converge::{Filed, Settled, Why};
 use tandem::model::{Cursor, Key, Mark, Need};
 
@@ -23,6 +23,16 @@ const SOON: i64 = 10;
 /// Whether a state has expired at a moment.
 fn is_over(said: Option<&Entry>, now: i64) -> bool {
     said.is_some_and(|said| said.expires.is_some_and(|at| at <= now))
+}
+
+/// Whether what is to be written again gives its key a moment that has passed.
+fn is_late(raw: &Bytes, now: i64) -> bool {
+    let mut is_late = false;
+    for_each_in(raw, 0, |command, _| {
+        is_late |= moment(command).is_some_and(|at| at <= now.unsigned_abs());
+    })
+    .unwrap();
+    is_late
 }
 
 /// States that are being taken.
@@ -131,8 +141,14 @@ impl Site {
                     let State { key, said } = &states[*i];
                     // What would expire before it is written on top of is decided about once more: that it
                     // takes no longer the program takes for granted.
-                    let is_late = matches!(guard.verdicts[*i], Some(Verdict::Rebase(_)))
-                        && is_over(said.as_ref().and_then(Option::as_ref), self.redis.now);
+                    let now = self.redis.now;
+                    let is_late = match &guard.verdicts[*i] {
+                        Some(Verdict::Rebase(replay)) => {
+                            is_over(said.as_ref().and_then(Option::as_ref), now)
+                                || replay.iter().any(|raw| is_late(raw, now))
+                        }
+                        _ => false,
+                    };
                     self.redis.version(key) != *version || self.redis.is_expired(key) || is_late
                 };
                 if watch.keys.iter().any(is_changed) {
@@ -215,7 +231,10 @@ impl Site {
         {
             true => Verdict::Refuse,
             false => match self.replay(key, of_us, upto) {
-                Verdict::Rebase(replay) if said.is_none() && replay.iter().any(renews) => {
+                Verdict::Rebase(replay)
+                    if said.is_none() && replay.iter().any(renews)
+                        || replay.iter().any(|raw| is_late(raw, self.redis.now + SOON)) =>
+                {
                     Verdict::Refuse
                 }
                 verdict => verdict,
