@@ -266,9 +266,11 @@ impl Applier {
         // Which keys its writes up to there have touched is not known here.
         self.foreign
             .note_all_written(&self.config.peer, copy.snapshot);
-        let filing = self.docket.file(Filed::Nothing(mark.at));
-        or_stopped(filing, stop).await.ok_or(Error::Stopped)?;
+        let at = mark.at;
         self.commit(|_| {}, mark, stop).await?;
+        // Not before: were it to come to nothing, records might come instead, to be judged.
+        let filing = self.docket.file(Filed::Nothing(at));
+        or_stopped(filing, stop).await.ok_or(Error::Stopped)?;
         self.joins = false;
         let counts = {
             let mut board = self.board.lock();
