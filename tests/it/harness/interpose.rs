@@ -3,8 +3,8 @@
 
 use std::io::{Read, Write};
 use std::net::{Ipv4Addr, Shutdown, TcpListener, TcpStream};
-use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::sync::{Arc, Condvar, Mutex};
 use std::thread;
 use std::time::Duration;
 
@@ -95,7 +95,9 @@ fn accept(listener: &TcpListener, target: u16, judge: &Arc<Judge>, ended: &Arc<A
 struct Traffic {
     /// Commands forwarded, and replies to them that have passed.
     forwarded: AtomicU64,
-    answered: AtomicU64,
+    answered: Mutex<u64>,
+    /// There is another.
+    news: Condvar,
     /// The next bytes of the server are not delivered.
     is_losing: AtomicBool,
     /// A replication stream follows, which is no reply.
@@ -107,7 +109,8 @@ impl Traffic {
     fn new(ended: &Arc<AtomicBool>) -> Self {
         Self {
             forwarded: AtomicU64::new(0),
-            answered: AtomicU64::new(0),
+            answered: Mutex::new(0),
+            news: Condvar::new(),
             is_losing: AtomicBool::new(false),
             is_stream: AtomicBool::new(false),
             ended: Arc::clone(ended),
@@ -116,12 +119,11 @@ impl Traffic {
 
     /// Waits until everything forwarded has been answered: replies keep their order.
     fn wait_for_answers(&self) {
-        let open = || {
-            self.answered.load(Ordering::SeqCst) < self.forwarded.load(Ordering::SeqCst)
-                && !self.ended.load(Ordering::SeqCst)
-        };
-        while open() {
-            thread::sleep(Duration::from_millis(1));
+        let mut answered = self.answered.lock().expect("the count");
+        while *answered < self.forwarded.load(Ordering::SeqCst)
+            && !self.ended.load(Ordering::SeqCst)
+        {
+            (answered, _) = self.news.wait_timeout(answered, LOOK).expect("the count");
         }
     }
 }
@@ -173,7 +175,8 @@ fn replies(server: &TcpStream, mut client: &TcpStream, traffic: &Traffic) {
         } else {
             while let Some(length) = reply_length(&buffer[whole..]) {
                 whole += length;
-                traffic.answered.fetch_add(1, Ordering::SeqCst);
+                *traffic.answered.lock().expect("the count") += 1;
+                traffic.news.notify_all();
             }
         }
         if client.write_all(&buffer[..whole]).is_err() {
