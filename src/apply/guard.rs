@@ -231,8 +231,7 @@ impl Applier {
         let mut found = replays((&self.journal, &self.catalog), keys, of_us, upto)?;
         for (state, verdict) in states.iter().zip(verdicts) {
             let replay = found.remove(&(state.db, state.key.clone())).flatten();
-            let is_late = |replay: &Replay| replay.moment.is_some_and(|moment| moment <= soon);
-            let replay = replay.filter(|r| !(is_late(r) || r.renews && is_absent(state)));
+            let replay = replay.filter(|replay| replay.fits(is_absent(state), soon));
             if let Some(replay) = replay {
                 *verdict = Verdict::Rebase(replay);
             }

@@ -32,6 +32,15 @@ pub(super) struct Replay {
     pub moment: Option<u64>,
 }
 
+impl Replay {
+    /// Whether it does the same on top of a state here as at the peer, where it comes earlier or later:
+    /// `soon` is the moment from which on what expires counts as expired, in milliseconds since 1970.
+    pub(super) fn fits(&self, on_absent: bool, soon: u64) -> bool {
+        let is_in_time = self.moment.is_none_or(|moment| moment > soon);
+        is_in_time && (!self.renews || !on_absent)
+    }
+}
+
 /// What has been written here of each of these keys after `since` and up to `upto`, in the epoch of
 /// `upto`; none where that cannot be written again.
 ///
@@ -169,5 +178,24 @@ mod tests {
         assert_eq!(found[&key("b")], None);
         // The peer may have written the key, and spare it.
         assert_eq!(found[&key("e")], None);
+    }
+    #[test]
+    fn what_would_delete_or_find_nothing_is_not_written_again() {
+        let replay = |renews, moment| Replay {
+            renews,
+            moment,
+            ..Replay::default()
+        };
+        // Absent, soon: whether it fits.
+        for (replay, on_absent, soon, fits) in [
+            (replay(false, None), true, 100, true),
+            (replay(true, None), false, 100, true),
+            (replay(true, None), true, 100, false),
+            (replay(true, Some(101)), false, 100, true),
+            (replay(true, Some(100)), false, 100, false),
+            (replay(false, Some(99)), true, 100, false),
+        ] {
+            assert_eq!(replay.fits(on_absent, soon), fits, "{replay:?}");
+        }
     }
 }

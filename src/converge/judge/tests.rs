@@ -203,6 +203,18 @@ async fn what_has_been_seen_is_no_conflict() {
 }
 
 #[tokio::test]
+async fn a_mark_that_goes_ahead_of_the_records_leaves_nothing_unjudged() {
+    let mut a = Site::new();
+    a.applies((20, 1, 5), "SET k 2").await;
+    // States of up to 30 are asked for, and no record stands there.
+    a.docket.file(Filed::Nothing(at(30))).await;
+    a.reads(20, 1, &[]);
+    a.reads(30, 2, &[]);
+    assert_eq!(a.judge.take().notes, [Judgement::Judged(site("b"), at(30))]);
+    assert!(!a.judge.is_applying());
+}
+
+#[tokio::test]
 async fn what_is_made_of_a_key_of_which_something_is_not_here_is_asked_for() {
     let mut a = Site::new();
     a.writes(10, 1, "COPY k before");
