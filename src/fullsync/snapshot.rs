@@ -106,6 +106,9 @@ pub struct Copier {
     pub receives_from: (SiteId, Cursor),
     /// Keys whose state we want of the peer: ours is not the one to be sent.
     pub debts: Debts,
+    /// Up to where the peer's records were made before a part of its history that nobody read, or that it
+    /// has lost: what they wrote may be in its data no more.
+    pub unsure_before: Cursor,
     /// What we owe the peer of a copy.
     pub owes: Owes,
     /// From where on the peer gets our records: what we wrote before, it has.
@@ -169,6 +172,24 @@ impl Copier {
             settled.advance(site, docket.map_or(at, |docket| docket.settled(at)));
         }
         settled
+    }
+
+    /// Waits until the peer's records are here that were made before it had lost something, and prepares the
+    /// copy anew if it had to wait: what those wrote, and its data lacks, must be in the copy. Else it would
+    /// stay here alone, for the copy that comes back holds what its data holds. Cancel safe.
+    ///
+    /// # Errors
+    /// [`Error::History`]: nobody reads the local Redis any more.
+    pub async fn await_unsure(&mut self, prepared: Prepared) -> Result<Prepared, Error> {
+        let (peer, upto) = (self.receives_from.0.clone(), self.unsure_before);
+        let has_come = |p: &Progress| p.seen.of(&peer) >= upto;
+        if has_come(&self.progress.borrow()) || cannot_begin_again(prepared.copy) {
+            return Ok(prepared);
+        }
+        let come = self.progress.wait_for(has_come).await.map(drop);
+        come.map_err(|_| Error::History)?;
+        // The gate stays closed.
+        Ok(self.prepare(prepared.copy, None))
     }
 
     /// Makes the copy.

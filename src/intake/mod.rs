@@ -9,6 +9,7 @@ mod conflicts;
 pub mod decoder;
 pub mod event;
 mod evictions;
+mod facts;
 pub mod filter;
 pub mod history;
 mod lost;

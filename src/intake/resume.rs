@@ -3,21 +3,22 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::path::Path;
 
-use tracing::{debug, info, warn};
+use tracing::{info, warn};
 
+use super::facts::Facts;
 use super::history::{self, History, Saved, Server};
 use super::stream::Stream;
 use super::{Config, Error, Shared, lost, wall_ms};
-use crate::command::{Catalog, Effects, Learned, Whole, for_each_in};
+use crate::command::{Catalog, Effects, Whole, for_each_in};
 use crate::converge::Judge;
 use crate::journal::{Frame, FrameKind, Journal, Recovered};
 use crate::model::{
     BatchReader, Cursor, Entry, Epoch, Hlc, Judgement, Key, Mark, Offset, Position, Record, ReplId,
-    SELF_KEY, Seen, SelfMark, SiteId, is_reserved, mark_key,
+    Seen, SelfMark, SiteId, is_reserved,
 };
 use crate::progress::EpochState;
 use crate::rdb;
-use crate::redis::{Address, Connection, Info, OLDEST, Reply, connection_name};
+use crate::redis::{Address, Info, connection_name};
 use crate::replica::{self, PsyncReply, Replica, Snapshot, SnapshotError};
 
 /// How much of the journal is read again at most to rebuild the table of recent writes; what is
@@ -204,13 +205,6 @@ fn parse(body: &[u8]) -> Result<Saved, Error> {
         .map_err(|()| Error::Saved(text.chars().take(60).collect()))
 }
 
-/// What the side connection learns before the stream is asked for.
-struct Facts {
-    info: Info,
-    self_mark: Option<SelfMark>,
-    seen: Seen,
-}
-
 /// Attaches to Redis, where we left off if it can, else in a new epoch.
 ///
 /// # Errors
@@ -220,7 +214,7 @@ pub(super) async fn attach(
     shared: &Shared,
     stream: &mut Stream,
 ) -> Result<Replica, Error> {
-    let facts = facts(config, shared).await?;
+    let mut facts = Facts::learn(config, shared).await?;
     let name = connection_name(&config.site, "replica");
     let (fork, position) = (fork(stream, shared, &facts.info)?, stream.position());
     let from = fork
@@ -261,6 +255,7 @@ pub(super) async fn attach(
             let (beside, snapshot) = take(config, shared, replica, &history_begins, at).await?;
             replica = beside;
             let empty = is_empty(&snapshot, &config.dir).await?;
+            facts.look_again(config).await?;
             let state = history::begin(history, previous, epoch, replid, offset, empty);
             // Only now is the process known: were it before, the next attempt would take a server
             // that came back older for one that was never away.
@@ -470,84 +465,4 @@ async fn is_empty(snapshot: &Snapshot, dir: &Path) -> Result<bool, Error> {
         Ok(true)
     });
     looking.await.map_err(|_| Error::Interrupted)?
-}
-
-async fn facts(config: &Config, shared: &Shared) -> Result<Facts, Error> {
-    let name = connection_name(&config.site, "facts");
-    let mut connection = Connection::open(&config.redis, &name).await?;
-    let info = Info::fetch(&mut connection).await?;
-    {
-        let mut redis = shared.board.redis();
-        redis.address = config.redis.address.to_string();
-        redis.version.clone_from(&info.product);
-        redis.role.clone_from(&info.role);
-    }
-    if info.version < OLDEST {
-        return Err(Error::Unsupported(format!(
-            "{} is too old: Tandem needs Redis {OLDEST} or later",
-            info.product
-        )));
-    }
-    if info.cluster {
-        return Err(Error::Unsupported(
-            "this Redis is a member of a cluster, which Tandem does not support yet; use a \
-             standalone server"
-                .to_owned(),
-        ));
-    }
-    {
-        let mut redis = shared.board.redis();
-        redis.usable = true;
-        redis.error = None;
-    }
-    learn(&mut connection, &shared.catalog).await?;
-    if let Some(replica) = &config.replica {
-        // What it holds may be less than what the primary does, and it is what counts.
-        connection = Connection::open(replica, &name).await?;
-        if Info::fetch(&mut connection).await?.replid != info.replid {
-            let address = connection.address().to_string();
-            return Err(Error::Behind { address });
-        }
-    }
-    let value = connection.ask(&[b"GET", SELF_KEY.as_bytes()]).await?;
-    let self_mark = value.bytes().and_then(|v| SelfMark::parse(v).ok());
-    let mut seen = Seen::default();
-    for peer in &config.peers {
-        let value = connection.ask(&[b"GET", mark_key(peer).as_bytes()]).await?;
-        if let Some(mark) = value.bytes().and_then(|v| Mark::parse(v).ok()) {
-            seen.advance(peer, mark.at);
-        }
-    }
-    Ok(Facts {
-        info,
-        self_mark,
-        seen,
-    })
-}
-
-/// Learns of commands that are not in the table from the server. Without permission they count as
-/// writes of every key.
-async fn learn(connection: &mut Connection, catalog: &Catalog) -> Result<(), Error> {
-    let reply = connection.call(&[b"COMMAND"]).await?;
-    if let Some(message) = reply.error() {
-        debug!(
-            error = message,
-            "the server does not say which commands it has"
-        );
-        return Ok(());
-    }
-    catalog.learn(reply.array().into_iter().filter_map(learned));
-    Ok(())
-}
-
-/// What COMMAND says of one: name, arity, flags, first key, last key, step; newer servers say more.
-pub(super) fn learned(info: Reply) -> Option<(Vec<u8>, Learned)> {
-    let fields = info.array();
-    let number = |i: usize| fields.get(i).and_then(Reply::integer);
-    let learned = Learned {
-        first: usize::try_from(number(3)?).ok()?,
-        last: number(4)?,
-        step: usize::try_from(number(5)?).ok()?,
-    };
-    Some((fields.first()?.bytes()?.to_vec(), learned))
 }

@@ -9,7 +9,7 @@ use tokio::time::timeout;
 use tracing::{debug, warn};
 
 use super::Config;
-use super::resume::learned;
+use super::facts::learned;
 use crate::command::Catalog;
 use crate::redis::{Connection, Error, Settings, connection_name};
 

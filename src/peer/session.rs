@@ -182,6 +182,7 @@ fn copier(
         gate: session.gate.clone(),
         receives_from: (session.peer.clone(), plan.receive.start),
         debts: peer.debts.clone(),
+        unsure_before: plan.receive.unsure_before(theirs),
         owes: ours.mark().map_or(Owes::Nothing, |mark| mark.owes),
         sends_from: plan.send.start,
         had_all: had_all(peer, plan, ours, theirs),
@@ -317,7 +318,7 @@ async fn copy(
 ) -> Result<(), Error> {
     loop {
         let prepared = match next.take() {
-            Some(prepared) => prepared,
+            Some(prepared) => copier.await_unsure(prepared).await?,
             None => {
                 let owes = owed(&copier, &mut applied).await?;
                 let copy = Copy {

@@ -303,3 +303,30 @@ fn what_is_deleted_while_nobody_reads_and_written_elsewhere_ends_equal() {
     pair.settle();
     compare(&pair);
 }
+
+/// What a peer's records bring while its data has it no more: the copy to it must have it, too.
+#[test]
+fn what_was_journaled_before_a_flush_that_nobody_read_ends_equal() {
+    let mut pair = Pair::start(&short(SHORT));
+    let (mut a, mut b) = pair.clients();
+    a.run("SET k v");
+    pair.settle();
+    pair.cut_link();
+    let lines = |n: u64| format!("SET journaled:{n} {}", "x".repeat(500));
+    (0..20_000).for_each(|n| drop(b.run(&lines(n))));
+    let read = |pair: &Pair| pair.b.sidecar.status().map(|status| status.redis.offset);
+    let written = b.info("replication", "master_repl_offset").unwrap();
+    let written: u64 = written.parse().unwrap();
+    wait_for("all of it is in the journal", patience(30), || {
+        read(&pair).is_ok_and(|at| at >= written)
+    });
+    pair.b.sidecar.kill();
+    b.run("FLUSHDB");
+    b.run(&format!("SET filler {}", "x".repeat(40_000)));
+    pair.mend_link();
+    pair.b.sidecar.start();
+    pair.wait_synchronizing();
+    pair.settle();
+    compare(&pair);
+    assert_eq!(b.ask::<u64>("EXISTS k journaled:0 journaled:19999"), 3);
+}

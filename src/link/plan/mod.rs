@@ -7,7 +7,7 @@
 //! that has data of its own, the receiver owes one back: what only it has must reach the sender.
 
 use crate::config::{Existing, Initial};
-use crate::model::{CopyProgress, Cursor, Epoch, Mark, Owes};
+use crate::model::{CopyProgress, Cursor, Epoch, Mark, Offset, Owes};
 use crate::status::Stop;
 
 use super::hello::Hello;
@@ -35,6 +35,21 @@ impl Flow {
         match self.copy.is_none() && is_known && sender.last_record() > judged {
             true => judged.min(self.start),
             false => self.start,
+        }
+    }
+
+    /// Up to where records come that the sender made before its present base: its Redis has since lost
+    /// something, or nobody has read a part of its history. What they wrote may be in its data no more.
+    #[must_use]
+    pub fn unsure_before(&self, sender: &Hello) -> Cursor {
+        let base = Cursor {
+            epoch: sender.base(),
+            offset: Offset(0),
+        };
+        let unsure = sender.last_record().min(base);
+        match unsure > self.start {
+            true => unsure,
+            false => Cursor::ZERO,
         }
     }
 }
@@ -220,8 +235,17 @@ fn copy(keep: bool, back: bool, receiver: &Hello) -> Copy {
     Copy {
         keep,
         back,
-        resume: receiver.mark().and_then(|m| m.copy),
+        resume: receiver
+            .mark()
+            .and_then(|mark| resumed(&mark, keep, receiver)),
     }
+}
+
+/// How far a copy to the receiver had come. It begins again where a part of the receiver's history was not
+/// read since: of what it had brought, clients may have deleted some there. Not so where the receiver's keys
+/// stay, for then it cannot begin again.
+fn resumed(mark: &Mark, keep: bool, receiver: &Hello) -> Option<CopyProgress> {
+    mark.copy.filter(|_| keep || mark.home >= receiver.base())
 }
 
 /// Whether a copy that answers one leaves the receiver's keys as they are. What both have is equal

@@ -291,12 +291,30 @@ fn an_interrupted_copy_goes_on() {
     b.mark = Some(
         Mark {
             copy: Some(copy),
-            ..mark(at(100, 500), 0, 0)
+            ..mark(at(100, 500), 0, 200)
         }
         .to_string(),
     );
     let plan = decide(&a, &b).unwrap();
     assert_eq!(plan.send.copy.unwrap().resume, Some(copy));
+    // Clients of b have deleted nobody knows what.
+    (b.epoch, b.base) = (250, 250);
+    let plan = decide(&a, &b).unwrap();
+    assert_eq!(plan.send.copy.unwrap().resume, None);
+}
+
+#[test]
+fn what_was_written_before_a_part_that_nobody_read_must_be_in_the_copy() {
+    let (a, mut b) = synced();
+    let plan = decide(&a, &b).unwrap();
+    b.last_record = "200/500".to_owned();
+    assert_eq!(plan.receive.unsure_before(&b), Cursor::ZERO);
+    (b.epoch, b.base) = (250, 250);
+    assert_eq!(plan.receive.unsure_before(&b), at(200, 500));
+    b.last_record = "250/10".to_owned();
+    assert_eq!(plan.receive.unsure_before(&b), at(250, 0));
+    b.last_record = "200/300".to_owned();
+    assert_eq!(plan.receive.unsure_before(&b), Cursor::ZERO, "it is here");
 }
 
 #[test]
