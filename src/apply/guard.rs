@@ -383,6 +383,11 @@ impl Applier {
         let is_copy = !rules.rebase;
         let read = self.progress.borrow().read;
         let (mut paid, seen) = (Vec::new(), Arc::new(rules.seen.clone()));
+        // Of what is refused of a copy, something may be in no journal: what is made of it here is wrong.
+        let refused = states.iter().zip(verdicts);
+        let refused = refused.filter(|(_, verdict)| is_copy && **verdict == Verdict::Refuse);
+        self.docket
+            .owed(refused.map(|(state, _)| (state.db, state.key.clone())));
         for (state, verdict) in states.iter().zip(verdicts) {
             let name: Key = (state.db, state.key.clone());
             debug!(peer = %self.config.peer, db = state.db, key = %state.key.escape_ascii(), %verdict, "a state");
@@ -392,7 +397,6 @@ impl Applier {
                 count_repair(verdict, &mut self.board.lock().conflicts);
             }
             if *verdict == Verdict::Refuse {
-                // What is refused of a copy may hold what is in no journal.
                 match is_copy {
                     true => self.debts.add_copied(name, read),
                     false => self.debts.add_again(name, read),

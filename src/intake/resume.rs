@@ -360,9 +360,11 @@ fn take_branch(fork: Fork, facts: Facts, stream: &mut Stream) -> Result<(), Erro
 /// Of peers whose mark is gone from data that is there: a client has removed it with its database, while
 /// nobody read. What the data holds of theirs is not known any more, only that it holds something: a
 /// mark that stands nowhere says so, and a copy is needed. Without it all their records would be
-/// applied once more.
+/// applied once more. Nor must it be forgotten where this happens again before the mark is written.
 fn lost_marks(config: &Config, saved: Option<&Saved>, seen: &Seen) -> BTreeMap<SiteId, Mark> {
-    let has_met = |peer: &&SiteId| saved.is_some_and(|s| s.seen.of(peer) > Cursor::ZERO);
+    let has_met = |peer: &&SiteId| {
+        saved.is_some_and(|s| s.seen.of(peer) > Cursor::ZERO || s.marks.contains_key(*peer))
+    };
     let is_gone = |peer: &&SiteId| seen.of(peer) == Cursor::ZERO;
     let lost = config.peers.iter().filter(is_gone).filter(has_met);
     lost.map(|peer| (peer.clone(), Mark::nowhere(config.instance)))

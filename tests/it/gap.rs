@@ -4,7 +4,7 @@
 
 use tandem::status::CopyCounts;
 
-use crate::harness::{Options, Pair, compare, patience, wait_for};
+use crate::harness::{Options, Pair, Site, compare, patience, wait_for};
 
 /// Servers whose backlog is soon too short.
 pub(crate) const SHORT: &[&str] = &["repl-backlog-size 16kb"];
@@ -39,9 +39,13 @@ pub(crate) fn delete(pair: &Pair) {
 }
 
 fn fill(pair: &Pair) {
-    let mut a = pair.a.client();
+    fill_at(&pair.a);
+}
+
+fn fill_at(site: &Site) {
+    let mut client = site.client();
     for n in 0..200 {
-        a.run(&format!("SET filler:{n} {}", "x".repeat(200)));
+        client.run(&format!("SET filler:{n} {}", "x".repeat(200)));
     }
 }
 
@@ -329,4 +333,25 @@ fn what_was_journaled_before_a_flush_that_nobody_read_ends_equal() {
     pair.settle();
     compare(&pair);
     assert_eq!(b.ask::<u64>("EXISTS k journaled:0 journaled:19999"), 3);
+}
+
+/// What nobody has read of a key, and what the peer has made of the key without it, or where it has put it.
+#[test]
+fn what_a_peer_moves_while_a_copy_of_it_is_to_come_ends_equal() {
+    for line in ["SWAPDB 0 1", "RENAME k new", "COPY k new", "MOVE k 1"] {
+        println!("{line}");
+        let mut pair = Pair::start(&short(SHORT));
+        let (mut a, mut b) = pair.clients();
+        b.run("SET k v");
+        pair.settle();
+        pair.b.sidecar.kill();
+        b.run("APPEND k more");
+        b.run("SET unread v");
+        fill_at(&pair.b);
+        a.run(line);
+        pair.b.sidecar.start();
+        pair.wait_synchronizing();
+        pair.settle();
+        compare(&pair);
+    }
 }

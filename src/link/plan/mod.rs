@@ -103,12 +103,8 @@ pub fn plan(me: &Hello, peer: &Hello) -> Result<Plan, Stop> {
             let (back, there) = copy_to_empty(owed, peer, me);
             (there, back)
         }
-        (Need::Copy { owed }, Need::Resume { .. }) => {
-            (Some(copy(owed && owed_keeps(me), !owed, peer)), None)
-        }
-        (Need::Resume { .. }, Need::Copy { owed }) => {
-            (None, Some(copy(owed && owed_keeps(peer), !owed, me)))
-        }
+        (Need::Copy { owed }, Need::Resume { .. }) => (Some(owed_copy(owed, me, peer)), None),
+        (Need::Resume { .. }, Need::Copy { owed }) => (None, Some(owed_copy(owed, peer, me))),
         (Need::Copy { owed: a }, Need::Copy { owed: b }) => merge(a, b, me, peer)?,
     };
     let none = |flow: Option<Copy>, need| flow.is_none() && matches!(need, Need::Copy { .. });
@@ -256,11 +252,15 @@ pub fn back_keeps(existing: Existing) -> bool {
     existing != Existing::Keep
 }
 
-/// The same of a copy that was owed when its sender greeted. What both have is not equal where the
-/// sender's Redis has begun a history with writes that its sidecar never read.
-fn owed_keeps(sender: &Hello) -> bool {
-    let unread = |mark: Mark| mark.owes > Owes::Missing || mark.home < sender.base();
-    back_keeps(sender.existing) && !sender.mark().is_some_and(unread)
+/// A copy in one direction, which may have been owed when its sender greeted. Where the sender's Redis has
+/// begun a history since with writes that its sidecar never read, what both have is not equal, and what
+/// clients have deleted there the receiver still has: it is asked for a copy, too.
+fn owed_copy(owed: bool, sender: &Hello, receiver: &Hello) -> Copy {
+    let is_unread = |mark: &Mark| mark.home < sender.base();
+    let mark = sender.mark().filter(|_| owed);
+    let begins = mark.as_ref().is_none_or(is_unread);
+    let is_equal = mark.is_some_and(|mark| mark.owes <= Owes::Missing) && !begins;
+    copy(is_equal && back_keeps(sender.existing), begins, receiver)
 }
 
 /// Both need a copy: who sends first.

@@ -195,7 +195,7 @@ fn load(kind: Load, seed: u64, span: Duration) -> Vec<String> {
         }
     });
     mesh.mend();
-    let copies = mesh.sites.iter().map(|site| copies(site)).sum::<usize>();
+    let copies = mesh.sites.iter().map(copies).sum::<usize>();
     println!("{} commands, {copies} copies", histories.len());
     // Lines begin with the time.
     histories.sort();
