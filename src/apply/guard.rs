@@ -220,7 +220,7 @@ impl Applier {
             let hash = key_hash(state.db, &state.key);
             !state.is_expired(soon)
                 && !self.foreign.is_unseen(hash, &self.config.peer, seen)
-                && (!self.gap || theirs_wins(&self.config))
+                && !self.gap
                 && !self.table.sent_unseen(hash, of_us)
         };
         let refused = states
@@ -264,7 +264,7 @@ impl Applier {
         let unseen = self.table.unseen(hash, seen.of(&self.config.site));
         let seen_all = unseen.is_none()
             && !self.foreign.is_unseen(hash, &self.config.peer, seen)
-            && (!self.gap || theirs_wins(&self.config) || !exists);
+            && (!self.gap || !exists);
         let is_deleted = rules.lacking == Lacking::Deleted
             && state.standing == Standing::Old
             && !exists
@@ -459,13 +459,6 @@ fn put_deleted<'a>(sealed: &mut Sealed, states: impl Iterator<Item = &'a State>)
         sealed.command(&[b"SET", GONE_KEY.as_bytes(), &names]);
         sealed.command(&[b"DEL", GONE_KEY.as_bytes()]);
     }
-}
-
-/// While the peer lacks what our data holds beyond our journal (its data rests on an older base of
-/// ours), its states have not seen that either. Then it lacks a copy of ours and we one of its, or
-/// it would have got ours first: the names decide.
-fn theirs_wins(config: &super::Config) -> bool {
-    config.peer < config.site
 }
 
 const fn is_said(state: &State) -> bool {

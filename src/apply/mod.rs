@@ -156,7 +156,8 @@ pub struct Begin {
     pub base: Epoch,
     /// Whether everything travels: see [`Mark::entire`].
     pub entire: bool,
-    /// Whether it has data of ours, but not what began our present base.
+    /// Whether it has data of ours, but not what began our present base, and gets that first: its states have
+    /// not seen it. (Where its copy comes first, of each key in question its value is the one that stays.)
     pub gap: bool,
     /// Whether this site has nothing yet, and gets all that it will have from this peer: of third sites, too.
     pub joins: bool,
@@ -195,7 +196,7 @@ pub struct Applier {
     marks_removed: u64,
     /// The epoch on which the peer's data rests.
     base: Epoch,
-    /// Whether the peer lacks writes that are here and not in our journal.
+    /// Whether states of the peer are to be refused that lack writes which are here and not in our journal.
     gap: bool,
     /// Whether some values of the peer's server must not be RESTOREd here as they are: see
     /// [`crate::rdb::decode::has_disputed_entry`].

@@ -79,7 +79,7 @@ pub(super) async fn run(
     };
     let (copier, prepared) = copier(peer, &session, &plan, (&ours, &theirs));
     let over = stop.child_token();
-    let begin = begin(peer, plan.receive, &ours, &theirs);
+    let begin = begin(peer, &plan, &ours, &theirs);
 
     let reading = read(&session, wire.reader, queue, to_peer, &asked, hear);
     let inputs = Inputs {

@@ -28,7 +28,8 @@ pub(super) fn note_what_is_lost(peer: &Peer, theirs: &Hello) {
 }
 
 /// How the session begins for the applier.
-pub(super) fn begin(peer: &Peer, flow: Flow, ours: &Hello, theirs: &Hello) -> Begin {
+pub(super) fn begin(peer: &Peer, plan: &Plan, ours: &Hello, theirs: &Hello) -> Begin {
+    let flow = plan.receive;
     let rests_on_older = |base: Epoch| base > Epoch::UNDONE && base != ours.base();
     let new_valkey = |hello: &Hello| Info::writes_long_entries_its_own_way(&hello.redis);
     Begin {
@@ -38,7 +39,8 @@ pub(super) fn begin(peer: &Peer, flow: Flow, ours: &Hello, theirs: &Hello) -> Be
         base: theirs.base(),
         joins: joins(peer, ours, flow),
         entire: is_entire(peer, ours, theirs),
-        gap: theirs.mark().is_some_and(|mark| rests_on_older(mark.base)),
+        gap: plan.send.copy.is_some()
+            && theirs.mark().is_some_and(|mark| rests_on_older(mark.base)),
     }
 }
 
