@@ -38,15 +38,15 @@ impl Flow {
         }
     }
 
-    /// Up to where records come that the sender made before its present base: its Redis has since lost
-    /// something, or nobody has read a part of its history. What they wrote may be in its data no more.
+    /// Up to where records come that the sender made before its Redis lost something, or before a part of its
+    /// history that nobody has read. What they wrote may be in its data no more.
     #[must_use]
     pub fn unsure_before(&self, sender: &Hello) -> Cursor {
-        let base = Cursor {
-            epoch: sender.base(),
+        let since = Cursor {
+            epoch: sender.base().max(Epoch(sender.older)),
             offset: Offset(0),
         };
-        let unsure = sender.last_record().min(base);
+        let unsure = sender.last_record().min(since);
         match unsure > self.start {
             true => unsure,
             false => Cursor::ZERO,

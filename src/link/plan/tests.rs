@@ -316,6 +316,10 @@ fn what_was_written_before_a_part_that_nobody_read_must_be_in_the_copy() {
     assert_eq!(plan.receive.unsure_before(&b), at(250, 0));
     b.last_record = "200/300".to_owned();
     assert_eq!(plan.receive.unsure_before(&b), Cursor::ZERO, "it is here");
+    // Its Redis came back without its latest writes.
+    (b.epoch, b.base, b.older) = (250, 200, 250);
+    b.last_record = "200/500".to_owned();
+    assert_eq!(plan.receive.unsure_before(&b), at(200, 500));
 }
 
 #[test]

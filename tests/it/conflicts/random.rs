@@ -43,6 +43,8 @@ const PAUSE: Duration = Duration::from_millis(1);
 struct Load {
     sites: usize,
     servers: &'static [&'static str],
+    /// How often all clients go away, a server is killed and started again, and clients come back.
+    restarts: u32,
     /// Whether all that was added must be there.
     is_exact: bool,
 }
@@ -52,12 +54,19 @@ struct Load {
 const LONG: &[&str] = &["repl-backlog-size 64mb"];
 /// What is written while a sidecar is away is often not in it any more: it is copied, while all go on.
 const SHORT: &[&str] = &["repl-backlog-size 16kb"];
+/// What comes back after a crash is what was there up to a second before.
+const LOGGED: &[&str] = &[
+    "repl-backlog-size 64mb",
+    "appendonly yes",
+    "appendfsync everysec",
+];
 
 /// So many sites, of which nothing is lost.
 const fn lossless(sites: usize) -> Load {
     Load {
         sites,
         servers: LONG,
+        restarts: 0,
         is_exact: true,
     }
 }
@@ -68,6 +77,17 @@ const fn copying(sites: usize) -> Load {
     Load {
         sites,
         servers: SHORT,
+        restarts: 0,
+        is_exact: false,
+    }
+}
+
+/// So many sites whose servers crash. Of what the peers had not got in time some is lost.
+const fn crashing(sites: usize, servers: &'static [&'static str]) -> Load {
+    Load {
+        sites,
+        servers,
+        restarts: 3,
         is_exact: false,
     }
 }
@@ -106,6 +126,21 @@ fn random_writes_of_both_sites_end_equal_where_much_is_copied() {
 #[test]
 fn random_writes_of_three_sites_end_equal_where_much_is_copied() {
     end_equal(copying(3));
+}
+
+#[test]
+fn random_writes_of_both_sites_end_equal_where_servers_crash() {
+    end_equal(crashing(2, LOGGED));
+}
+
+#[test]
+fn random_writes_of_three_sites_end_equal_where_servers_crash() {
+    end_equal(crashing(3, LOGGED));
+}
+
+#[test]
+fn random_writes_of_both_sites_end_equal_where_servers_come_back_empty() {
+    end_equal(crashing(2, LONG));
 }
 
 /// Random loads of one kind.
@@ -158,10 +193,42 @@ fn load(kind: Load, seed: u64, span: Duration) -> Vec<String> {
         // Commands that meet a key of another type are told in the log.
         site.sidecar.expect_errors("");
     }
-    let wholes = if kind.sites > 2 { FLUSHES } else { WHOLE };
+    let (mut histories, mut sums) = (Vec::new(), Vec::new());
+    for phase in 0..=kind.restarts {
+        let span = span / (kind.restarts + 1);
+        let (history, added) = write_all(&mut mesh, &mut rng, span);
+        histories.extend(history);
+        sums.extend(added);
+        if phase < kind.restarts {
+            let victim = rng.random_range(0..kind.sites);
+            mesh.sites[victim].server.restart();
+        }
+    }
+    mesh.mend();
+    let copies = mesh.sites.iter().map(copies).sum::<usize>();
+    println!("{} commands, {copies} copies", histories.len());
+    // Lines begin with the time.
+    histories.sort();
+    if let Err(reason) = rest(&mesh.all()) {
+        keep_logs(&mesh, seed);
+        return vec![reason];
+    }
+    let mut wrong = unequal_keys(&mesh.all(), &histories, differences_in_value);
+    for site in mesh.sites.iter().filter(|_| kind.is_exact) {
+        wrong.extend(exact::wrong(&sums, site));
+    }
+    wrong.extend(echoes(&mesh.all()));
+    if !wrong.is_empty() {
+        keep_logs(&mesh, seed);
+    }
+    wrong
+}
+
+/// All sites write for a while, and much fails; what was sent, and what adds up.
+fn write_all(mesh: &mut Mesh, rng: &mut StdRng, span: Duration) -> (Vec<String>, Vec<Sums>) {
+    let wholes = if mesh.sites.len() > 2 { FLUSHES } else { WHOLE };
     let stopping = AtomicBool::new(false);
-    let mut histories = Vec::new();
-    let mut sums = Vec::new();
+    let (mut histories, mut sums) = (Vec::new(), Vec::new());
     let (sites, wires) = mesh.parts();
     let (mut sidecars, mut servers) = (Vec::new(), Vec::new());
     for Site {
@@ -186,7 +253,7 @@ fn load(kind: Load, seed: u64, span: Duration) -> Vec<String> {
         }
         let start = Instant::now();
         while start.elapsed() < span {
-            disturb(&mut rng, &mut sidecars, &wires);
+            disturb(rng, &mut sidecars, &wires);
         }
         stopping.store(true, Ordering::SeqCst);
         for (writer, adder) in clients {
@@ -194,24 +261,7 @@ fn load(kind: Load, seed: u64, span: Duration) -> Vec<String> {
             sums.push(adder.join().expect("a client"));
         }
     });
-    mesh.mend();
-    let copies = mesh.sites.iter().map(copies).sum::<usize>();
-    println!("{} commands, {copies} copies", histories.len());
-    // Lines begin with the time.
-    histories.sort();
-    if let Err(reason) = rest(&mesh.all()) {
-        keep_logs(&mesh, seed);
-        return vec![reason];
-    }
-    let mut wrong = unequal_keys(&mesh.all(), &histories, differences_in_value);
-    for site in mesh.sites.iter().filter(|_| kind.is_exact) {
-        wrong.extend(exact::wrong(&sums, site));
-    }
-    wrong.extend(echoes(&mesh.all()));
-    if !wrong.is_empty() {
-        keep_logs(&mesh, seed);
-    }
-    wrong
+    (histories, sums)
 }
 
 /// How many copies a site has begun to send, the first among them.
