@@ -252,15 +252,24 @@ pub fn back_keeps(existing: Existing) -> bool {
     existing != Existing::Keep
 }
 
-/// A copy in one direction, which may have been owed when its sender greeted. Where the sender's Redis has
-/// begun a history since with writes that its sidecar never read, what both have is not equal, and what
-/// clients have deleted there the receiver still has: it is asked for a copy, too.
+/// A copy in one direction, which may have been owed when its sender greeted: it is the second half of a
+/// merge. It is the first of a new one where the sender's Redis has begun a history since with writes that its
+/// sidecar never read (what both have is not equal, and what clients have deleted there the receiver still
+/// has), and where the receiver's Redis has lost what it had (clients may have written there before its sidecar
+/// read on), also when such a first half was interrupted.
 fn owed_copy(owed: bool, sender: &Hello, receiver: &Hello) -> Copy {
-    let is_unread = |mark: &Mark| mark.home < sender.base();
-    let mark = sender.mark().filter(|_| owed);
-    let begins = mark.as_ref().is_none_or(is_unread);
-    let is_equal = mark.is_some_and(|mark| mark.owes <= Owes::Missing) && !begins;
-    copy(is_equal && back_keeps(sender.existing), begins, receiver)
+    let owing = sender.mark().filter(|_| owed);
+    let has_lost = match receiver.mark() {
+        Some(mark) => mark.home < receiver.older() || mark.copy.is_some_and(|copy| !copy.keep),
+        None => receiver.older() > Epoch::NEVER,
+    };
+    match owing.filter(|mark| mark.home >= sender.base() && !has_lost) {
+        Some(mark) => {
+            let is_equal = mark.owes <= Owes::Missing;
+            copy(is_equal && back_keeps(sender.existing), false, receiver)
+        }
+        None => copy(false, true, receiver),
+    }
 }
 
 /// Both need a copy: who sends first.

@@ -212,7 +212,7 @@ fn the_second_half_of_a_merge_is_not_forgotten() {
 
 #[test]
 fn the_second_half_of_a_merge_brings_what_nobody_had_read() {
-    let (a, mut b) = synced();
+    let (mut a, mut b) = synced();
     let owing = |owes, home| Mark {
         owes,
         ..mark(at(100, 400), 100, home)
@@ -227,6 +227,11 @@ fn the_second_half_of_a_merge_brings_what_nobody_had_read() {
     assert_eq!(copies(200, owing(Owes::All, 200)), (false, false));
     // Nobody read it for a while after it had received the first half: keys may be gone there again.
     assert_eq!(copies(250, owing(Owes::Missing, 200)), (false, true));
+    // The other one comes back empty, and what clients have written there since nobody has read.
+    (a.mark, a.epoch, a.older) = (None, 150, 150);
+    b.mark = Some(owing(Owes::Missing, 200).to_string());
+    b.base = 200;
+    assert!(decide(&a, &b).unwrap().receive.copy.unwrap().back);
 }
 
 #[test]
