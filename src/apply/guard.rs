@@ -250,21 +250,20 @@ impl Applier {
         if self.parts.as_ref().is_some_and(Parts::is_gone) {
             return Verdict::Refuse;
         }
-        let keeps = rules.keep || state.standing == Standing::Asked;
-        if keeps && here.is(state) {
-            return Verdict::Leave { kept: false };
-        }
-        if keeps && exists {
-            return match state.standing {
-                Standing::Asked => Verdict::Asked,
-                Standing::Unknown | Standing::Old => Verdict::Leave { kept: true },
-            };
-        }
         let (hash, seen) = (key_hash(state.db, &state.key), rules.seen);
         let unseen = self.table.unseen(hash, seen.of(&self.config.site));
         let seen_all = unseen.is_none()
             && !self.foreign.is_unseen(hash, &self.config.peer, seen)
             && (!self.gap || !exists);
+        let keeps = rules.keep || state.standing == Standing::Asked;
+        if keeps && exists {
+            return match state.standing {
+                // What has not seen all is the same by chance: it is not what was asked for.
+                _ if seen_all && here.is(state) => Verdict::Leave { kept: false },
+                Standing::Asked => Verdict::Asked,
+                Standing::Unknown | Standing::Old => Verdict::Leave { kept: true },
+            };
+        }
         let is_deleted = rules.lacking == Lacking::Deleted
             && state.standing == Standing::Old
             && !exists
