@@ -251,21 +251,27 @@ impl Applier {
         if self.parts.as_ref().is_some_and(Parts::is_gone) {
             return Verdict::Refuse;
         }
-        let keeps = rules.keep || state.standing == Standing::Asked;
-        if keeps && here.is(state) {
+        let (hash, seen) = (key_hash(state.db, &state.key), rules.seen);
+        let unseen = self.table.unseen(hash, seen.of(&self.config.site));
+        let seen_writes =
+            unseen.is_none() && !self.foreign.is_unseen(hash, &self.config.peer, seen);
+        let (is_asked, is_here) = (state.standing == Standing::Asked, here.is(state));
+        if rules.keep && exists && !is_asked && !self.keeps_own && !seen_writes {
+            // What a copy that answers one has not seen was written here to a key that was not: the peer
+            // does the same to what it has, even if that looks the same.
+            return Verdict::Refuse;
+        }
+        let keeps = rules.keep || is_asked;
+        if keeps && is_here {
             return Verdict::Leave { kept: false };
         }
         if keeps && exists {
-            return match state.standing {
-                Standing::Asked => Verdict::Asked,
-                Standing::Unknown | Standing::Old => Verdict::Leave { kept: true },
+            return match is_asked {
+                true => Verdict::Asked,
+                false => Verdict::Leave { kept: true },
             };
         }
-        let (hash, seen) = (key_hash(state.db, &state.key), rules.seen);
-        let unseen = self.table.unseen(hash, seen.of(&self.config.site));
-        let seen_all = unseen.is_none()
-            && !self.foreign.is_unseen(hash, &self.config.peer, seen)
-            && (!self.gap || theirs_wins(&self.config) || !exists);
+        let seen_all = seen_writes && (!self.gap || theirs_wins(&self.config) || !exists);
         let is_deleted = rules.lacking == Lacking::Deleted
             && state.standing == Standing::Old
             && !exists
@@ -273,7 +279,7 @@ impl Applier {
         match (seen_all, exists || !is_absent(state)) {
             (false, _) => Verdict::Refuse,
             (true, _) if is_deleted => Verdict::Deleted,
-            (true, true) if here.is(state) => Verdict::Leave { kept: false },
+            (true, true) if is_here => Verdict::Leave { kept: false },
             (true, true) => Verdict::Take { existed: exists },
             (true, false) => Verdict::Leave { kept: false },
         }
@@ -395,7 +401,11 @@ impl Applier {
             if *verdict == Verdict::Refuse {
                 // What is refused of a copy may hold what is in no journal.
                 match is_copy {
-                    true => self.debts.add_copied(name, read),
+                    true => {
+                        // What was made of it here is wrong too.
+                        self.docket.owed([name.clone()]);
+                        self.debts.add_copied(name, read);
+                    }
                     false => self.debts.add_again(name, read),
                 }
                 continue;

@@ -112,6 +112,14 @@ pub struct Copier {
     pub sends_from: Cursor,
     /// Whether it is certain that the peer has had every key that we had there.
     pub had_all: bool,
+    /// Up to where the peer's history must be in a snapshot: its Redis has lost what its journal brings.
+    pub lost: Cursor,
+    /// What of our history the peer had seen when it made the copy that is to be answered: what was written
+    /// since may have met keys that it lacks.
+    pub known: Cursor,
+    /// Whether the peer has nothing yet, and what our records had seen of third sites it gets with the copy
+    /// only: they wait for that.
+    pub joined: bool,
 }
 
 /// A copy that is going to be made. The gate is closed.
@@ -156,14 +164,45 @@ impl Copier {
         }
     }
 
+    /// Waits until what the peer has lost, and sends, is here, and prepares the copy anew: the peer gets
+    /// back what the snapshot holds, and nothing else brings it. Meanwhile the gate is open, for the peer may
+    /// wait in the same way; but not to one that has nothing yet.
+    ///
+    /// # Errors
+    /// Nothing comes any more.
+    pub async fn await_lost(&mut self, prepared: Prepared) -> Result<Prepared, Error> {
+        if prepared.found.is_some() || self.holds_lost(&self.progress.borrow().seen) {
+            return Ok(prepared);
+        }
+        let Prepared { copy, hold, .. } = prepared;
+        let hold = self.joined.then_some(hold);
+        info!(peer = %self.receives_from.0, lost = %self.lost, "a copy waits for what the peer has lost");
+        let (peer, from, lost) = (&self.receives_from.0, self.receives_from.1, self.lost);
+        let has_come = |p: &Progress| p.seen.of(peer).max(from) >= lost;
+        let came = self.progress.wait_for(has_come).await.map(drop);
+        came.map_err(|_| Error::History)?;
+        let prepared = self.prepare(copy, None);
+        drop(hold);
+        Ok(prepared)
+    }
+
+    /// Whether data that holds so much holds what the peer has lost.
+    fn holds_lost(&self, seen: &Seen) -> bool {
+        let (peer, from) = &self.receives_from;
+        seen.of(peer).max(*from) >= self.lost
+    }
+
     /// Of what we have seen, that of which it is known how it went: the rest a snapshot of now does
-    /// not hold entirely.
+    /// not hold entirely. All records of third sites up to what was reached are in it.
     fn settled(&self, seen: &Seen) -> Seen {
         let mut settled = Seen::default();
         for (site, at) in seen.iter() {
             let at = match *site == self.receives_from.0 {
                 true => *at,
-                false => self.shared.reached.held(site, *at),
+                false => {
+                    let reached = &self.shared.reached;
+                    reached.held(site, reached.of(site).max(*at))
+                }
             };
             let docket = self.shared.dockets.get(site);
             settled.advance(site, docket.map_or(at, |docket| docket.settled(at)));
@@ -184,6 +223,7 @@ impl Copier {
             since,
         } = prepared;
         let reading = Reading::snapshot(&self.shared.table).await;
+        let is_new = found.is_none();
         let (mut snapshot, first) = match found {
             Some(found) => found,
             None if cannot_begin_again(copy) => return Err(Error::KeepInterrupted),
@@ -200,13 +240,15 @@ impl Copier {
         let holds = self.shared.seen_at.find(snapshot.at);
         let holds = holds.map_or_else(|| seen.clone(), |seen| Seen::clone(&seen));
         let (keys, marks) = self.facts(&holds).await?;
+        let last = self.shared.journal.last_record();
+        let may_differ = is_new && !copy.back && last > self.known;
         let begin = CopyBegin {
             at: snapshot.at,
             seen,
             marks,
             holds,
             first,
-            keep: copy.keep,
+            keep: copy.keep && !may_differ,
             keys,
         };
         info!(keys = begin.keys, from = first, at = %snapshot.at, "sending a copy");
@@ -295,10 +337,11 @@ impl Copier {
             .filter(|c| c.keep == copy.keep && usable(c.snapshot));
         if let Some(begun) = begun
             && let Some((snapshot, seen)) = shelf.find(begun.snapshot, &self.dir)
+            && self.holds_lost(&seen)
         {
             return Some((snapshot, begun.next, seen));
         }
-        if cannot_begin_again(copy) {
+        if cannot_begin_again(copy) || !self.holds_lost(&progress.seen) {
             return None;
         }
         let (peer, from) = &self.receives_from;

@@ -5,8 +5,8 @@ use tracing::info;
 use super::{Peer, filter};
 use crate::apply::Begin;
 use crate::config::{Evictions, Flush, Initial};
-use crate::link::{Flow, Hello, Plan};
-use crate::model::{Cursor, Epoch};
+use crate::link::{Flow, Hello, Plan, back_keeps};
+use crate::model::{Cursor, Epoch, SiteId};
 use crate::redis::Info;
 
 /// The peer's Redis may hold less of our history than it had: it came back older, or a replica took its
@@ -27,6 +27,24 @@ pub(super) fn note_what_is_lost(peer: &Peer, theirs: &Hello) {
     }
 }
 
+/// How much of the peer's history must be here before a copy of what is here is made for it: what its Redis
+/// has lost its journal still brings, and the copy brings that back. The same of what was deleted there while
+/// nobody read.
+pub(super) fn lost_there(theirs: &Hello) -> Cursor {
+    let mark = theirs.mark();
+    let home = mark.as_ref().map_or(Epoch::NEVER, |mark| mark.home);
+    let has_gap = mark.is_some_and(|mark| mark.base > Epoch::NEVER && theirs.base() > home);
+    match has_gap || theirs.older() > home {
+        true => theirs.last_record(),
+        false => Cursor::ZERO,
+    }
+}
+
+/// What of our history the peer had seen when it made what was last applied of it here.
+pub(super) fn known(site: &SiteId, ours: &Hello) -> Cursor {
+    ours.mark().map_or(Cursor::ZERO, |mark| mark.seen.of(site))
+}
+
 /// How the session begins for the applier.
 pub(super) fn begin(peer: &Peer, flow: Flow, ours: &Hello, theirs: &Hello) -> Begin {
     let rests_on_older = |base: Epoch| base > Epoch::UNDONE && base != ours.base();
@@ -37,16 +55,18 @@ pub(super) fn begin(peer: &Peer, flow: Flow, ours: &Hello, theirs: &Hello) -> Be
         disputes: new_valkey(ours) != new_valkey(theirs),
         base: theirs.base(),
         joins: joins(peer, ours, flow),
+        keeps_own: !back_keeps(peer.config.sync.existing),
         entire: is_entire(peer, ours, theirs),
         gap: theirs.mark().is_some_and(|mark| rests_on_older(mark.base)),
     }
 }
 
-/// Whether this site has nothing of this peer, and where there are third sites, nothing of them: it gets
-/// everything from this one.
-pub(super) fn joins(peer: &Peer, ours: &Hello, flow: Flow) -> bool {
+/// Whether the site that receives this has nothing of its sender, and where there are third sites, nothing of
+/// them: it gets everything from this one.
+pub(super) fn joins(peer: &Peer, receiver: &Hello, flow: Flow) -> bool {
     let has_third = !peer.shared.foreign.is_empty();
-    has_third && flow.copy.is_some() && ours.mark().is_none_or(|mark| mark.base == Epoch::NEVER)
+    let mark = receiver.mark();
+    has_third && flow.copy.is_some() && mark.is_none_or(|mark| mark.base == Epoch::NEVER)
 }
 
 /// Whether everything that happens at one of the two sites happens at the other too: nothing is left out

@@ -233,10 +233,26 @@ pub fn back_keeps(existing: Existing) -> bool {
 }
 
 /// The same of a copy that was owed when its sender greeted. What both have is not equal where the
-/// sender's Redis has begun a history with writes that its sidecar never read.
+/// sender's Redis has begun a history with writes that its sidecar never read, or where something was
+/// written there since that may have met keys that the receiver lacks.
 fn owed_keeps(sender: &Hello) -> bool {
-    let unread = |mark: Mark| mark.owes > Owes::Missing || mark.home < sender.base();
-    back_keeps(sender.existing) && !sender.mark().is_some_and(unread)
+    let is_new = |mark: &Mark| {
+        let known = mark
+            .seen
+            .iter()
+            .find(|(site, _)| site.as_str() == sender.site);
+        sender.last_record() > known.map_or(Cursor::ZERO, |(_, at)| *at)
+    };
+    let unread = |mark: &Mark| mark.owes > Owes::Missing || mark.home < sender.base();
+    let may_differ = |mark: Mark| unread(&mark) || is_new(&mark);
+    back_keeps(sender.existing) && !sender.mark().is_some_and(may_differ)
+}
+
+/// Whether a receiver lacks writes of the sender that are in no journal. It refuses nobody's states for
+/// their sake, but the sender does, unless the other's name sorts first.
+fn withholds(sender: &Hello, receiver: &Hello) -> bool {
+    let rests_on_older = |mark: Mark| mark.base > Epoch::UNDONE && mark.base != sender.base();
+    sender.site < receiver.site && receiver.mark().is_some_and(rests_on_older)
 }
 
 /// Both need a copy: who sends first.
@@ -246,7 +262,10 @@ fn merge(
     me: &Hello,
     peer: &Hello,
 ) -> Result<(Option<Copy>, Option<Copy>), Stop> {
-    let i_begin = if owed_by_me != owed_by_peer {
+    let i_begin = if withholds(me, peer) || withholds(peer, me) {
+        // It would take nothing before its own copy is there.
+        me.site < peer.site
+    } else if owed_by_me != owed_by_peer {
         // The second half of a merge waits for the new first half.
         owed_by_peer
     } else if first_meeting(me, peer) || me.mark().is_none() || peer.mark().is_none() {

@@ -2,7 +2,7 @@
 
 use super::*;
 use crate::link::hello::tests::hello;
-use crate::model::{Epoch, Hlc, InstanceId, Lacking, Offset, Seen};
+use crate::model::{Epoch, Hlc, InstanceId, Lacking, Offset, Seen, SiteId};
 
 fn at(epoch: u64, offset: u64) -> Cursor {
     Cursor {
@@ -194,6 +194,7 @@ fn the_second_half_of_a_merge_is_not_forgotten() {
     b.mark = Some(
         Mark {
             owes: Owes::Missing,
+            seen: seen_all(&b),
             ..mark(at(100, 400), 100, 200)
         }
         .to_string(),
@@ -213,8 +214,10 @@ fn the_second_half_of_a_merge_is_not_forgotten() {
 #[test]
 fn the_second_half_of_a_merge_brings_what_nobody_had_read() {
     let (a, mut b) = synced();
+    let seen = seen_all(&b);
     let owing = |owes, home| Mark {
         owes,
+        seen: seen.clone(),
         ..mark(at(100, 400), 100, home)
     };
     let mut keeps = |base, mark: Mark| {
@@ -226,6 +229,44 @@ fn the_second_half_of_a_merge_brings_what_nobody_had_read() {
     assert!(!keeps(200, owing(Owes::All, 200)));
     // It was restarted after it had received the first half.
     assert!(!keeps(250, owing(Owes::Missing, 200)));
+    // Something was written that the first half had not seen.
+    let unseen = Mark {
+        seen: Seen::default(),
+        ..owing(Owes::Missing, 200)
+    };
+    assert!(!keeps(200, unseen));
+}
+
+/// It has seen all that a site has written.
+fn seen_all(site: &Hello) -> Seen {
+    let mut seen = Seen::default();
+    let name = SiteId::try_new(&site.site).unwrap();
+    seen.advance(&name, site.last_record());
+    seen
+}
+
+#[test]
+fn who_takes_nothing_before_its_own_copy_is_there_sends_first() {
+    let (mut a, mut b) = synced();
+    // B has sent a part of a copy; then A was restarted with writes that nobody has read.
+    (a.base, b.base) = (150, 250);
+    let copy = CopyProgress {
+        snapshot: at(200, 350),
+        next: 3,
+        keep: false,
+        lacking: Lacking::New,
+    };
+    a.mark = Some(
+        Mark {
+            owes: Owes::Missing,
+            copy: Some(copy),
+            ..mark(at(200, 300), 200, 100)
+        }
+        .to_string(),
+    );
+    let plan = decide(&a, &b).unwrap();
+    assert!(plan.send.copy.is_some_and(|copy| copy.back));
+    assert_eq!(plan.receive.copy, None);
 }
 
 #[test]
