@@ -60,7 +60,7 @@ pub(crate) struct Schedule {
 }
 
 impl Schedule {
-    fn of(world: &mut World, steps: Option<usize>) -> Self {
+    fn of(world: &mut World, steps: Option<usize>, copies: Copies) -> Self {
         let rng = &mut world.rng;
         // What several keys have to do with each other is where most can go wrong.
         let sites = world.sites.len();
@@ -68,6 +68,8 @@ impl Schedule {
         let weight = |mix: &Mix| match mix.name {
             // Two of them that meet are not mended among three.
             _ if mix.has("SWAPDB") && sites > 2 => 0,
+            // Nor is a site refilled while the others are merged because of one.
+            _ if mix.has("FLUSHDB") && sites > 2 && copies == Copies::Losses => 0,
             _ if only.as_ref().is_some_and(|only| mix.name != only) => 0,
             _ => 1 + 2 * mix.keys.saturating_sub(1),
         };
@@ -304,7 +306,7 @@ pub(crate) fn run(seed: u64, sites: usize, steps: Option<usize>, traces: bool) -
     for site in &mut world.sites {
         site.traces = traces;
     }
-    let mut schedule = Schedule::of(&mut world, steps);
+    let mut schedule = Schedule::of(&mut world, steps, copies);
     // What a server evicts is not told apart where a copy has to bring it.
     schedule.copies = match schedule.mix.has("EVICT") {
         true => Copies::Never,
