@@ -241,7 +241,8 @@ impl Copier {
         let holds = holds.map_or_else(|| seen.clone(), |seen| Seen::clone(&seen));
         let (keys, marks) = self.facts(&holds).await?;
         let last = self.shared.journal.last_record();
-        let may_differ = is_new && !copy.back && last > self.known;
+        let may_differ = last > self.known || self.owes > Owes::Missing;
+        let may_differ = is_new && !copy.back && may_differ;
         let begin = CopyBegin {
             at: snapshot.at,
             seen,

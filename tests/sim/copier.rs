@@ -469,7 +469,8 @@ impl Site {
             found,
         } = prepared;
         let last = self.journal.last_record();
-        let may_differ = found.is_none() && !copy.back && last > copier.known;
+        let may_differ = last > copier.known || copier.owes > Owes::Missing;
+        let may_differ = found.is_none() && !copy.back && may_differ;
         let sidecar = &self.sidecar;
         let holds = sidecar.seen_at.find(snapshot.at);
         let holds = holds.map_or_else(|| seen.clone(), |seen| Seen::clone(&seen));

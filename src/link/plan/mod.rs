@@ -32,7 +32,7 @@ impl Flow {
     pub fn sent_after(&self, sender: &Hello, receiver: &Hello) -> Cursor {
         let judged = receiver.judged();
         let is_known = judged != Cursor::ZERO && sender.can_send_after(judged);
-        match self.copy.is_none() && is_known && sender.last_record() > judged {
+        match is_known && sender.last_record() > judged {
             true => judged.min(self.start),
             false => self.start,
         }
@@ -89,10 +89,10 @@ pub fn plan(me: &Hello, peer: &Hello) -> Result<Plan, Stop> {
             (there, back)
         }
         (Need::Copy { owed }, Need::Resume { .. }) => {
-            (Some(copy(owed && owed_keeps(me), !owed, peer)), None)
+            (Some(copy(owed && owed_keeps(me, peer), !owed, peer)), None)
         }
         (Need::Resume { .. }, Need::Copy { owed }) => {
-            (None, Some(copy(owed && owed_keeps(peer), !owed, me)))
+            (None, Some(copy(owed && owed_keeps(peer, me), !owed, me)))
         }
         (Need::Copy { owed: a }, Need::Copy { owed: b }) => merge(a, b, me, peer)?,
     };
@@ -234,8 +234,12 @@ pub fn back_keeps(existing: Existing) -> bool {
 
 /// The same of a copy that was owed when its sender greeted. What both have is not equal where the
 /// sender's Redis has begun a history with writes that its sidecar never read, or where something was
-/// written there since that may have met keys that the receiver lacks.
-fn owed_keeps(sender: &Hello) -> bool {
+/// written there since that may have met keys that the receiver lacks. What has begun goes on as it was.
+fn owed_keeps(sender: &Hello, receiver: &Hello) -> bool {
+    let begun = receiver.mark().and_then(|mark| mark.copy);
+    if let Some(begun) = begun.filter(|begun| begun.snapshot.epoch == Epoch(sender.epoch)) {
+        return begun.keep && back_keeps(sender.existing);
+    }
     let is_new = |mark: &Mark| {
         let known = mark
             .seen
