@@ -39,9 +39,11 @@ pub(super) struct Outgoing {
     pub copy_ahead: bool,
     /// How many copies it has got.
     pub copied: u64,
-    /// Whether what is before a copy is left out: the peer has nothing yet, and what those records had seen of
-    /// third sites it gets with the copy only.
+    /// Whether what is before a copy is left out: the peer has lost everything, and what those records had seen
+    /// of third sites it gets with the copy only.
     pub skips: bool,
+    /// Where the last of those ends that were left out: they count as sent when the copy is.
+    skipped: Option<Cursor>,
     /// A copy or a large state that is being sent.
     copying: Option<(Parts, Hold)>,
     /// The most bytes of copies a second.
@@ -73,6 +75,7 @@ impl Outgoing {
             copy_ahead: false,
             copied: 0,
             skips: false,
+            skipped: None,
             copying: None,
             max_rate,
             not_before: Instant::now(),
@@ -81,9 +84,9 @@ impl Outgoing {
         })
     }
 
-    /// What is planned: whether a copy comes, and whether to a site that has nothing yet.
-    pub(super) const fn begin_copies(&mut self, plan: &Plan, joins: bool) {
-        (self.copy_ahead, self.skips) = (plan.send.copy.is_some(), joins);
+    /// What is planned: whether a copy comes, and whether to a site that has lost everything.
+    pub(super) const fn begin_copies(&mut self, plan: &Plan, is_refilled: bool) {
+        (self.copy_ahead, self.skips) = (plan.send.copy.is_some(), is_refilled);
     }
 
     /// Up to where the peer has been sent all of our records: when there are no others up to the `last`,
@@ -217,11 +220,11 @@ impl Outgoing {
                 return Ok(());
             }
             if header.cursor() <= at {
-                self.sent = place(header.last_record);
+                self.skipped = Some(place(header.last_record));
                 continue;
             }
             let (before, after) = split(&frame, at.offset)?;
-            self.sent = place(before.header.last_record);
+            self.skipped = Some(place(before.header.last_record));
             self.held = Some(after);
             return Ok(());
         }
@@ -253,6 +256,8 @@ impl Outgoing {
             Part::States(states) => return writer.push_bundle(&states),
             Part::End(entries) => {
                 self.copying = None;
+                let skipped = self.skipped.take();
+                self.sent = skipped.map_or(self.sent, |at| at.max(self.sent));
                 Message::CopyEnd(entries)
             }
             Part::Owed { states, is_last } => {

@@ -89,7 +89,7 @@ pub(super) async fn run(
         applied: applied.clone(),
         progress: peer.progress.clone(),
     };
-    outgoing.begin_copies(&plan, standing::joins(peer, &theirs, plan.send));
+    outgoing.begin_copies(&plan, standing::is_refilled(peer, &theirs, plan.send));
     let writing = write(&session, wire.writer, outgoing, inputs);
     let back_keeps = link::back_keeps(peer.config.sync.existing);
     let answering = answer(&mut peer.answerer, &asked, &inserts, applied.clone());

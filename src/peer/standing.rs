@@ -69,6 +69,11 @@ pub(super) fn joins(peer: &Peer, receiver: &Hello, flow: Flow) -> bool {
     has_third && flow.copy.is_some() && mark.is_none_or(|mark| mark.base == Epoch::NEVER)
 }
 
+/// Whether that site has lost all that it had.
+pub(super) fn is_refilled(peer: &Peer, receiver: &Hello, flow: Flow) -> bool {
+    joins(peer, receiver, flow) && lost_there(receiver) > Cursor::ZERO
+}
+
 /// Whether everything that happens at one of the two sites happens at the other too: nothing is left out
 /// by configuration, nothing is evicted here alone, no third site knows of keys that the other has not
 /// heard of yet, and no module writes at one of them alone.

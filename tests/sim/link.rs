@@ -109,6 +109,8 @@ pub(crate) struct Outgoing {
     copying: Option<Sending>,
     /// Whether what is before a copy is left out.
     pub skips: bool,
+    /// Where the last of those ends that were left out.
+    skipped: Option<Cursor>,
     /// Of how many copies the peer is to hear that they are here.
     pub copied: usize,
 }
@@ -129,6 +131,7 @@ impl Outgoing {
             inserts: VecDeque::new(),
             copying: None,
             skips: false,
+            skipped: None,
             copied: 0,
         }
     }
@@ -186,6 +189,7 @@ impl Outgoing {
                 wire.push_back(message);
                 if is_last {
                     self.copying = None;
+                    self.sent = self.skipped.take().unwrap_or(self.sent);
                 }
             } else if gate.is_closed() {
                 return;
@@ -204,7 +208,9 @@ impl Outgoing {
             return;
         };
         if self.skips && matches!(insert, Insert::Copy(..)) {
+            let before = self.sent;
             self.push_up_to(journal, insert.at(), &mut VecDeque::new());
+            self.skipped = Some(std::mem::replace(&mut self.sent, before));
         }
         self.push_up_to(journal, insert.at(), wire);
         match insert {

@@ -169,7 +169,7 @@ impl Site {
             copier.prepare(self, with, (copy, Some(plan.send.start)));
         }
         let mut outgoing = Outgoing::after(&self.journal, start);
-        outgoing.skips = self.joins(theirs, plan.send);
+        outgoing.skips = self.joins(theirs, plan.send) && lost_there(theirs) > Cursor::ZERO;
         let peer = self.peer(with);
         (peer.outgoing, peer.copier) = (Some(outgoing), Some(copier));
         self.begin_applying(with, plan.receive, (ours, theirs));
