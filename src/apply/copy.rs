@@ -115,13 +115,30 @@ impl Applier {
     /// peer stands with them. So their marks are written before anything that they count.
     async fn adopt(&mut self, begin: &CopyBegin, stop: &CancellationToken) -> Result<(), Error> {
         let home = self.state().ok_or(Error::NoStream)?.epoch;
+        let lacks = |site: &SiteId| {
+            let is_told = begin.marks.iter().any(|(told, _)| told == site);
+            !is_told && self.has_nothing_of(site) && self.seen_of(site) < begin.holds.of(site)
+        };
+        if self.third.iter().any(lacks) {
+            // The two are being merged: what the peer has of that site it cannot say yet.
+            return Err(Error::Unexpected(
+                "a copy with what it does not tell of a third site",
+            ));
+        }
         for (site, text) in &begin.marks {
-            let (Ok(found), Cursor::ZERO) = (Mark::parse(text), self.seen_of(site)) else {
+            let Some(found) = Mark::parse(text).ok().filter(|_| self.has_nothing_of(site)) else {
                 continue;
             };
+            // Where no record is, the last that came back does not tell.
+            let here = self.seen_of(site);
+            if here > found.at.max(begin.seen.of(site)) {
+                // A copy of its own, which did not come, was to begin there. The peer soon has more.
+                return Err(Error::Unexpected("a copy that lacks what a third site has"));
+            }
             let mark = Mark {
                 instance: self.config.instance,
                 batch: 0,
+                at: found.at.max(here),
                 low: Cursor::ZERO,
                 home,
                 owes: Owes::Nothing,
@@ -141,6 +158,13 @@ impl Applier {
             info!(%site, at = %mark.at, "going on with a third site where {} stands", self.config.peer);
         }
         Ok(())
+    }
+
+    /// Whether this site has no copy of a third one, though it may have begun to get one.
+    fn has_nothing_of(&self, site: &SiteId) -> bool {
+        let progress = self.progress.borrow();
+        let mark = progress.marks.get(site);
+        progress.seen.of(site) == Cursor::ZERO || mark.is_some_and(|mark| mark.base == Epoch::NEVER)
     }
 
     /// What of a site's history has come back here.
@@ -249,7 +273,7 @@ impl Applier {
         // The one that answers it is not answered: what it owes is owed once.
         let owes = match std::mem::take(&mut self.owes_back) {
             false => Owes::Nothing,
-            true if mark.home < state.base => Owes::All,
+            true if mark.home < state.base.max(state.older) => Owes::All,
             true if self.journal.last_record() > self.copy_seen.of(&self.config.site) => {
                 Owes::Written
             }
@@ -261,6 +285,7 @@ impl Applier {
             home: state.epoch,
             owes,
             copy: None,
+            seen: self.copy_seen.clone(),
             ..mark
         };
         // Which keys its writes up to there have touched is not known here.
@@ -299,7 +324,12 @@ impl Applier {
             .messages
             .send(Message::Copied)
             .await
-            .map_err(|_| Error::Stopped)
+            .map_err(|_| Error::Stopped)?;
+        // What clients have deleted in the unread part may have come before it: the copy back is to be answered.
+        match owes {
+            Owes::All => Err(Error::Unread),
+            _ => Ok(()),
+        }
     }
 
     async fn on_owed_states(

@@ -252,16 +252,21 @@ impl Applier {
         }
         let (hash, seen) = (key_hash(state.db, &state.key), rules.seen);
         let unseen = self.table.unseen(hash, seen.of(&self.config.site));
-        let seen_all = unseen.is_none()
-            && !self.foreign.is_unseen(hash, &self.config.peer, seen)
-            && (!self.gap || !exists);
-        let keeps = rules.keep || state.standing == Standing::Asked;
-        if keeps && exists {
-            return match state.standing {
+        let seen_writes =
+            unseen.is_none() && !self.foreign.is_unseen(hash, &self.config.peer, seen);
+        let (is_asked, is_here) = (state.standing == Standing::Asked, here.is(state));
+        if rules.keep && exists && !is_asked && !self.keeps_own && !seen_writes {
+            // What a copy that answers one has not seen was written here to a key that was not: the peer
+            // does the same to what it has, even if that looks the same.
+            return Verdict::Refuse;
+        }
+        let seen_all = seen_writes && (!self.gap || !exists);
+        if exists && (rules.keep || is_asked) {
+            return match is_asked {
                 // What has not seen all is the same by chance: it is not what was asked for.
-                _ if seen_all && here.is(state) => Verdict::Leave { kept: false },
-                Standing::Asked => Verdict::Asked,
-                Standing::Unknown | Standing::Old => Verdict::Leave { kept: true },
+                _ if seen_all && is_here => Verdict::Leave { kept: false },
+                true => Verdict::Asked,
+                false => Verdict::Leave { kept: true },
             };
         }
         let is_deleted = rules.lacking == Lacking::Deleted
@@ -271,7 +276,7 @@ impl Applier {
         match (seen_all, exists || !is_absent(state)) {
             (false, _) => Verdict::Refuse,
             (true, _) if is_deleted => Verdict::Deleted,
-            (true, true) if here.is(state) => Verdict::Leave { kept: false },
+            (true, true) if is_here => Verdict::Leave { kept: false },
             (true, true) => Verdict::Take { existed: exists },
             (true, false) => Verdict::Leave { kept: false },
         }

@@ -86,6 +86,11 @@ pub enum Error {
         "SWAPDB at one site met SWAPDB, FLUSHDB or FLUSHALL of the same databases at the other: a copy in each direction makes them equal"
     )]
     Torn,
+    /// A copy came to data of which a part was not read since it had begun.
+    #[error(
+        "a part of the history of the local Redis was never read while a copy came to it: a copy in each direction makes the sites equal"
+    )]
+    Unread,
     /// Told to stop, or the session is over.
     #[error("stopped")]
     Stopped,
@@ -130,6 +135,8 @@ pub struct Applied {
     pub copying: bool,
     /// What of a copy the peer is owed.
     pub owes: Owes,
+    /// What of our history the peer had seen when it made what was applied last.
+    pub seen: Cursor,
     /// Whether the data here rests on all that the peer's data rests on.
     pub whole: bool,
 }
@@ -161,6 +168,8 @@ pub struct Begin {
     pub gap: bool,
     /// Whether this site has nothing yet, and gets all that it will have from this peer: of third sites, too.
     pub joins: bool,
+    /// Whether values that are here stay, by configuration, where a first copy has others.
+    pub keeps_own: bool,
     /// Whether one of the two servers is a Valkey of 9.1 or later and the other is not.
     pub disputes: bool,
 }
@@ -203,6 +212,8 @@ pub struct Applier {
     disputes: bool,
     /// See [`Begin::joins`].
     joins: bool,
+    /// See [`Begin::keeps_own`].
+    keeps_own: bool,
     /// Whether the copy that the plan foresees is answered by one from here.
     owes_back: bool,
     /// Whether everything travels between the two sites: see [`Mark::entire`].
@@ -255,6 +266,7 @@ impl Applier {
             gap: false,
             disputes: false,
             joins: false,
+            keeps_own: false,
             owes_back: false,
             entire: false,
             copy_seen: Seen::default(),
@@ -436,9 +448,10 @@ impl Applier {
             entire,
             gap,
             joins,
+            keeps_own,
             disputes,
         } = begin;
-        self.joins = joins;
+        (self.joins, self.keeps_own) = (joins, keeps_own);
         self.disputes = disputes;
         let home = self
             .progress
@@ -556,6 +569,7 @@ impl Applier {
             at: mark.at,
             copying: mark.copy.is_some(),
             owes: mark.owes,
+            seen: mark.seen.of(&self.config.site),
             whole: self.is_whole(),
         };
         // Whoever waits for it is woken by what is new, and by nothing else.

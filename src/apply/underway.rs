@@ -54,6 +54,7 @@ impl Applier {
             hlc: old.hlc.max(batch.hlc()),
             low: seen.of(&self.config.site),
             seen: Seen::clone(seen),
+            owes: old.owes.after_records(),
             ..old
         };
         self.room_for_debts(batch.owed().len())?;

@@ -106,15 +106,21 @@ pub struct Copier {
     pub receives_from: (SiteId, Cursor),
     /// Keys whose state we want of the peer: ours is not the one to be sent.
     pub debts: Debts,
-    /// Up to where the peer's records were made before a part of its history that nobody read, or that it
-    /// has lost: what they wrote may be in its data no more.
-    pub unsure_before: Cursor,
     /// What we owe the peer of a copy.
     pub owes: Owes,
     /// From where on the peer gets our records: what we wrote before, it has.
     pub sends_from: Cursor,
     /// Whether it is certain that the peer has had every key that we had there.
     pub had_all: bool,
+    /// Up to where the peer's history must be in a snapshot: what its records there wrote may be in its data no
+    /// more.
+    pub lost: Cursor,
+    /// What of our history the peer had seen when it made the copy that is to be answered: what was written
+    /// since may have met keys that it lacks.
+    pub known: Cursor,
+    /// Whether the peer has nothing yet, and what our records had seen of third sites it gets with the copy
+    /// only: they wait for that.
+    pub joined: bool,
 }
 
 /// A copy that is going to be made. The gate is closed.
@@ -159,37 +165,50 @@ impl Copier {
         }
     }
 
+    /// Waits until what the peer has lost, and sends, is here, and prepares the copy anew: the peer gets
+    /// back what the snapshot holds, and nothing else brings it. Meanwhile the gate is open, for the peer may
+    /// wait in the same way; but not to one that has nothing yet.
+    ///
+    /// # Errors
+    /// Nothing comes any more.
+    pub async fn await_lost(&mut self, prepared: Prepared) -> Result<Prepared, Error> {
+        if prepared.found.is_some() || self.holds_lost(&self.progress.borrow().seen) {
+            return Ok(prepared);
+        }
+        let Prepared { copy, hold, .. } = prepared;
+        let hold = self.joined.then_some(hold);
+        info!(peer = %self.receives_from.0, lost = %self.lost, "a copy waits for what the peer has lost");
+        let (peer, from, lost) = (&self.receives_from.0, self.receives_from.1, self.lost);
+        let has_come = |p: &Progress| p.seen.of(peer).max(from) >= lost;
+        let came = self.progress.wait_for(has_come).await.map(drop);
+        came.map_err(|_| Error::History)?;
+        let prepared = self.prepare(copy, None);
+        drop(hold);
+        Ok(prepared)
+    }
+
+    /// Whether data that holds so much holds what the peer has lost.
+    fn holds_lost(&self, seen: &Seen) -> bool {
+        let (peer, from) = &self.receives_from;
+        seen.of(peer).max(*from) >= self.lost
+    }
+
     /// Of what we have seen, that of which it is known how it went: the rest a snapshot of now does
-    /// not hold entirely.
+    /// not hold entirely. All records of third sites up to what was reached are in it.
     fn settled(&self, seen: &Seen) -> Seen {
         let mut settled = Seen::default();
         for (site, at) in seen.iter() {
             let at = match *site == self.receives_from.0 {
                 true => *at,
-                false => self.shared.reached.held(site, *at),
+                false => {
+                    let reached = &self.shared.reached;
+                    reached.held(site, reached.of(site).max(*at))
+                }
             };
             let docket = self.shared.dockets.get(site);
             settled.advance(site, docket.map_or(at, |docket| docket.settled(at)));
         }
         settled
-    }
-
-    /// Waits until the peer's records are here that were made before it had lost something, and prepares the
-    /// copy anew if it had to wait: what those wrote, and its data lacks, must be in the copy. Else it would
-    /// stay here alone, for the copy that comes back holds what its data holds. Cancel safe.
-    ///
-    /// # Errors
-    /// [`Error::History`]: nobody reads the local Redis any more.
-    pub async fn await_unsure(&mut self, prepared: Prepared) -> Result<Prepared, Error> {
-        let (peer, upto) = (self.receives_from.0.clone(), self.unsure_before);
-        let has_come = |p: &Progress| p.seen.of(&peer) >= upto;
-        if has_come(&self.progress.borrow()) || cannot_begin_again(prepared.copy) {
-            return Ok(prepared);
-        }
-        let come = self.progress.wait_for(has_come).await.map(drop);
-        come.map_err(|_| Error::History)?;
-        // The gate stays closed.
-        Ok(self.prepare(prepared.copy, None))
     }
 
     /// Makes the copy.
@@ -205,6 +224,7 @@ impl Copier {
             since,
         } = prepared;
         let reading = Reading::snapshot(&self.shared.table).await;
+        let is_new = found.is_none();
         let (mut snapshot, first) = match found {
             Some(found) => found,
             None if cannot_begin_again(copy) => return Err(Error::KeepInterrupted),
@@ -221,13 +241,16 @@ impl Copier {
         let holds = self.shared.seen_at.find(snapshot.at);
         let holds = holds.map_or_else(|| seen.clone(), |seen| Seen::clone(&seen));
         let (keys, marks) = self.facts(&holds).await?;
+        let last = self.shared.journal.last_record();
+        let may_differ = last > self.known || self.owes > Owes::Missing;
+        let may_differ = is_new && !copy.back && may_differ;
         let begin = CopyBegin {
             at: snapshot.at,
             seen,
             marks,
             holds,
             first,
-            keep: copy.keep,
+            keep: copy.keep && !may_differ,
             keys,
         };
         info!(keys = begin.keys, from = first, at = %snapshot.at, "sending a copy");
@@ -319,7 +342,7 @@ impl Copier {
         {
             return Some((snapshot, begun.next, seen));
         }
-        if cannot_begin_again(copy) {
+        if cannot_begin_again(copy) || !self.holds_lost(&progress.seen) {
             return None;
         }
         let (peer, from) = &self.receives_from;

@@ -93,7 +93,7 @@ pub struct Mark {
     pub copy: Option<CopyProgress>,
     /// The database in which a large value is being put together, under [`part_key`].
     pub part: Option<u32>,
-    /// What the origin had seen, per site, when it made the last record applied.
+    /// What the origin had seen, per site, when it made the last record applied, or the last copy.
     pub seen: Seen,
 }
 
@@ -105,8 +105,8 @@ pub enum Owes {
     Nothing,
     /// The keys that the origin lacks: what both have is equal.
     Missing,
-    /// These, and what was written here that the copy had not seen: of keys that the origin did not have
-    /// then, it may have got a part only.
+    /// These, and what was written by either site that the copy did not hold: of keys that the origin did
+    /// not have then, it may have a part only.
     Written,
     /// Everything: after keys had been copied, a history began here with writes that nobody has
     /// read, so what both have may differ.
@@ -118,6 +118,16 @@ impl Owes {
     #[must_use]
     pub const fn any(self) -> bool {
         !matches!(self, Self::Nothing)
+    }
+
+    /// What it owes once more records of the origin were applied: they may have met keys that the origin
+    /// lacked when it wrote them, and has since then in part.
+    #[must_use]
+    pub const fn after_records(self) -> Self {
+        match self {
+            Self::Missing => Self::Written,
+            other => other,
+        }
     }
 
     const fn number(self) -> u8 {

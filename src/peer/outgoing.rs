@@ -8,7 +8,7 @@ use tokio::time::{Duration, Instant, sleep_until};
 use crate::fullsync::{Gate, Hold, Insert, Part, Parts, Spooled};
 use crate::intake::wall_ms;
 use crate::journal::{self, Frame, FrameKind, Journal};
-use crate::link::{Message, Records, Writer};
+use crate::link::{Message, Plan, Records, Writer};
 use crate::model::{BatchReader, Cursor, FrameBuilder, Offset, RecordError};
 use crate::replica::Snapshot;
 
@@ -39,6 +39,11 @@ pub(super) struct Outgoing {
     pub copy_ahead: bool,
     /// How many copies it has got.
     pub copied: u64,
+    /// Whether what is before a copy is left out: the peer has lost everything, and what those records had seen
+    /// of third sites it gets with the copy only.
+    pub skips: bool,
+    /// Where the last of those ends that were left out: they count as sent when the copy is.
+    skipped: Option<Cursor>,
     /// A copy or a large state that is being sent.
     copying: Option<(Parts, Hold)>,
     /// The most bytes of copies a second.
@@ -69,12 +74,19 @@ impl Outgoing {
             records_sent: 0,
             copy_ahead: false,
             copied: 0,
+            skips: false,
+            skipped: None,
             copying: None,
             max_rate,
             not_before: Instant::now(),
             snapshot: None,
             spooled: None,
         })
+    }
+
+    /// What is planned: whether a copy comes, and whether to a site that has lost everything.
+    pub(super) const fn begin_copies(&mut self, plan: &Plan, is_refilled: bool) {
+        (self.copy_ahead, self.skips) = (plan.send.copy.is_some(), is_refilled);
     }
 
     /// Up to where the peer has been sent all of our records: when there are no others up to the `last`,
@@ -192,6 +204,33 @@ impl Outgoing {
         Ok(false)
     }
 
+    /// Leaves out records up to the place of a copy, which holds what they did.
+    pub(super) fn skip_up_to(&mut self, at: Cursor) -> Result<(), super::Error> {
+        while let Some(frame) = self.try_next()? {
+            let header = frame.header;
+            let place = |offset| Cursor {
+                epoch: header.epoch,
+                offset,
+            };
+            if header.kind != FrameKind::Records {
+                continue;
+            }
+            if place(header.start) >= at {
+                self.held = Some(frame);
+                return Ok(());
+            }
+            if header.cursor() <= at {
+                self.skipped = Some(place(header.last_record));
+                continue;
+            }
+            let (before, after) = split(&frame, at.offset)?;
+            self.skipped = Some(place(before.header.last_record));
+            self.held = Some(after);
+            return Ok(());
+        }
+        Ok(())
+    }
+
     /// Pushes an insert whose place has come.
     pub(super) fn insert(&mut self, insert: Insert, writer: &mut Writer) {
         match insert {
@@ -217,6 +256,8 @@ impl Outgoing {
             Part::States(states) => return writer.push_bundle(&states),
             Part::End(entries) => {
                 self.copying = None;
+                let skipped = self.skipped.take();
+                self.sent = skipped.map_or(self.sent, |at| at.max(self.sent));
                 Message::CopyEnd(entries)
             }
             Part::Owed { states, is_last } => {

@@ -13,9 +13,9 @@ use tracing::info;
 use super::inbound::{Heard, read};
 use super::outgoing::{Next, Outgoing};
 use super::race::first;
-use super::standing::{begin, had_all, note_what_is_lost};
+use super::standing::{begin, had_all, known, note_what_is_lost};
 use super::telling::{Acks, Stale};
-use super::{Agreed, Error, Incoming, Peer, filter};
+use super::{Agreed, Error, Incoming, Peer, filter, standing};
 use crate::apply::{self, Applied, Debts, Outlet};
 use crate::converge::Docket;
 use crate::fullsync::{Answerer, Asked, Copier, Gate, Insert, Prepared};
@@ -89,7 +89,7 @@ pub(super) async fn run(
         applied: applied.clone(),
         progress: peer.progress.clone(),
     };
-    outgoing.copy_ahead = plan.send.copy.is_some();
+    outgoing.begin_copies(&plan, standing::is_refilled(peer, &theirs, plan.send));
     let writing = write(&session, wire.writer, outgoing, inputs);
     let back_keeps = link::back_keeps(peer.config.sync.existing);
     let answering = answer(&mut peer.answerer, &asked, &inserts, applied.clone());
@@ -182,10 +182,12 @@ fn copier(
         gate: session.gate.clone(),
         receives_from: (session.peer.clone(), plan.receive.start),
         debts: peer.debts.clone(),
-        unsure_before: plan.receive.unsure_before(theirs),
         owes: ours.mark().map_or(Owes::Nothing, |mark| mark.owes),
         sends_from: plan.send.start,
         had_all: had_all(peer, plan, ours, theirs),
+        lost: plan.receive.unsure_before(theirs),
+        known: known(&peer.config.site, ours),
+        joined: standing::joins(peer, theirs, plan.send),
     };
     let Flow { copy, start, .. } = plan.send;
     let prepared = copy.map(|copy| copier.prepare(copy, Some(start)));
@@ -237,6 +239,9 @@ async fn write(
             },
             insert = inputs.inserted.recv(), if !copying => {
                 let insert = insert.ok_or(Error::Stopping)?;
+                if outgoing.skips && matches!(insert, Insert::Copy(_)) {
+                    outgoing.skip_up_to(insert.at())?;
+                }
                 while !outgoing.push_up_to(insert.at(), &mut writer)? {
                     session.tell_sent(writer.flush().await?);
                 }
@@ -318,9 +323,9 @@ async fn copy(
 ) -> Result<(), Error> {
     loop {
         let prepared = match next.take() {
-            Some(prepared) => copier.await_unsure(prepared).await?,
+            Some(prepared) => prepared,
             None => {
-                let owes = owed(&copier, &mut applied).await?;
+                let owes = owed(&mut copier, &mut applied).await?;
                 let copy = Copy {
                     keep: back_keeps && owes == Owes::Missing,
                     back: false,
@@ -330,6 +335,7 @@ async fn copy(
                 copier.prepare(copy, None)
             }
         };
+        let prepared = copier.await_lost(prepared).await?;
         let before = heard.borrow().copied;
         {
             // Until the copy is in the queue: states are sent in the order of their places.
@@ -356,7 +362,7 @@ async fn copy(
 /// ours, which this copy brings: for that we do not wait for ever. Nor for anything where there are third
 /// sites: the peer may wait for a copy of one of those, which waits for us in the same way. It leaves what it
 /// has of the keys that we still ask for.
-async fn owed(copier: &Copier, applied: &mut watch::Receiver<Applied>) -> Result<Owes, Error> {
+async fn owed(copier: &mut Copier, applied: &mut watch::Receiver<Applied>) -> Result<Owes, Error> {
     let mut since = None;
     loop {
         let now = *applied.borrow_and_update();
@@ -365,7 +371,14 @@ async fn owed(copier: &Copier, applied: &mut watch::Receiver<Applied>) -> Result
             let is_late = since.elapsed() > WAIT_FOR_CONFLICTS;
             let may_lack = !copier.shared.foreign.is_empty();
             if copier.debts.is_empty() || is_late && (may_lack || !copier.debts.lack_any()) {
-                return Ok(now.owes);
+                // More may have come back than is reported to be applied.
+                let peer = &copier.receives_from.0;
+                let is_behind = copier.progress.borrow().seen.of(peer) > now.at;
+                copier.known = now.seen;
+                return Ok(match is_behind {
+                    true => now.owes.after_records(),
+                    false => now.owes,
+                });
             }
         }
         tokio::select! {

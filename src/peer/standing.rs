@@ -5,8 +5,8 @@ use tracing::info;
 use super::{Peer, filter};
 use crate::apply::Begin;
 use crate::config::{Evictions, Flush, Initial};
-use crate::link::{Flow, Hello, Plan};
-use crate::model::{Cursor, Epoch};
+use crate::link::{Flow, Hello, Plan, back_keeps};
+use crate::model::{Cursor, Epoch, SiteId};
 use crate::redis::Info;
 
 /// The peer's Redis may hold less of our history than it had: it came back older, or a replica took its
@@ -27,6 +27,11 @@ pub(super) fn note_what_is_lost(peer: &Peer, theirs: &Hello) {
     }
 }
 
+/// What of our history the peer had seen when it made what was last applied of it here.
+pub(super) fn known(site: &SiteId, ours: &Hello) -> Cursor {
+    ours.mark().map_or(Cursor::ZERO, |mark| mark.seen.of(site))
+}
+
 /// How the session begins for the applier.
 pub(super) fn begin(peer: &Peer, plan: &Plan, ours: &Hello, theirs: &Hello) -> Begin {
     let flow = plan.receive;
@@ -38,17 +43,25 @@ pub(super) fn begin(peer: &Peer, plan: &Plan, ours: &Hello, theirs: &Hello) -> B
         disputes: new_valkey(ours) != new_valkey(theirs),
         base: theirs.base(),
         joins: joins(peer, ours, flow),
+        keeps_own: !back_keeps(peer.config.sync.existing),
         entire: is_entire(peer, ours, theirs),
         gap: plan.send.copy.is_some()
             && theirs.mark().is_some_and(|mark| rests_on_older(mark.base)),
     }
 }
 
-/// Whether this site has nothing of this peer, and where there are third sites, nothing of them: it gets
-/// everything from this one.
-pub(super) fn joins(peer: &Peer, ours: &Hello, flow: Flow) -> bool {
+/// Whether the site that receives this has nothing of its sender, and where there are third sites, nothing of
+/// them: it gets everything from this one.
+pub(super) fn joins(peer: &Peer, receiver: &Hello, flow: Flow) -> bool {
     let has_third = !peer.shared.foreign.is_empty();
-    has_third && flow.copy.is_some() && ours.mark().is_none_or(|mark| mark.base == Epoch::NEVER)
+    let mark = receiver.mark();
+    has_third && flow.copy.is_some() && mark.is_none_or(|mark| mark.base == Epoch::NEVER)
+}
+
+/// Whether that site has lost all that it had.
+pub(super) fn is_refilled(peer: &Peer, receiver: &Hello, flow: Flow) -> bool {
+    let home = receiver.mark().map_or(Epoch::NEVER, |mark| mark.home);
+    joins(peer, receiver, flow) && receiver.older() > home
 }
 
 /// Whether everything that happens at one of the two sites happens at the other too: nothing is left out

@@ -4,11 +4,13 @@ use std::collections::VecDeque;
 
 use tandem::command::key_hash;
 use tandem::converge::Reading;
-use tandem::fullsync::{Gate, Hold};
-use tandem::link::Question;
+use tokio::sync::OwnedSemaphorePermit;
+
+use tandem::fullsync::{Asked, Gate, Hold};
+use tandem::link::{Question, Standing};
 use tandem::model::{Cursor, Key, Need, Seen, SiteId};
 
-use crate::link::{OwedStates, State};
+use crate::link::{Insert, OwedStates, State};
 use crate::redis::Event;
 use crate::site::Site;
 
@@ -19,7 +21,7 @@ const KEYS_AT_ONCE: usize = 16;
 #[derive(Debug)]
 pub(crate) struct Answering {
     pub gate: Gate,
-    pub asked: VecDeque<Question>,
+    pub asked: Asked,
     /// What is being answered.
     current: Option<Question>,
     /// What of that is to be read: keys, and whether the peer needs only hear that it was right.
@@ -37,6 +39,8 @@ struct UnderWay {
     states: Vec<State>,
     reading: Reading,
     hold: Hold,
+    /// No other state is read before these are in the queue.
+    _turn: OwnedSemaphorePermit,
     /// What had been applied of each peer.
     reached: Seen,
 }
@@ -45,7 +49,7 @@ impl Default for Answering {
     fn default() -> Self {
         Self {
             gate: Gate::default(),
-            asked: VecDeque::new(),
+            asked: Asked::default(),
             current: None,
             parts: VecDeque::new(),
             need: Need::Wrong,
@@ -59,7 +63,7 @@ impl Default for Answering {
 impl Answering {
     /// A session is over.
     pub(crate) fn end(&mut self) {
-        self.asked.clear();
+        self.asked = Asked::default();
         self.parts.clear();
         (self.current, self.reading) = (None, None);
     }
@@ -84,8 +88,13 @@ impl Site {
         let sidecar = &self.sidecar;
         let third = sidecar.foreign.third(&sidecar.peers[&number].name);
         let progress = &sidecar.progress;
+        let is_held = |site: &SiteId| {
+            let seen = request.seen.of(site);
+            request.need >= Need::Lacks || sidecar.reached.held(site, seen) == seen
+        };
         let has_all = progress.seen.of(&sidecar.peers[&number].name) >= request.after
-            && sidecar.reached.has(&third, &request.seen, progress);
+            && sidecar.reached.has(&third, &request.seen, progress)
+            && third.iter().all(is_held);
         if !has_all {
             self.peer(number).answering.current = Some(request);
             return false;
@@ -108,18 +117,16 @@ impl Site {
     }
 
     fn next_request(&mut self, number: usize) -> bool {
-        let claims = std::sync::Arc::clone(&self.sidecar.claims);
         let peer = self.peer(number);
-        let due = || {
-            let (need, keys) = claims.take_due(&peer.name)?;
-            Some(Question {
-                after: Cursor::ZERO,
-                seen: Seen::default(),
-                need,
-                keys,
-            })
+        // While a copy is on its way to us, what is here says nothing about what is right.
+        let least = match peer.applying.is_whole() {
+            true => Need::Doubts,
+            false => Need::Lacks,
         };
-        let Some(request) = peer.answering.asked.pop_front().or_else(due) else {
+        while let Some(due) = peer.debts.take_due() {
+            peer.answering.asked.put(due);
+        }
+        let Some(request) = peer.answering.asked.take(least) else {
             return false;
         };
         peer.answering.current = Some(request);
@@ -133,6 +140,7 @@ impl Site {
         let is_settled = peers[&number].docket.is_settled();
         let waits = |applying: &crate::apply::Applying| {
             applying.is_settling()
+                || applying.flying.is_any()
                 || applying
                     .guard
                     .as_ref()
@@ -145,6 +153,10 @@ impl Site {
         }
         let life = self.sidecar.life;
         let peer = self.sidecar.peers.get_mut(&number).unwrap();
+        let Some(Some(turn)) = crate::soon(peer.answering.gate.turn()) else {
+            peer.answering.parts.push_front((keys, is_right));
+            return false;
+        };
         let keys = peer.debts.answerable(keys, peer.answering.need);
         if keys.is_empty() {
             return true;
@@ -157,6 +169,7 @@ impl Site {
         let reached = self.sidecar.reached.watch().borrow().clone();
         let states = keys.into_iter().map(|key| State {
             said: (!is_right).then(|| self.redis.data.get(&key).cloned()),
+            standing: Standing::Unknown,
             key,
         });
         peer.answering.number += 1;
@@ -164,6 +177,7 @@ impl Site {
             states: states.collect(),
             reading,
             hold,
+            _turn: turn,
             reached,
         });
         let name = format!("read:{}", peer.name);
@@ -187,11 +201,12 @@ impl Site {
             reading,
             hold,
             reached,
+            _turn,
         } = under_way;
         let settled = |(site, at): (&SiteId, &Cursor)| {
             let at = match *site == peer.name {
                 true => *at,
-                false => reached.of(site).max(*at),
+                false => sidecar.reached.held(site, reached.of(site).max(*at)),
             };
             let of = sidecar.peers.values().find(|other| other.name == *site);
             let at = of.map_or(at, |other| other.docket.settled(at));
@@ -212,7 +227,7 @@ impl Site {
             states,
         };
         let outgoing = peer.outgoing.as_mut().unwrap();
-        outgoing.inserts.push_back((owed, hold));
+        outgoing.inserts.push_back(Insert::Owed(owed, hold));
         true
     }
 

@@ -8,10 +8,12 @@ use bytes::Bytes;
 use tandem::apply::Debts;
 use tandem::command::{Access, Catalog, Command, Touched, for_each_in};
 use tandem::converge::{Filed, Foreign, Table};
+use tandem::link::CopyBegin;
 use tandem::model::{
-    BatchReader, Cursor, Entry, Hlc, Key, Mark, Need, Offset, Record, Seen, SiteId,
+    BatchReader, Cursor, Entry, Epoch, Hlc, Key, Mark, Need, Offset, Owes, Record, Seen, SiteId,
 };
 
+use crate::copied::Flying;
 use crate::guard::Guard;
 use crate::link::{Message, OwedStates, Records};
 use crate::redis::{Done, shown};
@@ -28,11 +30,34 @@ pub(crate) struct Applying {
     rest: VecDeque<Record>,
     /// What was executed, and which of its commands failed: nothing has been done about that yet.
     settling: Option<(Batch, BTreeSet<usize>)>,
-    /// States whose causes are not here.
-    waiting: Option<OwedStates>,
+    /// States, or a copy, whose causes are not here.
+    waiting: Option<Waiting>,
     pub guard: Option<Guard>,
+    pub flying: Flying,
+    /// The epoch on which the peer's data rests.
+    pub base: Epoch,
+    /// Whether the peer lacks writes that are here and not in our journal.
+    pub gap: bool,
+    /// Whether all that this site will have comes from the peer.
+    pub joins: bool,
+    /// Whether values here stay, by configuration.
+    pub keeps_own: bool,
+    /// Whether the copy from the peer is answered by one.
+    pub owes_back: bool,
+    pub entire: bool,
+    /// What the snapshot being copied had seen.
+    pub copy_seen: Seen,
+    torn_after: Option<Cursor>,
     /// The number of the last fence.
     pub fence: u64,
+}
+
+/// What waits for its causes.
+#[derive(Debug)]
+pub(crate) enum Waiting {
+    States(OwedStates),
+    /// The rest of the beginning of a copy.
+    Copy(Box<CopyBegin>, Mark),
 }
 
 /// As of an applier that knows nothing yet: of nothing is it known how it went.
@@ -172,6 +197,26 @@ impl Applying {
         self.mark.as_ref().map_or(Cursor::ZERO, |mark| mark.at)
     }
 
+    /// The mark, if there is one.
+    pub(crate) const fn known_mark(&self) -> Option<&Mark> {
+        self.mark.as_ref()
+    }
+
+    pub(crate) const fn take_mark(&mut self) -> Option<Mark> {
+        self.mark.take()
+    }
+
+    /// Whether the data here rests on all that the peer's data rests on.
+    pub(crate) fn is_whole(&self) -> bool {
+        let mark = self.mark.as_ref();
+        mark.is_some_and(|mark| mark.copy.is_none() && mark.base == self.base)
+    }
+
+    /// Behind what it is not known how it went.
+    pub(crate) const fn unsettled(&self) -> Option<Cursor> {
+        self.unsettled.0
+    }
+
     /// The mark.
     pub(crate) fn mark(&self) -> Mark {
         self.mark.clone().expect("a session has begun")
@@ -191,6 +236,7 @@ impl Applying {
         self.work.clear();
         self.rest.clear();
         (self.settling, self.waiting, self.guard) = (None, None, None);
+        self.flying = Flying::default();
     }
 }
 
@@ -211,36 +257,7 @@ impl Site {
         }
     }
 
-    /// Opens the connection to the Redis, before a session.
-    pub(crate) fn open(&mut self, number: usize, now: u64) {
-        // A fence comes back: all that was written before has been read.
-        while self.read(usize::MAX, now, crate::intake::Kill::No) {}
-        let read = self.sidecar.progress.read;
-        let peer = self.sidecar.peers.get_mut(&number).unwrap();
-        peer.debts.forget_asked();
-        let mut mark = self.redis.marks[&peer.name].clone();
-        mark.at = mark.at.max(self.sidecar.progress.seen.of(&peer.name));
-        peer.applying.mark = Some(mark);
-        let kept = self.redis.owed.get(&peer.name).cloned();
-        let kept = kept.unwrap_or_default();
-        peer.docket.owed(kept.keys().cloned());
-        peer.debts.begin(kept, read);
-    }
-
-    /// A session begins, in which the peer sends what comes after `sent_after`.
-    pub(crate) fn begin_applying(&mut self, number: usize, sent_after: Cursor) {
-        let peer = self.peer(number);
-        let start = peer.applying.mark_at();
-        peer.docket.begin();
-        let unsettled = peer.applying.unsettled.0.map(|from| from.max(sent_after));
-        let unsettled = unsettled.filter(|from| *from < start);
-        self.set_unsettled(number, unsettled);
-        let peer = self.peer(number);
-        let name = peer.name.clone();
-        self.sidecar.claims.set_linked(&name, true);
-    }
-
-    fn set_unsettled(&mut self, number: usize, from: Option<Cursor>) {
+    pub(crate) fn set_unsettled(&mut self, number: usize, from: Option<Cursor>) {
         let peer = self.peer(number);
         peer.applying.unsettled = Unsettled(from);
         peer.docket.set_unsettled(from);
@@ -257,6 +274,7 @@ impl Site {
         };
         self.redis.mark(&peer.name, &mark, Vec::new());
         peer.applying.mark = Some(mark);
+        self.note_part(number);
     }
 
     /// Whether everything of third sites that was seen is here.
@@ -278,9 +296,10 @@ impl Site {
     /// with what failed.
     pub(crate) fn apply(&mut self, number: usize, splits: bool) -> bool {
         let peer = self.peer(number);
-        if peer.outgoing.is_none() {
+        if peer.outgoing.is_none() || self.sidecar.broken.contains(&number) {
             return false;
         }
+        let peer = self.peer(number);
         if let Some((batch, failed)) = peer.applying.settling.take() {
             self.settle(number, &batch, &failed);
             return true;
@@ -288,23 +307,24 @@ impl Site {
         if let Some(guard) = peer.applying.guard.take() {
             return self.guard(number, guard);
         }
-        if let Some(owed) = peer.applying.waiting.take() {
-            if self.has_causes(number, &owed.causes) {
-                self.begin_guard(number, owed);
-                return true;
-            }
-            let at = owed.at;
-            self.peer(number).applying.waiting = Some(owed);
-            return self.reach(number, at);
+        if let Some(waiting) = peer.applying.waiting.take() {
+            return self.end_waiting(number, waiting);
         }
+        if let Some(is_busy) = self.land(number, splits) {
+            return is_busy;
+        }
+        let peer = self.peer(number);
         if !peer.applying.rest.is_empty() {
             return self.apply_rest(number, splits);
+        }
+        if self.tear(number) {
+            return true;
         }
         let is_busy = self.ask(number);
         let Some(message) = self.peer(number).applying.work.pop_front() else {
             return is_busy;
         };
-        self.on_message(number, message);
+        self.on_message(number, message, splits);
         true
     }
 
@@ -331,11 +351,23 @@ impl Site {
         is_busy
     }
 
-    fn on_message(&mut self, number: usize, message: Message) {
+    fn on_message(&mut self, number: usize, message: Message, splits: bool) {
         let peer = self.sidecar.peers.get_mut(&number).unwrap();
         match message {
             Message::Records(records) => self.take_up(number, &records),
             Message::States(owed) => self.on_states(number, owed),
+            Message::CopyBegin(begin) => self.on_copy_begin(number, begin),
+            Message::CopyStates(part) => self.on_copy_states(number, part, splits),
+            Message::CopyEnd(entries) => self.on_copy_end(number, entries),
+            Message::Copied => {
+                peer.applying.gap = false;
+                let mark = Mark {
+                    owes: Owes::Nothing,
+                    ..peer.applying.mark()
+                };
+                self.sidecar.claims.end_copy(&peer.name);
+                self.commit_mark(number, mark);
+            }
             Message::Owe(question) => {
                 let mark = peer.applying.mark();
                 if mark.at < question.after {
@@ -371,8 +403,52 @@ impl Site {
             !is_unsaid && peer.debts.wants(state.key.0, &state.key.1)
         });
         if !owed.states.is_empty() {
-            peer.applying.waiting = Some(owed);
+            peer.applying.waiting = Some(Waiting::States(owed));
         }
+    }
+
+    /// What waits goes on if its causes are here.
+    fn end_waiting(&mut self, number: usize, waiting: Waiting) -> bool {
+        let (causes, at) = match &waiting {
+            Waiting::States(owed) => (&owed.causes, owed.at),
+            Waiting::Copy(begin, _) => (&begin.holds, begin.at),
+        };
+        if !self.has_causes(number, causes) {
+            self.peer(number).applying.waiting = Some(waiting);
+            return self.reach(number, at);
+        }
+        match waiting {
+            Waiting::States(owed) => self.begin_guard_of_owed(number, owed),
+            Waiting::Copy(_, mark) => self.commit_mark(number, mark),
+        }
+        true
+    }
+
+    /// Whether the session ends, because the two sites are to be merged.
+    fn tear(&mut self, number: usize) -> bool {
+        let last = self.journal.last_record();
+        let peer = self.sidecar.peers.get_mut(&number).unwrap();
+        if !peer.docket.is_torn() {
+            return false;
+        }
+        let after = *peer.applying.torn_after.get_or_insert(last);
+        if self.sidecar.deliveries.of(&peer.name).seen < after {
+            return false;
+        }
+        peer.applying.torn_after = None;
+        let mark = peer.applying.mark();
+        let base = match mark.base {
+            Epoch::LOST => Epoch::LOST,
+            _ => Epoch::UNDONE,
+        };
+        self.commit_mark(number, Mark { base, ..mark });
+        self.peer(number).docket.set_torn(false);
+        self.sidecar.broken.insert(number);
+        true
+    }
+
+    pub(crate) fn wait_for_causes(&mut self, number: usize, waiting: Waiting) {
+        self.peer(number).applying.waiting = Some(waiting);
     }
 
     /// Takes up a frame of records: what is about to be applied is filed.
@@ -478,6 +554,7 @@ impl Site {
             hlc: old.hlc.max(batch.hlc),
             low: batch.seen.of(&site),
             seen: Seen::clone(&batch.seen),
+            owes: old.owes.after_records(),
             ..old
         };
         let unsettled = self.peer(number).applying.unsettled.0;

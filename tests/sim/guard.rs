@@ -8,11 +8,13 @@ use tokio::sync::OwnedSemaphorePermit;
 
 use tandem::command::{Touched, for_each_in, key_hash, moment};
 use tandem::converge::{Filed, Settled, Why};
-use tandem::model::{Cursor, Key, Mark, Need};
+use tandem::link::Standing;
+use tandem::model::{Cursor, Key, Lacking, Mark, Need, Seen};
 
+use crate::copied::on_its_way;
 use crate::link::{OwedStates, State};
-use crate::redis::{Entry, Event, shown};
-use crate::site::{Site, place};
+use crate::redis::{Entry, Event, put_delete, shown};
+use crate::site::{START, Site, place};
 
 /// How often a transaction is tried whose keys keep changing.
 const ATTEMPTS: u32 = 8;
@@ -38,10 +40,26 @@ fn is_late(raw: &Bytes, now: i64) -> bool {
 /// States that are being taken.
 #[derive(Debug)]
 pub(crate) struct Guard {
-    owed: OwedStates,
+    states: Vec<State>,
+    /// What they had seen.
+    seen: Seen,
+    rules: Rules,
+    /// Committed with them.
+    mark: Mark,
     verdicts: Vec<Option<Verdict>>,
     attempt: u32,
     stage: Stage,
+}
+
+/// How states are to be taken.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Rules {
+    /// Whether keys that are here stay.
+    pub keep: bool,
+    /// Whether what the states have not seen is written again on top of them.
+    pub rebase: bool,
+    /// What is known of keys that are not here.
+    pub lacking: Lacking,
 }
 
 #[derive(Debug)]
@@ -70,13 +88,27 @@ struct Watch {
 enum Verdict {
     Take,
     Rebase(Vec<Bytes>),
-    Leave,
+    /// What is here stays; by configuration, or because the state says the same.
+    Leave {
+        kept: bool,
+    },
+    /// What is here stays: the peer has asked for it.
+    Asked,
+    /// It was deleted here while nobody read.
+    Deleted,
     Refuse,
 }
 
 impl Verdict {
+    const fn pays(&self) -> bool {
+        !matches!(
+            self,
+            Self::Refuse | Self::Asked | Self::Leave { kept: true }
+        )
+    }
+
     const fn is_final(&self) -> bool {
-        matches!(self, Self::Leave | Self::Refuse)
+        matches!(self, Self::Leave { .. } | Self::Asked | Self::Refuse)
     }
 }
 
@@ -95,14 +127,38 @@ impl Guard {
 }
 
 impl Site {
-    /// Begins to take states.
-    pub(crate) fn begin_guard(&mut self, number: usize, owed: OwedStates) {
+    /// Begins to take states that were asked for.
+    pub(crate) fn begin_guard_of_owed(&mut self, number: usize, owed: OwedStates) {
         let peer = self.peer(number);
-        assert!(owed.at >= peer.applying.mark_at(), "states out of place");
-        let verdicts = vec![None; owed.states.len()];
-        peer.applying.guard = Some(Guard {
-            owed,
-            verdicts,
+        let mark = peer.applying.mark();
+        assert!(owed.at >= mark.at, "states out of place");
+        let mark = Mark {
+            at: owed.at,
+            ..mark
+        };
+        crate::now(peer.docket.file(Filed::Nothing(owed.at)));
+        let rules = Rules {
+            keep: false,
+            rebase: true,
+            lacking: Lacking::New,
+        };
+        self.begin_guard(number, (owed.states, owed.seen), rules, mark);
+    }
+
+    /// Begins to take states; the mark is committed with them.
+    pub(crate) fn begin_guard(
+        &mut self,
+        number: usize,
+        (states, seen): (Vec<State>, Seen),
+        rules: Rules,
+        mark: Mark,
+    ) {
+        self.peer(number).applying.guard = Some(Guard {
+            verdicts: vec![None; states.len()],
+            states,
+            seen,
+            rules,
+            mark,
             attempt: 1,
             stage: Stage::Begin,
         });
@@ -128,17 +184,17 @@ impl Site {
                     return false;
                 };
                 for (i, _, here) in &watch.keys {
-                    let state = &guard.owed.states[*i];
-                    let verdict = self.verdict(number, (&guard.owed, state), here.as_ref(), at);
+                    let state = &guard.states[*i];
+                    let verdict = self.verdict(number, (&guard, state), here.as_ref(), at);
                     guard.verdicts[*i] = Some(verdict);
                 }
                 watch.upto = Some(at);
                 Stage::Decided(watch)
             }
             Stage::Decided(watch) => {
-                let states = &guard.owed.states;
+                let states = &guard.states;
                 let is_changed = |(i, version, _): &(usize, u64, _)| {
-                    let State { key, said } = &states[*i];
+                    let State { key, said, .. } = &states[*i];
                     // What would expire before it is written on top of is decided about once more: that it
                     // takes no longer the program takes for granted.
                     let now = self.redis.now;
@@ -181,7 +237,7 @@ impl Site {
         let verdicts = guard.verdicts.iter().enumerate();
         let open = verdicts.filter(|(_, verdict)| verdict.is_none());
         let keys = open.map(|(i, _)| {
-            let key = &guard.owed.states[i].key;
+            let key = &guard.states[i].key;
             self.redis.expire(key);
             let here = self.redis.data.get(key).cloned();
             (i, self.redis.version(key), here)
@@ -206,31 +262,52 @@ impl Site {
     fn verdict(
         &self,
         number: usize,
-        (owed, state): (&OwedStates, &State),
+        (guard, state): (&Guard, &State),
         here: Option<&Entry>,
         upto: Cursor,
     ) -> Verdict {
         let Some(said) = &state.said else {
-            return Verdict::Leave;
+            return Verdict::Leave { kept: false };
         };
-        let (sidecar, key) = (&self.sidecar, &state.key);
-        let (hash, seen) = (key_hash(key.0, &key.1), &owed.seen);
-        let (origin, of_us) = (&sidecar.peers[&number].name, seen.of(&self.name));
-        let is_foreign = sidecar.foreign.is_unseen(hash, origin, seen);
-        if is_foreign {
+        let (sidecar, key, rules) = (&self.sidecar, &state.key, guard.rules);
+        let peer = &sidecar.peers[&number];
+        let is_same = said.is_some() && here == said.as_ref();
+        let (hash, seen) = (key_hash(key.0, &key.1), &guard.seen);
+        let of_us = seen.of(&self.name);
+        let is_foreign = sidecar.foreign.is_unseen(hash, &peer.name, seen);
+        let has_seen_writes = sidecar.table.unseen(hash, of_us).is_none() && !is_foreign;
+        let is_asked = state.standing == Standing::Asked;
+        if rules.keep && here.is_some() && !is_asked && !peer.applying.keeps_own && !has_seen_writes
+        {
             return Verdict::Refuse;
         }
-        if sidecar.table.unseen(hash, of_us).is_none() {
-            return match here == said.as_ref() {
-                true => Verdict::Leave,
-                false => Verdict::Take,
+        let has_seen_all = has_seen_writes && (!peer.applying.gap || here.is_none());
+        if here.is_some() && (rules.keep || is_asked) {
+            return match is_asked {
+                _ if has_seen_all && is_same => Verdict::Leave { kept: false },
+                true => Verdict::Asked,
+                false => Verdict::Leave { kept: true },
             };
         }
-        match is_over(said.as_ref(), self.redis.now + SOON)
-            || sidecar.table.sent_unseen(hash, of_us)
-        {
-            true => Verdict::Refuse,
-            false => match self.replay(key, of_us, upto) {
+        let is_deleted = rules.lacking == Lacking::Deleted
+            && state.standing == Standing::Old
+            && here.is_none()
+            && !peer.debts.wants(key.0, &key.1);
+        match (has_seen_all, here.is_some() || said.is_some()) {
+            (false, _) => {}
+            (true, _) if is_deleted => return Verdict::Deleted,
+            (true, true) if !is_same => return Verdict::Take,
+            (true, _) => return Verdict::Leave { kept: false },
+        }
+        let may_rebase = rules.rebase
+            && !is_over(said.as_ref(), self.redis.now + SOON)
+            && !is_foreign
+            && !peer.applying.gap
+            && !sidecar.table.sent_unseen(hash, of_us)
+            && of_us >= place(START);
+        match may_rebase {
+            false => Verdict::Refuse,
+            true => match self.replay(key, of_us, upto) {
                 Verdict::Rebase(replay)
                     if said.is_none() && replay.iter().any(renews)
                         || replay.iter().any(|raw| is_late(raw, self.redis.now + SOON)) =>
@@ -273,22 +350,18 @@ impl Site {
 
     /// EXEC: what was decided is done, and the mark says so.
     fn take(&mut self, number: usize, guard: &Guard) {
-        let Guard { owed, verdicts, .. } = guard;
+        let (rules, verdicts) = (guard.rules, &guard.verdicts);
         let verdicts: Vec<&Verdict> = verdicts.iter().flatten().collect();
         let (debts, name) = {
             let peer = self.peer(number);
             (peer.debts.clone(), peer.name.clone())
         };
         let (mut deleted, mut kept) = (Vec::new(), Vec::new());
-        for (state, verdict) in owed.states.iter().zip(verdicts) {
+        for (state, verdict) in guard.states.iter().zip(&verdicts) {
             let key = &state.key;
             if let (Some(said), Verdict::Take | Verdict::Rebase(_)) = (&state.said, verdict) {
-                let mut said = said.clone();
                 // What has expired on its way expires here.
-                let expires = said.as_mut().and_then(|said| said.expires.as_mut());
-                expires
-                    .into_iter()
-                    .for_each(|at| *at = self.redis.now.max(*at - 1) + 1);
+                let said = said.clone().map(|said| on_its_way(said, self.redis.now));
                 if said.is_none() && self.redis.data.contains_key(key) {
                     deleted.push(key.clone());
                 }
@@ -304,10 +377,11 @@ impl Site {
             }
             match verdict {
                 Verdict::Refuse => match debts.need(key) {
+                    _ if !rules.rebase => kept.push((key.clone(), Need::Lacks)),
                     Some(Need::Wrong | Need::Doubts) => {}
                     known => kept.push((key.clone(), known.unwrap_or(Need::Lacks))),
                 },
-                _ if debts.is_paid(key, state.said.is_some()) => {
+                _ if verdict.pays() && debts.is_paid(key, state.said.is_some()) => {
                     let owed = self.redis.owed.entry(name.clone()).or_default();
                     owed.remove(key);
                 }
@@ -319,7 +393,7 @@ impl Site {
                     Verdict::Rebase(replay) => replay.iter().map(|raw| shown(raw)).collect(),
                     _ => Vec::new(),
                 };
-                let (said, seen) = (&state.said, &owed.seen);
+                let (said, seen) = (&state.said, &guard.seen);
                 format!(
                     "a state of {name}: {key} {said:?} seen {seen}: {verdict:?} {top:?} = {here:?}"
                 )
@@ -328,41 +402,69 @@ impl Site {
         for (key, need) in kept {
             self.keep_owed(number, &[key], need);
         }
-        let life = self.sidecar.life;
-        let mark = self.peer(number).applying.mark();
+        self.push_gone(guard);
         let marked = Mark {
-            instance: life,
-            batch: mark.batch + 1,
-            at: owed.at,
-            ..mark
+            instance: self.sidecar.life,
+            batch: guard.mark.batch + 1,
+            ..guard.mark.clone()
         };
-        crate::now(self.peer(number).docket.file(Filed::Nothing(owed.at)));
         self.redis.mark(&name, &marked, deleted);
         self.peer(number).applying.set_mark(marked);
+        self.note_part(number);
+    }
+
+    /// Keys that were deleted here while nobody read: that is a write of this site.
+    fn push_gone(&mut self, guard: &Guard) {
+        let states = guard.states.iter().zip(&guard.verdicts);
+        for (state, _) in states.filter(|(_, verdict)| **verdict == Some(Verdict::Deleted)) {
+            let ((db, name), mut commands) = (&state.key, Vec::new());
+            put_delete(name, &mut commands);
+            self.redis.stream.push(Event::Write {
+                db: *db,
+                commands: commands.into(),
+                count: 1,
+            });
+        }
     }
 
     /// The debts after states were taken or refused: when the answer comes, and the echo perhaps has come.
     fn settle_states(&mut self, number: usize, guard: Guard, upto: Option<Cursor>) {
-        let Guard { owed, verdicts, .. } = guard;
+        let (rules, verdicts, joins) = (
+            guard.rules,
+            guard.verdicts,
+            self.peer(number).applying.joins,
+        );
         let debts = self.peer(number).debts.clone();
         let read = self.sidecar.progress.read;
-        let (mut paid, seen) = (Vec::new(), Arc::new(owed.seen));
+        let (mut paid, seen) = (Vec::new(), Arc::new(guard.seen));
         let verdicts = verdicts.into_iter().flatten();
-        for (state, verdict) in owed.states.into_iter().zip(verdicts) {
+        for (state, verdict) in guard.states.into_iter().zip(verdicts) {
             let key = state.key;
             if verdict == Verdict::Refuse {
-                debts.add_again(key, read);
+                match rules.rebase {
+                    false => {
+                        self.peer(number).docket.owed([key.clone()]);
+                        debts.add_copied(key, read);
+                    }
+                    true => debts.add_again(key, read),
+                }
                 continue;
             }
-            let is_paid = debts.is_paid(&key, state.said.is_some());
-            if is_paid && let Some(stale) = debts.remove(&key) {
-                paid.push(Settled {
-                    key,
-                    seen: Arc::clone(&seen),
-                    upto: upto.filter(|_| !verdict.is_final()),
-                    why: Why::Asked(stale),
-                });
-            }
+            let is_paid = verdict.pays() && debts.is_paid(&key, state.said.is_some());
+            let stale = is_paid.then(|| debts.remove(&key)).flatten();
+            let upto = upto.filter(|_| !verdict.is_final());
+            let why = match stale {
+                Some(stale) => Why::Asked(stale),
+                None if upto.is_none() => continue,
+                None if joins => Why::Joined,
+                None => Why::Copied,
+            };
+            paid.push(Settled {
+                key,
+                seen: Arc::clone(&seen),
+                upto,
+                why,
+            });
         }
         let peer = self.peer(number);
         let mark = peer.applying.mark();

@@ -6,11 +6,11 @@ use std::sync::Arc;
 use bytes::Bytes;
 
 use tandem::converge::Overrun;
-use tandem::model::{BatchReader, Entry, FrameBuilder, Key, Offset, Record, Tags};
+use tandem::model::{BatchReader, Entry, FrameBuilder, Key, Mark, Offset, Record, Tags};
 use tandem::progress::FenceSeen;
 
 use crate::redis::Event;
-use crate::site::{Frame, START, Sidecar, Site, effects_of, place};
+use crate::site::{Frame, Sidecar, Site, effects_of, place};
 
 /// Where the sidecar is killed while it appends to the journal.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -38,7 +38,7 @@ impl Site {
 
     /// Where the reading is.
     fn read_up_to(&self) -> Offset {
-        Offset(START.0 + self.sidecar.read as u64)
+        Offset(self.sidecar.state.began.0 + self.sidecar.read as u64)
     }
 
     fn on_event(&mut self, event: Event, now_ms: u64) {
@@ -61,6 +61,10 @@ impl Site {
                 };
                 sidecar.frame.push(tags, &commands);
                 let mut effects = effects_of((&commands, db), &self.catalog);
+                if self.keeps_evictions {
+                    let touches = &effects.touches;
+                    sidecar.judge.on_own_commands(&commands, (db, at), touches);
+                }
                 sidecar.judge.on_own(&mut effects, at, hlc);
             }
             Event::Echo {
@@ -72,8 +76,17 @@ impl Site {
                 Arc::make_mut(&mut sidecar.seen).advance(&origin, mark.at);
                 let frame = &mut sidecar.frame;
                 frame.push_echo(&origin, mark.at, mark.hlc, at.offset);
+                let known = sidecar.progress.marks.get(&origin);
+                if known.is_none_or(|known| known.stands_elsewhere(&mark)) {
+                    frame.push_mark(&origin, mark.to_string().as_bytes());
+                    let marks = Arc::make_mut(&mut sidecar.progress.marks);
+                    marks.insert(origin.clone(), Mark::clone(&mark));
+                }
                 let here = (sidecar.life, now_ms);
                 sidecar.judge.on_echo(&origin, &mark, deleted, here, at);
+                if let Some(causes) = sidecar.judge.causes() {
+                    sidecar.seen_at.note(at, causes);
+                }
             }
             Event::Fence(name, instance, number) if instance == sidecar.life => {
                 let seen = Arc::clone(&sidecar.seen);
@@ -88,6 +101,12 @@ impl Site {
                 Arc::make_mut(&mut sidecar.progress.fences).insert(name, fence);
             }
             Event::Fence(..) => {}
+            Event::SelfMark(number) => {
+                let known = &mut sidecar.progress.self_mark;
+                *known = number.max(*known);
+                sidecar.frame.push_self_mark(number, at.offset);
+            }
+            Event::Evicted(key) => sidecar.judge.on_evicted(&key),
         }
     }
 
@@ -126,6 +145,7 @@ impl Site {
                 end: read,
                 last_record: None,
                 body: frame.finish().into(),
+                saved: None,
             };
             self.journal.append(frame);
         }
@@ -144,6 +164,7 @@ impl Site {
                 end,
                 last_record: frame.last_record(),
                 body: frame.finish().into(),
+                saved: None,
             };
             self.journal.append(frame);
         } else {

@@ -5,11 +5,12 @@ use std::collections::VecDeque;
 use bytes::Bytes;
 
 use tandem::converge::Docket;
-use tandem::fullsync::Hold;
-use tandem::link::{Ack, Question};
+use tandem::fullsync::{Gate, Hold};
+use tandem::link::{Ack, CopyBegin, Question, Standing};
 use tandem::model::{BatchReader, Cursor, Entry as Item, FrameBuilder, Key, Offset, Seen, SiteId};
 use tandem::progress::Telling;
 
+use crate::copier::Sending;
 use crate::redis::Entry;
 use crate::site::{Frame, Journal, Site, place};
 
@@ -18,6 +19,10 @@ use crate::site::{Frame, Journal, Site, place};
 pub(crate) enum Message {
     Records(Records),
     States(OwedStates),
+    CopyBegin(Box<CopyBegin>),
+    CopyStates(CopyPart),
+    CopyEnd(u64),
+    Copied,
     Owe(Question),
     /// With the number by which they are told.
     Stale(u64, Vec<Key>),
@@ -49,6 +54,39 @@ pub(crate) struct State {
     pub key: Key,
     /// None: the asker's value is right, for there is no time to live here.
     pub said: Option<Option<Entry>>,
+    /// What the sender of a copy knows of the receiver's.
+    pub standing: Standing,
+}
+
+/// Entries of a snapshot.
+#[derive(Clone, Debug)]
+pub(crate) struct CopyPart {
+    /// The number of the first.
+    pub first: u64,
+    pub states: Vec<State>,
+}
+
+impl CopyPart {
+    /// The number of the entry behind these.
+    pub(crate) fn end(&self) -> u64 {
+        self.first + self.states.len() as u64
+    }
+}
+
+/// Something that goes into the stream of records at one place.
+#[derive(Debug)]
+pub(crate) enum Insert {
+    Owed(OwedStates, Hold),
+    Copy(Box<CopyBegin>, Sending),
+}
+
+impl Insert {
+    fn at(&self) -> Cursor {
+        match self {
+            Self::Owed(owed, _) => owed.at,
+            Self::Copy(begin, _) => begin.at,
+        }
+    }
 }
 
 /// What is sent to one peer in a session.
@@ -66,7 +104,15 @@ pub(crate) struct Outgoing {
     heard: u64,
     last: Option<Ack>,
     pub questions: Vec<Question>,
-    pub inserts: VecDeque<(OwedStates, Hold)>,
+    pub inserts: VecDeque<Insert>,
+    /// The copy that is being sent: records wait.
+    copying: Option<Sending>,
+    /// Whether what is before a copy is left out.
+    pub skips: bool,
+    /// Where the last of those ends that were left out.
+    skipped: Option<Cursor>,
+    /// Of how many copies the peer is to hear that they are here.
+    pub copied: usize,
 }
 
 impl Outgoing {
@@ -83,6 +129,10 @@ impl Outgoing {
             last: None,
             questions: Vec::new(),
             inserts: VecDeque::new(),
+            copying: None,
+            skips: false,
+            skipped: None,
+            copied: 0,
         }
     }
 
@@ -126,6 +176,52 @@ impl Outgoing {
         }
     }
 
+    /// Sends what comes next: of a copy, or of the journal.
+    fn send_next(
+        &mut self,
+        (journal, gate): (&Journal, &Gate),
+        most: usize,
+        wire: &mut VecDeque<Message>,
+    ) {
+        for _ in 0..most {
+            if let Some(sending) = &mut self.copying {
+                let (message, is_last) = sending.next();
+                wire.push_back(message);
+                if is_last {
+                    self.copying = None;
+                    self.sent = self.skipped.take().unwrap_or(self.sent);
+                }
+            } else if gate.is_closed() {
+                return;
+            } else if let Some(frame) = self.next(journal) {
+                self.push(frame, wire);
+            }
+        }
+    }
+
+    /// Sends states whose place has come.
+    fn send_insert(&mut self, journal: &Journal, wire: &mut VecDeque<Message>) {
+        if self.copying.is_some() {
+            return;
+        }
+        let Some(insert) = self.inserts.pop_front() else {
+            return;
+        };
+        if self.skips && matches!(insert, Insert::Copy(..)) {
+            let before = self.sent;
+            self.push_up_to(journal, insert.at(), &mut VecDeque::new());
+            self.skipped = Some(std::mem::replace(&mut self.sent, before));
+        }
+        self.push_up_to(journal, insert.at(), wire);
+        match insert {
+            Insert::Owed(states, _hold) => wire.push_back(Message::States(states)),
+            Insert::Copy(begin, sending) => {
+                wire.push_back(Message::CopyBegin(begin));
+                self.copying = Some(sending);
+            }
+        }
+    }
+
     /// What may be told of what we have seen; nothing new before the peer knows what is stale.
     fn tell(&mut self, seen: Seen, last: Cursor, stale_waits: bool) -> Seen {
         match stale_waits {
@@ -153,6 +249,7 @@ fn split(frame: &Frame, at: Offset) -> (Option<Frame>, Option<Frame>) {
             end,
             last_record,
             body: builder.finish().into(),
+            saved: None,
         })
     };
     (part(frame.start, at), part(at, frame.end))
@@ -178,19 +275,11 @@ impl Site {
         let Some(outgoing) = &mut peer.outgoing else {
             return false;
         };
-        for _ in 0..most {
-            if only_states || gate.is_closed() {
-                break;
-            }
-            if let Some(frame) = outgoing.next(journal) {
-                outgoing.push(frame, wire);
-            }
+        if !only_states {
+            outgoing.send_next((journal, gate), most, wire);
         }
-        if let Some((states, _hold)) = outgoing.inserts.pop_front() {
-            outgoing.push_up_to(journal, states.at, wire);
-            wire.push_back(Message::States(states));
-        }
-        if !gate.is_closed() {
+        outgoing.send_insert(journal, wire);
+        if !gate.is_closed() && outgoing.copying.is_none() {
             let stale = sidecar.claims.stale(&peer.name, outgoing.told);
             if let Some((number, _)) = stale.last() {
                 outgoing.told = *number;
@@ -203,8 +292,12 @@ impl Site {
         let waits = sidecar.claims.has_stale(&peer.name, outgoing.told);
         let told = outgoing.tell(seen, last, waits);
         let settled = |(site, at): (&SiteId, &Cursor)| {
+            let at = match *site == peer.name {
+                true => *at,
+                false => sidecar.reached.held(site, *at),
+            };
             let docket = dockets.iter().find(|(of, _)| of == site);
-            let at = docket.map_or(*at, |(_, docket)| docket.settled(*at));
+            let at = docket.map_or(at, |(_, docket)| docket.settled(at));
             (site.clone(), at)
         };
         let seen: Seen = told.iter().map(settled).collect();
@@ -223,7 +316,11 @@ impl Site {
             outgoing.last = Some(ack.clone());
             wire.push_back(Message::Ack(ack));
         }
+        for _ in 0..std::mem::take(&mut outgoing.copied) {
+            wire.push_back(Message::Copied);
+        }
         while !gate.is_closed()
+            && outgoing.copying.is_none()
             && let Some(question) = outgoing.questions.pop()
         {
             outgoing.push_up_to(journal, question.after, wire);
@@ -248,7 +345,7 @@ impl Site {
             }
             // The question goes to the one who answers, its place to the applier, in order.
             Message::Owe(mut question) => {
-                peer.answering.asked.push_back(question.clone());
+                peer.answering.asked.put(question.clone());
                 question.keys.clear();
                 Message::Owe(question)
             }
@@ -257,35 +354,24 @@ impl Site {
                 peer.docket.told(told);
                 return;
             }
+            Message::Copied => {
+                if let Some(copier) = &mut peer.copier {
+                    copier.copied += 1;
+                }
+                Message::Copied
+            }
             other => other,
         };
         peer.applying.work.push_back(message);
     }
 
-    /// A session with a peer begins, whose Redis holds our history up to `theirs`, of which `judged` is
-    /// judged.
-    pub(crate) fn begin_sending(
-        &mut self,
-        to: usize,
-        (theirs, judged): (Cursor, Cursor),
-    ) -> Cursor {
-        let is_known = judged != Cursor::ZERO && self.journal.last_record() > judged;
-        let start = match is_known {
-            true => judged.min(theirs),
-            false => theirs,
-        };
-        let outgoing = Outgoing::after(&self.journal, start);
-        let peer = self.sidecar.peers.get_mut(&to).unwrap();
-        peer.outgoing = Some(outgoing);
-        start
-    }
-
     /// A session is over.
     pub(crate) fn end_session(&mut self, with: usize) {
         let peer = self.sidecar.peers.get_mut(&with).unwrap();
-        peer.outgoing = None;
+        (peer.outgoing, peer.copier) = (None, None);
         peer.applying.end();
         peer.answering.end();
         self.sidecar.claims.set_linked(&peer.name, false);
+        self.sidecar.joining.take_if(|joining| *joining == with);
     }
 }

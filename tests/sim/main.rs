@@ -5,7 +5,8 @@
 //! cut off and killed. At rest the sites must be equal, and nobody may wait for anything. `SIM_SCHEDULES=n`
 //! runs so many of each kind, beginning with a random seed. `SEED=n SITES=n` repeats one that has failed,
 //! with `TRACE=1` it tells all that happens, and `STEPS=n` ends the writing and the faults earlier. `MIX=moves`
-//! keeps to what clients do in one mix of [`schedule::MIXES`]:
+//! keeps to what clients do in one mix of [`mixes::MIXES`], `COPIES=never`, `meeting` or `losses` to schedules
+//! without copies, to those in which sites with data meet, or to those in which servers lose something:
 //!
 //! `SEED=17 SITES=3 TRACE=1 cargo test --test sim again -- --nocapture`
 
@@ -16,6 +17,10 @@ mod apply;
 #[cfg(test)]
 mod commands;
 #[cfg(test)]
+mod copied;
+#[cfg(test)]
+mod copier;
+#[cfg(test)]
 mod guard;
 #[cfg(test)]
 mod histories;
@@ -23,6 +28,12 @@ mod histories;
 mod intake;
 #[cfg(test)]
 mod link;
+#[cfg(test)]
+mod loss;
+#[cfg(test)]
+mod meeting;
+#[cfg(test)]
+mod mixes;
 #[cfg(test)]
 mod pairs;
 #[cfg(test)]
@@ -34,14 +45,20 @@ mod site;
 #[cfg(test)]
 mod world;
 
+/// What a future comes to, if it does not wait; what waits is given up.
+#[cfg(test)]
+fn soon<T>(future: impl Future<Output = T>) -> Option<T> {
+    let mut context = std::task::Context::from_waker(std::task::Waker::noop());
+    match std::pin::pin!(future).poll(&mut context) {
+        std::task::Poll::Ready(value) => Some(value),
+        std::task::Poll::Pending => None,
+    }
+}
+
 /// What a future that never waits comes to.
 #[cfg(test)]
 fn now<T>(future: impl Future<Output = T>) -> T {
-    let mut context = std::task::Context::from_waker(std::task::Waker::noop());
-    match std::pin::pin!(future).poll(&mut context) {
-        std::task::Poll::Ready(value) => value,
-        std::task::Poll::Pending => unreachable!("nobody else has a turn here"),
-    }
+    soon(future).expect("nobody else has a turn here")
 }
 
 #[cfg(test)]
@@ -100,8 +117,8 @@ mod tests {
                 Err(why) => {
                     *of_kinds.entry(ran.mix).or_default() += 1;
                     println!(
-                        "SEED={seed} SITES={sites}: {}, {:?}: {why}",
-                        ran.mix, ran.faults
+                        "SEED={seed} SITES={sites}: {}, {:?}, {:?}: {why}",
+                        ran.mix, ran.faults, ran.copies
                     );
                     failed.push(seed);
                 }
@@ -241,7 +258,7 @@ mod tests {
         let sites = usize::try_from(number("SITES").unwrap_or(3)).unwrap();
         let steps = number("STEPS").map(|steps| usize::try_from(steps).unwrap());
         let ran = run(seed, sites, steps, env::var("TRACE").is_ok());
-        println!("{}, {:?}", ran.mix, ran.faults);
+        println!("{}, {:?}, {:?}", ran.mix, ran.faults, ran.copies);
         assert_eq!(ran.result, Ok(End::Equal));
     }
 }

@@ -9,7 +9,7 @@ use std::fmt;
 use bytes::Bytes;
 
 use tandem::command::{Catalog, Command, canonical, for_each_in};
-use tandem::model::{InstanceId, Key, Mark, Need, SiteId};
+use tandem::model::{InstanceId, Key, Mark, Need, SelfMark, SiteId};
 
 /// A value of one of the types.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -55,10 +55,14 @@ pub(crate) enum Event {
     },
     /// A fence: its name, whose it is, its number.
     Fence(String, InstanceId, u64),
+    /// A self mark: its number.
+    SelfMark(u64),
+    /// A key was evicted, and is to stay elsewhere.
+    Evicted(Key),
 }
 
 /// The server: all that a killed sidecar finds again.
-#[derive(Debug, Default)]
+#[derive(Clone, Debug, Default)]
 pub(crate) struct Redis {
     pub data: BTreeMap<Key, Entry>,
     /// How often each key was changed: what WATCH sees.
@@ -67,6 +71,7 @@ pub(crate) struct Redis {
     pub marks: BTreeMap<SiteId, Mark>,
     /// Per peer, the states that it owes.
     pub owed: BTreeMap<SiteId, BTreeMap<Key, Need>>,
+    pub self_mark: Option<SelfMark>,
     /// Its clock, in milliseconds; 0 where time does not pass.
     pub now: i64,
     catalog: Catalog,
@@ -111,8 +116,8 @@ pub(crate) fn command(line: &str) -> Vec<u8> {
     out
 }
 
-/// The delete of a key that has expired.
-fn put_delete(name: &[u8], out: &mut Vec<u8>) {
+/// The delete of a key.
+pub(crate) fn put_delete(name: &[u8], out: &mut Vec<u8>) {
     out.extend(command(&format!("DEL {}", String::from_utf8_lossy(name))));
 }
 
@@ -220,6 +225,32 @@ impl Redis {
                 count: 1,
             });
         }
+    }
+
+    /// It runs out of memory: a key goes, and the stream says so. Whether it was there.
+    pub(crate) fn evict(&mut self, key: &Key, stays_elsewhere: bool) -> bool {
+        if !self.data.contains_key(key) {
+            return false;
+        }
+        self.put(key, None);
+        let (db, mut commands) = (key.0, Vec::new());
+        put_delete(&key.1, &mut commands);
+        self.stream.push(match stays_elsewhere {
+            true => Event::Evicted(key.clone()),
+            false => Event::Write {
+                db,
+                commands: commands.into(),
+                count: 1,
+            },
+        });
+        true
+    }
+
+    /// It is restarted: what is past its moment it does not load.
+    pub(crate) fn forget_expired(&mut self) {
+        let keys = self.data.keys().filter(|key| self.is_expired(key));
+        let keys: Vec<Key> = keys.cloned().collect();
+        keys.iter().for_each(|key| self.put(key, None));
     }
 
     /// All keys that are past their moment go. Whether there were any.

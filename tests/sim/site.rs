@@ -7,26 +7,34 @@ use bytes::Bytes;
 
 use tandem::apply::Debts;
 use tandem::command::{Catalog, Effects, for_each_in};
+use tandem::config::Existing;
 use tandem::converge::{Claims, Docket, Foreign, Judge, Table};
+use tandem::intake::history::{self, History, Saved};
 use tandem::model::{
     BatchReader, Clock, Cursor, Entry, Epoch, FrameBuilder, Hlc, InstanceId, Judgement, Key, Mark,
     Offset, Record, Seen, SiteId,
 };
-use tandem::progress::{Deliveries, Progress, Reached};
+use tandem::progress::{Deliveries, EpochState, Progress, Reached, SeenAt};
 
 use crate::answer::Answering;
 use crate::apply::Applying;
+use crate::copier::{Copier, Shelf};
 use crate::link::Outgoing;
+use crate::loss::replid;
 use crate::redis::Redis;
 
 /// How many writes are remembered: more than a schedule has.
 const MOST: usize = 1 << 19;
-/// Where every history begins: what is before it all have.
+/// Where every history begins.
 pub(crate) const START: Offset = Offset(1);
+/// More than the offsets of one epoch: the next begins with the next multiple of it, so that an offset says
+/// which epoch it is of.
+pub(crate) const EPOCH: u64 = 1 << 24;
 
-/// A place in a history; each has one epoch only.
+/// A place in a history.
 pub(crate) const fn place(offset: Offset) -> Cursor {
-    let epoch = Epoch(2);
+    // Those before it are none.
+    let epoch = Epoch(10 + offset.0 / EPOCH);
     Cursor { epoch, offset }
 }
 
@@ -37,6 +45,8 @@ pub(crate) struct Frame {
     pub end: Offset,
     pub last_record: Option<Offset>,
     pub body: Bytes,
+    /// An epoch begins with it.
+    pub saved: Option<Box<Saved>>,
 }
 
 /// What a killed sidecar finds again on its disk.
@@ -58,6 +68,12 @@ impl Journal {
         self.frames.push(frame);
     }
 
+    /// Where the last frame ends.
+    pub(crate) fn end(&self) -> Cursor {
+        let last = self.frames.last();
+        last.map_or(Cursor::ZERO, |frame| place(frame.end))
+    }
+
     /// Where the last record of this site ends.
     pub(crate) fn last_record(&self) -> Cursor {
         let last = self.records.last();
@@ -75,6 +91,8 @@ pub(crate) struct Peer {
     pub answering: Answering,
     /// What is sent; none without a session.
     pub outgoing: Option<Outgoing>,
+    /// Who makes copies; none without a session.
+    pub copier: Option<Copier>,
 }
 
 /// The process beside the Redis.
@@ -86,8 +104,15 @@ pub(crate) struct Sidecar {
     pub claims: Arc<Claims>,
     pub deliveries: Arc<Deliveries>,
     pub reached: Reached,
+    pub seen_at: SeenAt,
     pub judge: Judge,
     pub clock: Clock,
+    /// How the present epoch began.
+    pub state: Arc<EpochState>,
+    /// The peer from which this site gets all that it will have.
+    pub joining: Option<usize>,
+    /// Peers whose session is to end: what they sent, or what is to be sent, makes no sense.
+    pub broken: BTreeSet<usize>,
     /// How many events of the stream have been read.
     pub read: usize,
     pub seen: Arc<Seen>,
@@ -107,6 +132,17 @@ pub(crate) struct Site {
     pub sidecar: Sidecar,
     /// How far its clock is ahead, in milliseconds.
     pub skew: u64,
+    /// What is done where two sites with data meet.
+    pub existing: Existing,
+    /// Whether what it evicts stays at the others.
+    pub keeps_evictions: bool,
+    /// What was ever evicted here.
+    pub evicted: BTreeSet<Key>,
+    /// The life of the server process.
+    pub run_id: u64,
+    pub names: Vec<SiteId>,
+    /// Snapshots.
+    pub shelf: Shelf,
     /// The same of its Redis.
     pub redis_skew: u64,
     /// States that were sent.
@@ -115,7 +151,12 @@ pub(crate) struct Site {
 }
 
 impl Sidecar {
-    fn new(names: &[SiteId], number: usize, life: u64, catalog: &Catalog) -> Self {
+    fn new(
+        names: &[SiteId],
+        number: usize,
+        (life, state): (u64, Arc<EpochState>),
+        catalog: &Catalog,
+    ) -> Self {
         let name = &names[number];
         let others = names.iter().filter(|other| *other != name);
         let others: Vec<SiteId> = others.cloned().collect();
@@ -134,6 +175,7 @@ impl Sidecar {
                 applying: Applying::default(),
                 answering: Answering::default(),
                 outgoing: None,
+                copier: None,
             };
             (i, peer)
         });
@@ -151,42 +193,52 @@ impl Sidecar {
             claims,
             deliveries: Deliveries::new(name, &others),
             reached: Reached::default(),
+            seen_at: SeenAt::default(),
             judge,
             clock: Clock::default(),
-            read: 0,
-            seen: Arc::default(),
-            frame: FrameBuilder::new(START),
+            frame: FrameBuilder::new(state.began),
             progress: Progress {
-                read: place(START),
+                read: place(state.began),
                 ..Progress::default()
             },
+            state,
+            joining: None,
+            broken: BTreeSet::new(),
+            read: 0,
+            seen: Arc::default(),
             peers,
         }
     }
 }
 
 impl Site {
-    /// One with an empty Redis that has met all others.
-    pub(crate) fn new(names: &[SiteId], number: usize) -> Self {
+    /// One with this Redis that has met nobody.
+    pub(crate) fn new(names: &[SiteId], number: usize, redis: Redis) -> Self {
         let catalog = Catalog::default();
-        let mut redis = Redis::default();
-        let sidecar = Sidecar::new(names, number, 1, &catalog);
-        for peer in sidecar.peers.values() {
-            // Its data holds all that the peer had when it was met: nothing.
-            let mark = Mark::first(sidecar.life, place(START));
-            redis.mark(&peer.name, &mark, Vec::new());
-        }
-        Self {
+        let is_empty = redis.data.is_empty();
+        let replid = replid(&names[number], place(START).epoch);
+        let (epoch, server) = (place(START).epoch, (replid, START));
+        let state = history::begin(History::Fresh, None, epoch, server.0, server.1, is_empty);
+        let sidecar = Sidecar::new(names, number, (1, Arc::new(state.clone())), &catalog);
+        let mut site = Self {
             name: names[number].clone(),
             catalog,
             redis,
             journal: Journal::default(),
             sidecar,
             skew: 0,
+            existing: Existing::Overwrite,
+            keeps_evictions: false,
+            evicted: BTreeSet::new(),
+            run_id: 1,
+            names: names.to_vec(),
+            shelf: Shelf::default(),
             redis_skew: 0,
             states: 0,
             traces: false,
-        }
+        };
+        site.begin_epoch((state, Seen::default()), BTreeMap::new());
+        site
     }
 
     /// Tells what happens, when somebody wants to know.
@@ -197,50 +249,78 @@ impl Site {
     }
 
     /// Kills the sidecar, and starts another one, which learns from the journal what that one had known.
-    pub(crate) fn restart(&mut self, names: &[SiteId], number: usize) {
+    pub(crate) fn restart(&mut self, number: usize) {
         self.say(|| "the sidecar is killed".to_owned());
         let life = self.sidecar.life.as_u64() + 1;
-        self.sidecar = Sidecar::new(names, number, life, &self.catalog);
-        let mut found = Found {
-            at: place(START),
-            ..Found::default()
-        };
+        let frames = &self.journal.frames;
+        let saved = frames.iter().rev().find_map(|frame| frame.saved.as_ref());
+        let saved = Saved::clone(saved.unwrap());
+        let state = Arc::new(saved.state.clone());
+        let names = std::mem::take(&mut self.names);
+        self.sidecar = Sidecar::new(&names, number, (life, state), &self.catalog);
+        self.names = names;
+        self.shelf.forget();
+        let mut found = Found::new(saved);
         let judge = &mut self.sidecar.judge;
         judge.note_everything(place(START));
         for frame in &self.journal.frames {
+            if let Some(saved) = &frame.saved {
+                judge.note_foreign(&saved.seen);
+            }
             for entry in BatchReader::new(frame.start, frame.body.clone()) {
                 found.add(entry.unwrap(), &self.catalog, judge);
             }
-            found.at = found.at.max(place(frame.end));
+            found.saved.at = found.saved.at.max(place(frame.end));
             judge.note();
         }
-        let open = (found.wishes, found.stale, &found.torn);
-        judge.resume((&found.seen, &found.judged), open, found.at);
+        let Found {
+            saved,
+            hlc,
+            wishes,
+            stale,
+            torn,
+        } = found;
+        let copied = saved.marks.iter();
+        let copied = copied.filter(|(_, mark)| mark.base > Epoch::UNDONE);
+        let copied = copied.map(|(site, mark)| (site.clone(), mark.at)).collect();
+        judge.note_foreign(&copied);
+        let open = (wishes, stale, &torn);
+        judge.resume((&saved.seen, &saved.judged), open, saved.at);
         let sidecar = &mut self.sidecar;
-        let end = found.at.offset;
-        sidecar.clock = Clock::after(found.hlc);
-        sidecar.read = usize::try_from(end.0 - START.0).unwrap();
+        let end = saved.at.offset;
+        sidecar.clock = Clock::after(hlc);
+        sidecar.read = usize::try_from(end.0 - saved.state.began.0).unwrap();
         sidecar.frame = FrameBuilder::new(end);
-        sidecar.seen = Arc::new(found.seen);
-        sidecar.progress.read = found.at;
+        sidecar.seen = Arc::new(saved.seen.clone());
+        sidecar.progress.read = saved.at;
+        sidecar.progress.marks = Arc::new(saved.marks);
+        sidecar.progress.self_mark = saved.self_mark;
         sidecar.publish();
     }
 }
 
 /// What the journal says of the time before.
-#[derive(Default)]
 struct Found {
-    at: Cursor,
+    saved: Saved,
     hlc: Hlc,
-    seen: Seen,
-    judged: Seen,
     wishes: BTreeSet<(SiteId, Key)>,
     stale: BTreeSet<(SiteId, Key)>,
     torn: BTreeSet<SiteId>,
 }
 
 impl Found {
+    fn new(saved: Saved) -> Self {
+        Self {
+            saved,
+            hlc: Hlc::default(),
+            wishes: BTreeSet::new(),
+            stale: BTreeSet::new(),
+            torn: BTreeSet::new(),
+        }
+    }
+
     fn add(&mut self, entry: Entry, catalog: &Catalog, judge: &mut Judge) {
+        let saved = &mut self.saved;
         match entry {
             Entry::Record(record) => {
                 self.hlc = self.hlc.max(record.hlc);
@@ -251,13 +331,13 @@ impl Found {
                 origin, at, hlc, ..
             } => {
                 self.hlc = self.hlc.max(hlc);
-                self.seen.advance(&origin, at);
+                saved.seen.advance(&origin, at);
             }
             Entry::Foreign { origin, at, record } => {
-                judge.on_foreign(&origin, at, &record, self.at);
+                judge.on_foreign(&origin, at, &record, saved.at);
             }
             Entry::Judgement(judgement) => match judgement {
-                Judgement::Judged(origin, at) => self.judged.advance(&origin, at),
+                Judgement::Judged(origin, at) => saved.judged.advance(&origin, at),
                 Judgement::Wished(origin, key) => drop(self.wishes.insert((origin, key))),
                 Judgement::Paid(origin, key) => drop(self.wishes.remove(&(origin, key))),
                 Judgement::Stale(site, key) => drop(self.stale.insert((site, key))),
@@ -265,7 +345,10 @@ impl Found {
                 Judgement::Torn(origin) => drop(self.torn.insert(origin)),
                 Judgement::Merging(origin) => drop(self.torn.remove(&origin)),
             },
-            Entry::SelfMark { .. } | Entry::Mark { .. } => {}
+            Entry::SelfMark { number, .. } => saved.self_mark = saved.self_mark.max(number),
+            Entry::Mark { origin, text } => {
+                saved.marks.insert(origin, Mark::parse(&text).unwrap());
+            }
         }
     }
 }

@@ -1,20 +1,20 @@
 //! All sites, the wires between them, and what is true of them at rest.
 
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
-use std::sync::Arc;
 
 use rand::rngs::StdRng;
 use rand::seq::SliceRandom;
 use rand::{Rng, SeedableRng};
 
 use tandem::command::for_each_in;
-use tandem::converge::Filed;
+use tandem::link::plan;
 use tandem::model::{Key, SiteId};
 
 use crate::intake::Kill;
 use crate::link::Message;
-use crate::redis::{Entry, Value};
-use crate::site::{START, Site, place};
+use crate::loss::Loss;
+use crate::redis::{Entry, Redis, Value};
+use crate::site::Site;
 
 /// How many rounds it may take until nothing happens any more: each gives everybody a turn at everything.
 /// The most that was seen is a third of that.
@@ -36,6 +36,8 @@ pub(crate) struct World {
     pub expires: bool,
     /// Rounds until rest.
     pub rounds: usize,
+    /// Why two sites do not want to meet.
+    pub refused: Option<String>,
 }
 
 /// What became of a schedule.
@@ -47,12 +49,21 @@ pub(crate) enum End {
 }
 
 impl World {
-    /// So many sites, linked and at rest.
+    /// So many empty sites, linked and at rest.
     pub(crate) fn new(seed: u64, count: usize) -> Self {
-        let names = ["a", "b", "c", "d", "e"].iter().take(count);
+        let mut world = Self::apart(seed, vec![Redis::default(); count]);
+        world.connect_all();
+        world.settle().unwrap();
+        world
+    }
+
+    /// Sites with these servers that have not met.
+    pub(crate) fn apart(seed: u64, servers: Vec<Redis>) -> Self {
+        let names = ["a", "b", "c", "d", "e"].iter().take(servers.len());
         let names: Vec<SiteId> = names.map(|name| SiteId::try_new(name).unwrap()).collect();
-        let sites = (0..count).map(|number| Site::new(&names, number));
-        let mut world = Self {
+        let servers = servers.into_iter().enumerate();
+        let sites = servers.map(|(number, redis)| Site::new(&names, number, redis));
+        Self {
             rng: StdRng::seed_from_u64(seed),
             sites: sites.collect(),
             names,
@@ -61,16 +72,8 @@ impl World {
             now: 1_000_000,
             expires: false,
             rounds: 0,
-        };
-        for site in &mut world.sites {
-            for peer in site.sidecar.peers.values() {
-                crate::now(peer.docket.file(Filed::Nothing(place(START))));
-            }
-            site.read(usize::MAX, 0, Kill::No);
+            refused: None,
         }
-        world.connect_all();
-        world.settle().unwrap();
-        world
     }
 
     fn others(&mut self, site: usize) -> Vec<usize> {
@@ -90,33 +93,50 @@ impl World {
         self.up.contains(&(a.min(b), a.max(b)))
     }
 
-    /// A session between two sites begins.
+    /// A session between two sites begins, if they agree.
     pub(crate) fn connect(&mut self, a: usize, b: usize) {
-        if !self.up.insert((a.min(b), a.max(b))) {
+        if self.is_up(a, b) {
             return;
         }
         let now = self.now;
         self.sites[a].open(b, now);
         self.sites[b].open(a, now);
-        let mut starts = Vec::new();
-        for (from, to) in [(a, b), (b, a)] {
-            let theirs = &self.sites[to].sidecar;
-            let at = theirs.peers[&from].applying.mark_at();
-            let judged = theirs.progress.judged.of(&self.names[from]);
-            let seen = Arc::clone(&theirs.progress.seen);
-            let deliveries = &self.sites[from].sidecar.deliveries;
-            let lost = deliveries.rewind(&self.names[to], at, &seen);
-            assert_eq!(lost.iter().count(), 0, "nothing is lost here");
-            let start = self.sites[from].begin_sending(to, (at, judged));
-            starts.push((from, to, start));
+        let hellos = [self.sites[a].hello(b), self.sites[b].hello(a)];
+        let [ours, theirs] = &hellos;
+        let plans = match (plan(ours, theirs), plan(theirs, ours)) {
+            (Ok(ours), Ok(theirs)) => [ours, theirs],
+            (Err(stop), _) | (_, Err(stop)) => {
+                self.refused = Some(stop.reason);
+                return;
+            }
+        };
+        for (site, hello, plan) in [(a, ours, plans[0]), (b, theirs, plans[1])] {
+            let site = &self.sites[site];
+            if site.joins(hello, plan.receive) && site.sidecar.joining.is_some() {
+                return;
+            }
         }
-        for (from, to, start) in starts {
-            self.sites[to].begin_applying(from, start);
-        }
+        self.up.insert((a.min(b), a.max(b)));
+        self.sites[a].begin_session(b, &plans[0], (ours, theirs));
+        self.sites[b].begin_session(a, &plans[1], (theirs, ours));
+        let (receive, send) = (plans[0].receive, plans[0].send);
         self.say(&format!(
-            "{} and {} are linked",
+            "{} and {} are linked: the first sends {send:?} and receives {receive:?}",
             self.names[a], self.names[b]
         ));
+    }
+
+    /// Sessions that make no sense end.
+    fn end_broken(&mut self, number: usize) -> bool {
+        let broken = std::mem::take(&mut self.sites[number].sidecar.broken);
+        broken.iter().for_each(|other| self.cut(number, *other));
+        !broken.is_empty()
+    }
+
+    /// Something becomes of a server.
+    pub(crate) fn lose(&mut self, number: usize, loss: Loss) {
+        self.isolate(number);
+        self.sites[number].begin_again(loss);
     }
 
     fn say(&self, what: &str) {
@@ -162,7 +182,7 @@ impl World {
             self.sites[number].read(3, now, Kill::BetweenFrames);
         }
         self.isolate(number);
-        self.sites[number].restart(&self.names, number);
+        self.sites[number].restart(number);
     }
 
     /// The clocks of the servers go on, if keys expire.
@@ -196,6 +216,7 @@ impl World {
                 for _ in 0..few {
                     site.apply(other, coin);
                 }
+                self.end_broken(number);
             }
             55..70 => drop(self.receive(number, other, few)),
             70..85 => {
@@ -205,7 +226,10 @@ impl World {
             _ => {
                 for _ in 0..few {
                     site.answer(other);
+                    site.copy(other);
                 }
+                site.keep_self_mark();
+                self.end_broken(number);
             }
         }
     }
@@ -251,7 +275,14 @@ impl World {
     }
 
     fn sweep(&mut self) -> bool {
-        let mut is_busy = false;
+        // Who was cut off comes back, in any order.
+        let all = 0..self.sites.len();
+        let pairs = all.clone().flat_map(|a| all.clone().map(move |b| (a, b)));
+        let mut pairs: Vec<(usize, usize)> = pairs.filter(|(a, b)| a < b).collect();
+        pairs.shuffle(&mut self.rng);
+        pairs.iter().for_each(|(a, b)| self.connect(*a, *b));
+        let pairs = pairs.len();
+        let mut is_busy = self.up.len() < pairs && self.refused.is_none();
         let mut order: Vec<usize> = (0..self.sites.len()).collect();
         order.shuffle(&mut self.rng);
         for number in order {
@@ -266,8 +297,10 @@ impl World {
                 for _ in 0..4 {
                     is_busy |= site.answer(other);
                 }
+                is_busy |= site.copy(other);
                 let wire = self.wires.entry((number, other)).or_default();
                 is_busy |= site.send(other, wire, (false, 8));
+                is_busy |= self.end_broken(number);
             }
         }
         is_busy
@@ -325,12 +358,19 @@ impl World {
             data.map(|(key, entry)| (key.clone(), entry.clone()))
                 .collect()
         };
-        let (first, here) = (&self.sites[0], left(&self.sites[0]));
-        for other in &self.sites {
-            let there = left(other);
-            if there != here {
-                let (first, other) = (&first.name, &other.name);
-                return Err(format!("{first} has {here:?}, and {other} has {there:?}"));
+        let all: Vec<BTreeMap<Key, Entry>> = self.sites.iter().map(left).collect();
+        for (number, there) in all.iter().enumerate() {
+            for (other, here) in all.iter().enumerate() {
+                // What is evicted stays at the others.
+                let site = &self.sites[number];
+                let is_missed = |(key, entry): (&Key, &Entry)| {
+                    let found = there.get(key);
+                    found != Some(entry) && (found.is_some() || !site.evicted.contains(key))
+                };
+                if here.iter().any(is_missed) {
+                    let (first, other) = (&self.sites[other].name, &site.name);
+                    return Err(format!("{first} has {here:?}, and {other} has {there:?}"));
+                }
             }
         }
         Ok(End::Equal)

@@ -32,7 +32,7 @@ impl Flow {
     pub fn sent_after(&self, sender: &Hello, receiver: &Hello) -> Cursor {
         let judged = receiver.judged();
         let is_known = judged != Cursor::ZERO && sender.can_send_after(judged);
-        match self.copy.is_none() && is_known && sender.last_record() > judged {
+        match is_known && sender.last_record() > judged {
             true => judged.min(self.start),
             false => self.start,
         }
@@ -231,17 +231,8 @@ fn copy(keep: bool, back: bool, receiver: &Hello) -> Copy {
     Copy {
         keep,
         back,
-        resume: receiver
-            .mark()
-            .and_then(|mark| resumed(&mark, keep, receiver)),
+        resume: receiver.mark().and_then(|m| m.copy),
     }
-}
-
-/// How far a copy to the receiver had come. It begins again where a part of the receiver's history was not
-/// read since: of what it had brought, clients may have deleted some there. Not so where the receiver's keys
-/// stay, for then it cannot begin again.
-fn resumed(mark: &Mark, keep: bool, receiver: &Hello) -> Option<CopyProgress> {
-    mark.copy.filter(|_| keep || mark.home >= receiver.base())
 }
 
 /// Whether a copy that answers one leaves the receiver's keys as they are. What both have is equal
@@ -253,9 +244,9 @@ pub fn back_keeps(existing: Existing) -> bool {
 }
 
 /// A copy in one direction, which may have been owed when its sender greeted: it is the second half of a
-/// merge. It is the first of a new one where the sender's Redis has begun a history since with writes that its
-/// sidecar never read (what both have is not equal, and what clients have deleted there the receiver still
-/// has), and where the receiver's Redis has lost what it had (clients may have written there before its sidecar
+/// merge. It is the first of a new one where the sender's Redis has begun a history since the first half began
+/// with writes that its sidecar never read (what both have is not equal, and what clients have deleted there
+/// the receiver still has), and where the receiver's Redis has lost what it had (clients may have written there before its sidecar
 /// read on), also when such a first half was interrupted.
 fn owed_copy(owed: bool, sender: &Hello, receiver: &Hello) -> Copy {
     let owing = sender.mark().filter(|_| owed);
@@ -263,13 +254,23 @@ fn owed_copy(owed: bool, sender: &Hello, receiver: &Hello) -> Copy {
         Some(mark) => mark.home < receiver.older() || mark.copy.is_some_and(|copy| !copy.keep),
         None => receiver.older() > Epoch::NEVER,
     };
-    match owing.filter(|mark| mark.home >= sender.base() && !has_lost) {
-        Some(mark) => {
-            let is_equal = mark.owes <= Owes::Missing;
-            copy(is_equal && back_keeps(sender.existing), false, receiver)
-        }
+    let is_read = |mark: &Mark| mark.owes < Owes::All && mark.home >= sender.base();
+    match owing.filter(|mark| is_read(mark) && !has_lost) {
+        Some(mark) => copy(owed_keeps(&mark, sender, receiver), false, receiver),
         None => copy(false, true, receiver),
     }
+}
+
+/// Whether a copy that was owed when its sender greeted leaves the receiver's keys as they are. What both have
+/// is not equal where the first half met what was not read, or where something was written by the sender since
+/// that may have met keys that the receiver lacks. What has begun goes on as it was.
+fn owed_keeps(owing: &Mark, sender: &Hello, receiver: &Hello) -> bool {
+    let begun = receiver.mark().and_then(|mark| mark.copy);
+    let goes_on = begun.is_some_and(|begun| begun.snapshot.epoch == Epoch(sender.epoch));
+    let mut known = owing.seen.iter();
+    let known = known.find(|(site, _)| site.as_str() == sender.site);
+    let is_new = sender.last_record() > known.map_or(Cursor::ZERO, |(_, at)| *at);
+    back_keeps(sender.existing) && (goes_on || owing.owes <= Owes::Missing && !is_new)
 }
 
 /// Both need a copy: who sends first.
