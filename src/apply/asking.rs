@@ -66,8 +66,13 @@ impl Applier {
         Err(Error::Torn)
     }
 
-    /// What the peer is to be asked for and was not. It must have seen what is here of third sites.
+    /// What the peer is to be asked for and was not. It must have seen what is here of third sites. While a copy
+    /// comes with all that this site will have, nothing: an answer before it would wait for what third sites
+    /// have written, which is in the copy.
     pub(super) fn questions(&self) -> Vec<Question> {
+        if self.joins {
+            return Vec::new();
+        }
         let third = || {
             let progress = self.progress.borrow();
             let causes = |site: &SiteId| (site.clone(), progress.causes.of(site));

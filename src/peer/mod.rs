@@ -15,7 +15,7 @@ use std::time::Duration;
 use tokio::sync::{mpsc, watch};
 use tokio::time::{sleep, timeout};
 use tokio_util::sync::CancellationToken;
-use tracing::{info, warn};
+use tracing::{debug, info, warn};
 
 use crate::apply::{self, Applier, Debts};
 use crate::config::{Compression, Databases, Sync};
@@ -347,6 +347,7 @@ impl Peer {
             }
         };
         wire.confirm((ours.nonce, theirs.nonce)).await?;
+        debug!(peer = %self.config.peer, ours = ?ours.mark, theirs = ?theirs.mark, "greeted");
         match plan(&ours, &theirs) {
             Ok(plan) => Ok(Agreed {
                 wire,

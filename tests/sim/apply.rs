@@ -337,6 +337,9 @@ impl Site {
         peer.docket.take_wishes(|key, wish| {
             debts.add_wrong(key, wish);
         });
+        if peer.applying.joins {
+            return false;
+        }
         let third = || third.iter().map(|of| (of.clone(), causes.of(of))).collect();
         let questions = std::iter::from_fn(|| debts.ask(tandem::link::MAX_KEYS, third));
         let questions: Vec<_> = questions.collect();

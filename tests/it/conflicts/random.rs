@@ -143,6 +143,11 @@ fn random_writes_of_both_sites_end_equal_where_servers_come_back_empty() {
     end_equal(crashing(2, LONG));
 }
 
+#[test]
+fn random_writes_of_three_sites_end_equal_where_servers_come_back_empty() {
+    end_equal(crashing(3, LONG));
+}
+
 /// Random loads of one kind.
 fn end_equal(kind: Load) {
     let number = |name: &str| {
