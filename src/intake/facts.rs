@@ -1,10 +1,12 @@
 //! What a server says of itself, and of what its data holds, before its stream is asked for.
 
+use std::collections::BTreeMap;
+
 use tracing::debug;
 
 use super::{Config, Error, Shared};
 use crate::command::{Catalog, Learned};
-use crate::model::{Mark, SELF_KEY, Seen, SelfMark, mark_key};
+use crate::model::{Mark, SELF_KEY, Seen, SelfMark, SiteId, mark_key};
 use crate::redis::{Connection, Info, OLDEST, Reply, connection_name};
 
 /// What the side connection has learned.
@@ -13,7 +15,7 @@ pub(super) struct Facts {
     /// How far our own history has come in the data; none when it is not in it.
     pub self_mark: Option<SelfMark>,
     /// How much of the peers' histories the data holds.
-    pub seen: Seen,
+    pub marks: BTreeMap<SiteId, Mark>,
 }
 
 impl Facts {
@@ -60,12 +62,18 @@ impl Facts {
         }
         let value = connection.ask(&[b"GET", SELF_KEY.as_bytes()]).await?;
         let self_mark = value.bytes().and_then(|v| SelfMark::parse(v).ok());
-        let seen = marks(&mut connection, config).await?;
+        let marks = marks(&mut connection, config).await?;
         Ok(Self {
             info,
             self_mark,
-            seen,
+            marks,
         })
+    }
+
+    /// How far the marks stand.
+    pub(super) fn seen(&self) -> Seen {
+        let places = self.marks.iter();
+        places.map(|(site, mark)| (site.clone(), mark.at)).collect()
     }
 
     /// A client may have removed marks, with their database, after they were read and before the place of
@@ -78,21 +86,24 @@ impl Facts {
         let name = connection_name(&config.site, "facts");
         let mut connection = Connection::open(config.reading(), &name).await?;
         let there = marks(&mut connection, config).await?;
-        self.seen = self.seen.common(&there);
+        self.marks.retain(|site, _| there.contains_key(site));
         Ok(())
     }
 }
 
-/// Where the marks of the peers stand.
-async fn marks(connection: &mut Connection, config: &Config) -> Result<Seen, Error> {
-    let mut seen = Seen::default();
+/// The marks of the peers that are there.
+async fn marks(
+    connection: &mut Connection,
+    config: &Config,
+) -> Result<BTreeMap<SiteId, Mark>, Error> {
+    let mut marks = BTreeMap::new();
     for peer in &config.peers {
         let value = connection.ask(&[b"GET", mark_key(peer).as_bytes()]).await?;
         if let Some(mark) = value.bytes().and_then(|v| Mark::parse(v).ok()) {
-            seen.advance(peer, mark.at);
+            marks.insert(peer.clone(), mark);
         }
     }
-    Ok(seen)
+    Ok(marks)
 }
 
 /// Learns of commands that are not in the table from the server. Without permission they count as

@@ -259,17 +259,15 @@ pub(super) async fn attach(
             let state = history::begin(history, previous, epoch, replid, offset, empty);
             // Only now is the process known: were it before, the next attempt would take a server
             // that came back older for one that was never away.
-            let lost = match empty {
+            let seen = facts.seen();
+            let mut marks = match empty {
                 true => BTreeMap::new(),
-                false => lost_marks(config, saved.as_ref(), &facts.seen),
+                false => lost_marks(config, saved.as_ref(), &seen),
             };
-            stream.begins(
-                (state.clone(), facts.seen.clone()),
-                lost,
-                &facts.info.run_id,
-            )?;
+            marks.append(&mut facts.marks);
+            stream.begins((state.clone(), seen.clone()), marks, &facts.info.run_id)?;
             say(history, &state);
-            keep(shared, snapshot, facts.seen, empty);
+            keep(shared, snapshot, seen, empty);
         }
     }
     // Diskless: the server sends nothing until it has got an ACK after the snapshot.
@@ -354,7 +352,8 @@ fn take_branch(fork: Fork, facts: Facts, stream: &mut Stream) -> Result<(), Erro
         "another server has become the primary, without the latest writes; they are fetched from the \
          peers, key by key"
     );
-    stream.branches((state, facts.seen), lost, &facts.info.run_id)
+    let seen = facts.seen();
+    stream.branches((state, seen), facts.marks, lost, &facts.info.run_id)
 }
 
 /// Of peers whose mark is gone from data that is there: a client has removed it with its database, while

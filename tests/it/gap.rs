@@ -4,7 +4,8 @@
 
 use tandem::status::CopyCounts;
 
-use crate::harness::{Options, Pair, Site, compare, patience, wait_for};
+use crate::harness::{Dial, Options, Pair, Site, compare, patience, wait_for};
+use crate::interrupted::has_read;
 
 /// Servers whose backlog is soon too short.
 pub(crate) const SHORT: &[&str] = &["repl-backlog-size 16kb"];
@@ -354,4 +355,38 @@ fn what_a_peer_moves_while_a_copy_of_it_is_to_come_ends_equal() {
         pair.settle();
         compare(&pair);
     }
+}
+
+/// The marks are read with the data, and removed before there was a session that would have remembered them.
+#[test]
+fn a_flush_right_behind_a_part_that_nobody_read_does_not_make_strangers() {
+    // Where a dials it looks at its marks at once.
+    let mut pair = Pair::prepare(&Options {
+        dial: Dial::B,
+        ..short(SHORT)
+    });
+    let (mut a, mut b) = pair.clients();
+    // What is not in its journal b cannot send from the beginning.
+    b.run("SET before v");
+    pair.start_sidecars();
+    pair.wait_synchronizing();
+    a.run("SELECT 1");
+    a.run("INCR n");
+    b.run("SELECT 1");
+    b.run("INCR n");
+    pair.settle();
+    pair.cut_link();
+    pair.a.sidecar.kill();
+    fill(&pair);
+    pair.a.sidecar.start();
+    has_read(&pair.a);
+    a.run("SELECT 0");
+    a.run("FLUSHDB");
+    a.run("SET after v");
+    has_read(&pair.a);
+    pair.mend_link();
+    pair.wait_synchronizing();
+    pair.settle();
+    compare(&pair);
+    assert_eq!(b.ask::<u64>("GET n"), 2);
 }

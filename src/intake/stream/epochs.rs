@@ -34,7 +34,7 @@ impl Stream {
     pub(in crate::intake) fn begins(
         &mut self,
         (state, seen): (EpochState, Seen),
-        lost: BTreeMap<SiteId, Mark>,
+        marks: BTreeMap<SiteId, Mark>,
         run_id: &str,
     ) -> Result<(), Error> {
         let (epoch, offset) = (state.epoch, state.began);
@@ -47,7 +47,7 @@ impl Stream {
             self_mark: self.self_mark,
             judged: seen.clone(),
             // What the data does not say it does not hold, unless it was removed.
-            marks: lost,
+            marks,
             seen,
         };
         self.save(FrameKind::Epoch, &saved)?;
@@ -75,6 +75,7 @@ impl Stream {
     pub(in crate::intake) fn branches(
         &mut self,
         (state, seen): (EpochState, Seen),
+        marks: BTreeMap<SiteId, Mark>,
         lost: Vec<Key>,
         run_id: &str,
     ) -> Result<(), Error> {
@@ -87,7 +88,7 @@ impl Stream {
         if !notes.is_empty() {
             self.append(&self.notes_header(), notes.body())?;
         }
-        self.begins((state, seen), BTreeMap::new(), run_id)?;
+        self.begins((state, seen), marks, run_id)?;
         self.judge.release();
         Ok(())
     }
