@@ -24,6 +24,8 @@ use crate::harness::{FaultProxy, Mesh, Options, Sidecar, Site};
 
 /// How many loads there are, when nobody says.
 const SEEDS: u64 = 2;
+/// How many of each other kind.
+const FEW: u64 = 1;
 /// How long each lasts.
 const SECONDS: u64 = 6;
 /// Keys of each of the seven kinds that everybody writes, and of those that are met seldom.
@@ -160,7 +162,8 @@ fn end_equal(kind: Load) {
     let seeds: Vec<u64> = match number("TANDEM_SEED") {
         Some(seed) => vec![seed],
         None => {
-            let count = number("TANDEM_SEEDS").unwrap_or(SEEDS);
+            let count = if kind.is_exact { SEEDS } else { FEW };
+            let count = number("TANDEM_SEEDS").unwrap_or(count);
             (0..count).map(|_| rand::random::<u32>().into()).collect()
         }
     };
