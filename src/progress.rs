@@ -6,7 +6,7 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use tokio::sync::{Notify, watch};
 
-use crate::model::{Cursor, Epoch, InstanceId, Mark, Offset, ReplId, Seen, SiteId};
+use crate::model::{Cursor, Epoch, InstanceId, Lacking, Mark, Offset, Owes, ReplId, Seen, SiteId};
 
 /// How the current epoch began, and what peers must know of it.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -28,6 +28,40 @@ pub struct EpochState {
     pub doubt: Epoch,
     /// Whether there was no data when the first epoch began.
     pub empty: bool,
+}
+
+impl EpochState {
+    /// What a copy that begins now knows of keys that are not here; the mark is that of the site that sends it.
+    ///
+    /// The mark says when the two were made equal. Since then clients may have written here while nobody
+    /// read. That those deleted what is missing is certain only where everything has travelled, and where
+    /// the Redis is the process that it was, in the same history: it cannot have forgotten anything.
+    #[must_use]
+    pub fn lacking(&self, mark: &Mark) -> Lacking {
+        let is_certain = mark.entire && mark.home >= self.doubt;
+        let is_gap = match mark.copy {
+            // It has begun before, and the mark says since when.
+            Some(begun) => begun.lacking != Lacking::New,
+            None => mark.base > Epoch::UNDONE && mark.home < self.base && self.older < self.base,
+        };
+        let was_doubtful = mark.copy.is_some_and(|c| c.lacking == Lacking::Doubtful);
+        match is_gap {
+            true if is_certain && !was_doubtful => Lacking::Deleted,
+            true => Lacking::Doubtful,
+            false => Lacking::New,
+        }
+    }
+
+    /// What a site owes that has got a copy which is to be answered; `is_new`: whether it has written what the
+    /// copy had not seen.
+    #[must_use]
+    pub fn owes(&self, mark: &Mark, is_new: bool) -> Owes {
+        match is_new {
+            _ if mark.home < self.base.max(self.older) => Owes::All,
+            true => Owes::Written,
+            false => Owes::Missing,
+        }
+    }
 }
 
 /// The newest fence of one name that has come back.
@@ -400,6 +434,28 @@ mod tests {
         let mut seen = Seen::default();
         seen.advance(&SiteId::try_new("b").unwrap(), at(offset));
         seen
+    }
+
+    #[test]
+    fn what_is_owed_is_all_where_something_was_not_read_since_the_copy_began() {
+        let state = |base, older| EpochState {
+            epoch: Epoch(9),
+            replid: "0".repeat(40).parse().unwrap(),
+            began: Offset(0),
+            base: Epoch(base),
+            older: Epoch(older),
+            doubt: Epoch(9),
+            empty: false,
+        };
+        let mark = Mark {
+            home: Epoch(7),
+            ..Mark::first(InstanceId::new(1), at(1))
+        };
+        let owes = |base, older, is_new| state(base, older).owes(&mark, is_new);
+        assert_eq!(owes(7, 5, false), Owes::Missing);
+        assert_eq!(owes(7, 5, true), Owes::Written);
+        assert_eq!(owes(8, 5, false), Owes::All);
+        assert_eq!(owes(7, 8, true), Owes::All);
     }
 
     #[test]

@@ -13,7 +13,6 @@ use super::{Applier, Error, Outlet};
 use crate::converge::Filed;
 use crate::link::{self, CopyBegin, CopyStates, Message, OwedStates, State, Value};
 use crate::model::{CopyProgress, Cursor, Epoch, Lacking, Mark, Owes, SiteId, mark_key};
-use crate::progress::EpochState;
 use crate::status::CopyStatus;
 
 impl Applier {
@@ -59,7 +58,7 @@ impl Applier {
             .copy
             .filter(|c| c.snapshot == snapshot && c.next == begin.first);
         let state = self.state().ok_or(Error::NoStream)?;
-        let lacking = lacking(&mark, &state);
+        let lacking = state.lacking(&mark);
         let (copy, home) = match (known, begin.first) {
             (Some(copy), _) => (CopyProgress { lacking, ..copy }, mark.home),
             (None, 0) => {
@@ -271,13 +270,10 @@ impl Applier {
         let copy = copy.ok_or(Error::Unexpected("the end of a copy"))?;
         let state = self.state().ok_or(Error::NoStream)?;
         // The one that answers it is not answered: what it owes is owed once.
+        let is_new = self.journal.last_record() > self.copy_seen.of(&self.config.site);
         let owes = match std::mem::take(&mut self.owes_back) {
+            true => state.owes(&mark, is_new),
             false => Owes::Nothing,
-            true if mark.home < state.base.max(state.older) => Owes::All,
-            true if self.journal.last_record() > self.copy_seen.of(&self.config.site) => {
-                Owes::Written
-            }
-            true => Owes::Missing,
         };
         let mark = Mark {
             at: mark.at.max(copy.snapshot),
@@ -376,25 +372,5 @@ impl Applier {
         let filing = self.docket.file(Filed::Nothing(owed.at));
         or_stopped(filing, stop).await.ok_or(Error::Stopped)?;
         self.take_states(&owed.states, rules, &mark, stop).await
-    }
-}
-
-/// What a copy that begins now knows of keys that are not here.
-///
-/// The mark says when the two were made equal. Since then clients may have written here while nobody
-/// read. That those deleted what is missing is certain only where everything has travelled, and where
-/// the Redis is the process that it was, in the same history: it cannot have forgotten anything.
-fn lacking(mark: &Mark, state: &EpochState) -> Lacking {
-    let is_certain = mark.entire && mark.home >= state.doubt;
-    let is_gap = match mark.copy {
-        // It has begun before, and the mark says since when.
-        Some(begun) => begun.lacking != Lacking::New,
-        None => mark.base > Epoch::UNDONE && mark.home < state.base && state.older < state.base,
-    };
-    let was_doubtful = mark.copy.is_some_and(|c| c.lacking == Lacking::Doubtful);
-    match is_gap {
-        true if is_certain && !was_doubtful => Lacking::Deleted,
-        true => Lacking::Doubtful,
-        false => Lacking::New,
     }
 }

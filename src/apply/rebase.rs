@@ -179,6 +179,7 @@ mod tests {
         // The peer may have written the key, and spare it.
         assert_eq!(found[&key("e")], None);
     }
+
     #[test]
     fn what_would_delete_or_find_nothing_is_not_written_again() {
         let replay = |renews, moment| Replay {

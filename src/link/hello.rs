@@ -123,6 +123,18 @@ impl Hello {
         self.judged.parse().unwrap_or(Cursor::ZERO)
     }
 
+    /// Whether its present history is the one in which it has met the other site.
+    #[must_use]
+    pub fn has_just_met(&self) -> bool {
+        self.mark().is_some_and(|mark| mark.home == Epoch(self.epoch))
+    }
+
+    /// [`Self::first`] as a place; before everything if it is none.
+    #[must_use]
+    pub fn first(&self) -> Cursor {
+        self.first.parse().unwrap_or(Cursor::ZERO)
+    }
+
     /// [`Self::seen`] as places.
     #[must_use]
     pub fn seen(&self) -> Seen {

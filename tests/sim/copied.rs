@@ -9,7 +9,6 @@ use tandem::command::key_hash;
 use tandem::converge::Filed;
 use tandem::link::CopyBegin;
 use tandem::model::{CopyProgress, Cursor, Epoch, Key, Lacking, Mark, Owes, Seen, SiteId};
-use tandem::progress::EpochState;
 
 use crate::apply::Waiting;
 use crate::guard::Rules;
@@ -57,21 +56,6 @@ fn is_text(state: &State) -> bool {
     said.is_some_and(|said| matches!(said.value, Value::Text(_)) && said.expires.is_none())
 }
 
-/// What a copy that begins now knows of keys that are not here.
-fn lacking(mark: &Mark, state: &EpochState) -> Lacking {
-    let is_certain = mark.entire && mark.home >= state.doubt;
-    let is_gap = match mark.copy {
-        Some(begun) => begun.lacking != Lacking::New,
-        None => mark.base > Epoch::UNDONE && mark.home < state.base && state.older < state.base,
-    };
-    let was_doubtful = mark.copy.is_some_and(|c| c.lacking == Lacking::Doubtful);
-    match is_gap {
-        true if is_certain && !was_doubtful => Lacking::Deleted,
-        true => Lacking::Doubtful,
-        false => Lacking::New,
-    }
-}
-
 impl Site {
     /// What the peer has sent is out of place: the session ends.
     fn unexpected(&mut self, number: usize, what: &str) {
@@ -86,7 +70,7 @@ impl Site {
         let snapshot = begin.at;
         let is_it = |c: &CopyProgress| c.snapshot == snapshot && c.next == begin.first;
         let known = mark.copy.filter(is_it);
-        let lacking = lacking(&mark, &state);
+        let lacking = state.lacking(&mark);
         let (copy, home) = match (known, begin.first) {
             (Some(copy), _) => (CopyProgress { lacking, ..copy }, mark.home),
             (None, 0) => {
@@ -400,11 +384,10 @@ impl Site {
         let Some(copy) = mark.copy.filter(|c| c.next == entries) else {
             return self.unexpected(number, "the end of a copy");
         };
+        let is_new = last > applying.copy_seen.of(&site);
         let owes = match std::mem::take(&mut applying.owes_back) {
+            true => state.owes(&mark, is_new),
             false => Owes::Nothing,
-            true if mark.home < state.base.max(state.older) => Owes::All,
-            true if last > applying.copy_seen.of(&site) => Owes::Written,
-            true => Owes::Missing,
         };
         let mark = Mark {
             at: mark.at.max(copy.snapshot),

@@ -30,7 +30,11 @@ impl Flow {
     /// last was a copy.
     #[must_use]
     pub fn sent_after(&self, sender: &Hello, receiver: &Hello) -> Cursor {
-        let judged = receiver.judged();
+        let judged = match receiver.judged() {
+            // Killed before it could note that it had judged anything, soon after the two had met.
+            Cursor::ZERO if receiver.has_just_met() => sender.first(),
+            judged => judged,
+        };
         let is_known = judged != Cursor::ZERO && sender.can_send_after(judged);
         match is_known && sender.last_record() > judged {
             true => judged.min(self.start),
@@ -246,8 +250,8 @@ pub fn back_keeps(existing: Existing) -> bool {
 /// A copy in one direction, which may have been owed when its sender greeted: it is the second half of a
 /// merge. It is the first of a new one where the sender's Redis has begun a history since the first half began
 /// with writes that its sidecar never read (what both have is not equal, and what clients have deleted there
-/// the receiver still has), and where the receiver's Redis has lost what it had (clients may have written there before its sidecar
-/// read on), also when such a first half was interrupted.
+/// the receiver still has), and where the receiver's Redis has lost what it had (clients may have written there
+/// before its sidecar read on), also when such a first half was interrupted.
 fn owed_copy(owed: bool, sender: &Hello, receiver: &Hello) -> Copy {
     let owing = sender.mark().filter(|_| owed);
     let has_lost = match receiver.mark() {

@@ -375,7 +375,10 @@ fn strangers_are_refused() {
 fn what_the_receiver_has_not_judged_is_sent_once_more() {
     let (mut a, mut b) = synced();
     let after = |b: &Hello| decide(&a, b).unwrap().send.sent_after(&a, b);
-    assert_eq!(after(&b), at(100, 400), "it says nothing");
+    assert_eq!(after(&b), at(100, 1), "it has not said anything yet");
+    let epoch = std::mem::replace(&mut b.epoch, 201);
+    assert_eq!(after(&b), at(100, 400), "it may have forgotten");
+    b.epoch = epoch;
     for (judged, expected) in [
         (at(100, 350), at(100, 350)),
         // It has judged what it is to be sent anew.
