@@ -255,7 +255,8 @@ impl Applier {
         let seen_writes =
             unseen.is_none() && !self.foreign.is_unseen(hash, &self.config.peer, seen);
         let (is_asked, is_here) = (state.standing == Standing::Asked, here.is(state));
-        if rules.keep && exists && !is_asked && !self.keeps_own && !seen_writes {
+        let is_written = self.table.is_written(hash, seen.of(&self.config.site));
+        if rules.keep && exists && !is_asked && !self.keeps_own && is_written {
             // What a copy that answers one has not seen was written here to a key that was not: the peer
             // does the same to what it has, even if that looks the same.
             return Verdict::Refuse;

@@ -126,7 +126,8 @@ impl Hello {
     /// Whether its present history is the one in which it has met the other site.
     #[must_use]
     pub fn has_just_met(&self) -> bool {
-        self.mark().is_some_and(|mark| mark.home == Epoch(self.epoch))
+        self.mark()
+            .is_some_and(|mark| mark.home == Epoch(self.epoch))
     }
 
     /// [`Self::first`] as a place; before everything if it is none.
