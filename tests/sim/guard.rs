@@ -277,8 +277,11 @@ impl Site {
         let is_foreign = sidecar.foreign.is_unseen(hash, &peer.name, seen);
         let has_seen_writes = sidecar.table.unseen(hash, of_us).is_none() && !is_foreign;
         let is_asked = state.standing == Standing::Asked;
-        let is_written = sidecar.table.is_written(hash, of_us);
-        if rules.keep && here.is_some() && !is_asked && !peer.applying.keeps_own && is_written {
+        let is_known = match sidecar.foreign.is_empty() {
+            true => has_seen_writes,
+            false => !sidecar.table.is_written(hash, of_us),
+        };
+        if rules.keep && here.is_some() && !is_asked && !peer.applying.keeps_own && !is_known {
             return Verdict::Refuse;
         }
         let has_seen_all = has_seen_writes && (!peer.applying.gap || here.is_none());
