@@ -255,11 +255,15 @@ impl Applier {
         let seen_writes =
             unseen.is_none() && !self.foreign.is_unseen(hash, &self.config.peer, seen);
         let (is_asked, is_here) = (state.standing == Standing::Asked, here.is(state));
-        let is_known = seen_writes || !self.foreign.is_empty();
+        // Of more than two sites, all that counts is what was written here: that a copy was read for another, or
+        // what third sites have written, the peer may not have seen for long.
+        let is_known = match self.foreign.is_empty() {
+            true => seen_writes,
+            false => !self.table.is_written(hash, seen.of(&self.config.site)),
+        };
         if rules.keep && exists && !is_asked && !self.keeps_own && !is_known {
             // What a copy that answers one has not seen was written here to a key that was not: the peer
-            // does the same to what it has, even if that looks the same. Of more than two sites the peer may
-            // not see for long what a third one has written, and this site would ask for its own values.
+            // does the same to what it has, even if that looks the same.
             return Verdict::Refuse;
         }
         let seen_all = seen_writes && (!self.gap || !exists);

@@ -277,7 +277,10 @@ impl Site {
         let is_foreign = sidecar.foreign.is_unseen(hash, &peer.name, seen);
         let has_seen_writes = sidecar.table.unseen(hash, of_us).is_none() && !is_foreign;
         let is_asked = state.standing == Standing::Asked;
-        let is_known = has_seen_writes || !sidecar.foreign.is_empty();
+        let is_known = match sidecar.foreign.is_empty() {
+            true => has_seen_writes,
+            false => !sidecar.table.is_written(hash, of_us),
+        };
         if rules.keep && here.is_some() && !is_asked && !peer.applying.keeps_own && !is_known {
             return Verdict::Refuse;
         }
