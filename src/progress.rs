@@ -111,6 +111,52 @@ pub struct Progress {
     pub self_mark: u64,
 }
 
+impl Progress {
+    /// Whether what the local Redis has lost is here again, or no peer can give it back; but for one that asks.
+    /// A copy from here that lacks it would pass for one with all that this site has ever written.
+    ///
+    /// One peer is enough: it waits for all that our journal holds before it makes its copy. No two sites
+    /// wait for each other: who gives back gets no copy from here, so that it has got back what it had lost.
+    #[must_use]
+    pub fn is_restored(&self, sources: &Sources, asks: &SiteId) -> bool {
+        let Some(state) = &self.state else {
+            return true;
+        };
+        let is_back = |mark: &Mark| {
+            mark.home >= state.older && mark.base >= Epoch::UNDONE && mark.copy.is_none()
+        };
+        let mut others = self.marks.keys().filter(|site| *site != asks);
+        state.older == Epoch::NEVER
+            || self.marks.values().any(is_back)
+            || !others.any(|site| sources.may_restore(site, state.epoch))
+    }
+}
+
+/// Which peers give back what the local Redis has lost.
+#[derive(Debug, Default)]
+pub struct Sources(watch::Sender<BTreeMap<SiteId, (Epoch, bool)>>);
+
+impl Sources {
+    /// It has been agreed with a peer, in this epoch of ours, whether a copy comes from it and none goes there.
+    pub fn note(&self, peer: &SiteId, epoch: Epoch, restores: bool) {
+        self.0.send_if_modified(|known| {
+            known.insert(peer.clone(), (epoch, restores)) != Some((epoch, restores))
+        });
+    }
+
+    /// Whether it does, or nothing has been agreed yet in this epoch.
+    fn may_restore(&self, peer: &SiteId, epoch: Epoch) -> bool {
+        let known = self.0.borrow().get(peer).copied();
+        known.is_none_or(|(since, restores)| since != epoch || restores)
+    }
+
+    /// Shows when there is something new.
+    #[must_use]
+    pub fn watch(&self) -> watch::Receiver<BTreeMap<SiteId, (Epoch, bool)>> {
+        self.0.subscribe()
+    }
+}
+
 /// What one peer has of our history, as it told us.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Delivered {
@@ -421,7 +467,7 @@ impl Telling {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::model::{Epoch, Offset, SiteId};
+    use crate::model::{CopyProgress, Offset, SiteId};
 
     fn at(offset: u64) -> Cursor {
         Cursor {
@@ -456,6 +502,70 @@ mod tests {
         assert_eq!(owes(7, 5, true), Owes::Written);
         assert_eq!(owes(8, 5, false), Owes::All);
         assert_eq!(owes(7, 8, true), Owes::All);
+    }
+
+    #[test]
+    fn what_a_redis_has_lost_is_here_again_with_one_copy_or_never() {
+        let site = |name| SiteId::try_new(name).unwrap();
+        let (b, c) = (site("b"), site("c"));
+        let state = EpochState {
+            epoch: Epoch(9),
+            replid: "0".repeat(40).parse().unwrap(),
+            began: Offset(0),
+            base: Epoch(5),
+            older: Epoch(9),
+            doubt: Epoch(9),
+            empty: false,
+        };
+        let lost = || Mark::nowhere(InstanceId::new(1));
+        let progress = |c_has: Mark| Progress {
+            state: Some(Arc::new(state.clone())),
+            marks: Arc::new([(b.clone(), lost()), (c.clone(), c_has)].into()),
+            ..Progress::default()
+        };
+        let sources = Sources::default();
+        let is_restored = |c_has| progress(c_has).is_restored(&sources, &b);
+        assert!(!is_restored(lost()), "nothing has been agreed with c");
+        sources.note(&c, Epoch(8), false);
+        assert!(!is_restored(lost()), "that was before the loss");
+        sources.note(&c, Epoch(9), true);
+        sources.note(&b, Epoch(9), true);
+        assert!(!is_restored(lost()), "its copy is to come");
+        let (base, home) = (Epoch(3), Epoch(9));
+        let begun = Mark {
+            copy: Some(CopyProgress {
+                snapshot: at(1),
+                next: 0,
+                keep: false,
+                lacking: Lacking::New,
+            }),
+            home,
+            ..lost()
+        };
+        assert!(!is_restored(begun), "it has not come whole");
+        let come = Mark {
+            base,
+            home,
+            ..lost()
+        };
+        assert!(is_restored(come));
+        let older = Mark {
+            base,
+            home: Epoch(8),
+            ..lost()
+        };
+        assert!(!is_restored(older), "that copy is lost too");
+        sources.note(&c, Epoch(9), false);
+        assert!(is_restored(lost()), "nobody can give it back");
+        let never = EpochState {
+            older: Epoch::NEVER,
+            ..state.clone()
+        };
+        let never = Progress {
+            state: Some(Arc::new(never)),
+            ..progress(lost())
+        };
+        assert!(never.is_restored(&Sources::default(), &b));
     }
 
     #[test]

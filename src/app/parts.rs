@@ -77,6 +77,7 @@ impl Parts {
             reached: Arc::default(),
             catalog: Catalog::default(),
             deliveries: Deliveries::new(&config.site, &names),
+            sources: Arc::default(),
             shelf: Arc::default(),
             dockets,
             board: Arc::clone(&board),

@@ -85,6 +85,10 @@ impl Applier {
             return Err(Error::Unexpected("a copy"));
         }
         self.copy_seen = begin.seen.clone();
+        if self.owes_back {
+            // What is found to be wrong here from now on the peer has too, and what is owed leaves it alone.
+            self.claims.begin_copy(&self.config.peer);
+        }
         if self.joins {
             self.adopt(begin, stop).await?;
         }

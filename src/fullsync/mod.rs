@@ -8,6 +8,7 @@
 mod answer;
 mod asked;
 mod large;
+mod lost;
 mod snapshot;
 
 use std::sync::{Arc, Mutex, PoisonError};

@@ -126,13 +126,13 @@ pub struct Copier {
 /// A copy that is going to be made. The gate is closed.
 #[derive(Debug)]
 pub struct Prepared {
-    copy: Copy,
-    hold: Hold,
+    pub(super) copy: Copy,
+    pub(super) hold: Hold,
     /// What the copy holds of others, at least.
     seen: Seen,
     /// The snapshot to be used, and how many of its entries the peer has: that of an interrupted
     /// copy, or one of which none was made. None: a new one is taken.
-    found: Option<(Snapshot, u64)>,
+    pub(super) found: Option<(Snapshot, u64)>,
     /// A new snapshot must not be from before this place: records up to here may have been sent.
     since: Cursor,
 }
@@ -163,34 +163,6 @@ impl Copier {
             found,
             since: progress.read,
         }
-    }
-
-    /// Waits until what the peer has lost, and sends, is here, and prepares the copy anew: the peer gets
-    /// back what the snapshot holds, and nothing else brings it. Meanwhile the gate is open, for the peer may
-    /// wait in the same way; but not to one that has nothing yet.
-    ///
-    /// # Errors
-    /// Nothing comes any more.
-    pub async fn await_lost(&mut self, prepared: Prepared) -> Result<Prepared, Error> {
-        if prepared.found.is_some() || self.holds_lost(&self.progress.borrow().seen) {
-            return Ok(prepared);
-        }
-        let Prepared { copy, hold, .. } = prepared;
-        let hold = self.joined.then_some(hold);
-        info!(peer = %self.receives_from.0, lost = %self.lost, "a copy waits for what the peer has lost");
-        let (peer, from, lost) = (&self.receives_from.0, self.receives_from.1, self.lost);
-        let has_come = |p: &Progress| p.seen.of(peer).max(from) >= lost;
-        let came = self.progress.wait_for(has_come).await.map(drop);
-        came.map_err(|_| Error::History)?;
-        let prepared = self.prepare(copy, None);
-        drop(hold);
-        Ok(prepared)
-    }
-
-    /// Whether data that holds so much holds what the peer has lost.
-    fn holds_lost(&self, seen: &Seen) -> bool {
-        let (peer, from) = &self.receives_from;
-        seen.of(peer).max(*from) >= self.lost
     }
 
     /// Of what we have seen, that of which it is known how it went: the rest a snapshot of now does
@@ -291,7 +263,10 @@ impl Copier {
         loop {
             let snapshot = match self.take(since, seen).await {
                 Err(Error::Snapshot(error @ SnapshotError::Disk { .. })) => {
-                    self.show(Some(error.to_string()));
+                    let error = error.to_string();
+                    if self.show(Some(&error)) {
+                        warn!(peer = %self.receives_from.0, error, "the copy waits");
+                    }
                     sleep(WAIT_FOR_ROOM).await;
                     continue;
                 }
@@ -306,18 +281,15 @@ impl Copier {
         }
     }
 
-    /// Shows why the copy waits, or that it no longer does; logs it once.
-    fn show(&self, error: Option<String>) {
+    /// Shows why the copy waits, or that it no longer does; whether that is new.
+    pub(super) fn show(&self, why: Option<&str>) -> bool {
         let Some(board) = self.shared.board.peer(&self.receives_from.0) else {
-            return;
+            return false;
         };
         let mut board = board.lock();
-        if let Some(error) = &error
-            && board.error.as_ref() != Some(error)
-        {
-            warn!(peer = %board.site, error, "the copy waits");
-        }
-        board.error = error;
+        let is_new = board.error.as_deref() != why;
+        board.error = why.map(str::to_owned);
+        is_new
     }
 
     /// The snapshot of an interrupted copy, or one that has been kept for a first one; how many of
@@ -342,7 +314,7 @@ impl Copier {
         {
             return Some((snapshot, begun.next, seen));
         }
-        if cannot_begin_again(copy) || !self.holds_lost(&progress.seen) {
+        if cannot_begin_again(copy) || self.lacks(&progress).is_some() {
             return None;
         }
         let (peer, from) = &self.receives_from;

@@ -38,7 +38,7 @@ use crate::command::Catalog;
 use crate::converge::{Claims, Docket, Foreign, Judge, Table};
 use crate::journal::{Journal, Recovered, Writer};
 use crate::model::{InstanceId, SiteId};
-use crate::progress::{Deliveries, Progress, Reached, Reserve, SeenAt};
+use crate::progress::{Deliveries, Progress, Reached, Reserve, SeenAt, Sources};
 use crate::redis::{self, Lease, Settings};
 use crate::replica::{self, Shelf, SnapshotError};
 use crate::status::Board;
@@ -111,6 +111,8 @@ pub struct Shared {
     pub reached: Arc<Reached>,
     /// What peers have.
     pub deliveries: Arc<Deliveries>,
+    /// Which of them give back what the local Redis has lost.
+    pub sources: Arc<Sources>,
     /// The last snapshot.
     pub shelf: Arc<Shelf>,
     /// Per peer, its records that wait to be judged.

@@ -14,7 +14,7 @@ pub use self::hello::Hello;
 pub use self::message::{
     Ack, CopyBegin, CopyStates, MAX_KEYS, Message, MessageError, OwedStates, Records,
 };
-pub use self::plan::{Copy, Flow, Plan, back_keeps, plan};
+pub use self::plan::{Copy, Flow, Plan, back_keeps, plan, restores};
 pub use self::question::Question;
 pub use self::queue::{Receiver, Sender, Waiting, queue};
 pub use self::state::{Bundle, Standing, State, Value};

@@ -23,7 +23,7 @@ use crate::fullsync::{self, Answerer};
 use crate::intake::filter::Filter;
 use crate::intake::{Shared, wall_ms};
 use crate::link::{self, Hello, Plan, Wire, plan};
-use crate::model::{Cursor, InstanceId, Mark, SiteId};
+use crate::model::{Cursor, Epoch, InstanceId, Mark, SiteId};
 use crate::progress::Progress;
 use crate::redis::{self, Info, Settings};
 use crate::replica::Need;
@@ -348,7 +348,11 @@ impl Peer {
         };
         wire.confirm((ours.nonce, theirs.nonce)).await?;
         debug!(peer = %self.config.peer, ours = ?ours.mark, theirs = ?theirs.mark, "greeted");
-        match plan(&ours, &theirs) {
+        let plan = plan(&ours, &theirs);
+        let restores = plan.is_ok() && link::restores(&ours, &theirs);
+        let (epoch, sources) = (Epoch(ours.epoch), &self.shared.sources);
+        sources.note(&self.config.peer, epoch, restores);
+        match plan {
             Ok(plan) => Ok(Agreed {
                 wire,
                 ours,

@@ -91,6 +91,13 @@ enum Need {
     },
 }
 
+/// Whether the peer gives back what this site has lost: it has all that this site had, as far as that is not on
+/// its way, and so it gets no copy from here.
+#[must_use]
+pub fn restores(me: &Hello, peer: &Hello) -> bool {
+    matches!(need(me, peer), Need::Resume { .. }) && matches!(need(peer, me), Need::Copy { .. })
+}
+
 /// Decides.
 ///
 /// # Errors

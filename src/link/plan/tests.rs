@@ -270,6 +270,12 @@ fn a_site_that_lost_writes_is_refilled() {
     a.mark = None;
     let plan = decide(&a, &b).unwrap();
     assert!(plan.receive.copy.is_some() && plan.send.copy.is_none());
+    assert!(restores(&a, &b) && !restores(&b, &a));
+    // The other one has lost something too.
+    let mut b = b;
+    (b.epoch, b.older) = (250, 250);
+    a.mark = Some(mark(Cursor::ZERO, Epoch::LOST.0, 0).to_string());
+    assert!(!restores(&a, &b) && !restores(&b, &a));
 }
 
 #[test]
