@@ -1,14 +1,15 @@
 //! Causes before effects: what a peer had seen of third sites is applied here before what it then wrote.
 //!
 //! The links to two peers do not keep step. Without this, an answer could arrive before the question; and
-//! an entry of the table that a record had seen could come behind it, and be taken for concurrent.
+//! an entry of the table that a record had seen could come behind it, and be taken for concurrent. And what
+//! third sites may take to be here.
 
 use std::sync::Arc;
 
 use tokio_util::sync::CancellationToken;
 
 use super::{Applier, Error};
-use crate::model::{Cursor, RecordRef, Seen, SiteId};
+use crate::model::{Cursor, Epoch, Offset, RecordRef, Seen, SiteId};
 
 impl Applier {
     /// Whether everything of third sites that was seen is here.
@@ -26,6 +27,19 @@ impl Applier {
         let here = self.progress.borrow();
         let is_here = |site: &&SiteId| self.reached.has([*site], seen, &here);
         self.third.iter().find(|site| !is_here(site)).cloned()
+    }
+
+    /// Third sites must not take what is here for what it becomes with a copy. What the epochs behind the
+    /// base rest on is not known here. Not where a copy only brings into order what is all here.
+    pub(super) fn note_part(&self) {
+        let base = self.mark.as_ref().map_or(Epoch::NEVER, |mark| mark.base);
+        let part = Cursor {
+            epoch: Epoch(base.0 + 1),
+            offset: Offset(0),
+        };
+        let lacks = !self.is_whole() && base != Epoch::UNDONE;
+        let part = lacks.then_some(part).or(self.answered);
+        self.reached.set_part(&self.config.peer, part);
     }
 
     /// Waits until everything of third sites is here that was `seen` where what comes next was written.

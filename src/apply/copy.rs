@@ -296,7 +296,7 @@ impl Applier {
         // Not before: were it to come to nothing, records might come instead, to be judged.
         let filing = self.docket.file(Filed::Nothing(at));
         or_stopped(filing, stop).await.ok_or(Error::Stopped)?;
-        self.joins = false;
+        (self.joins, self.answered) = (false, None);
         let counts = {
             let mut board = self.board.lock();
             board.receiving = None;

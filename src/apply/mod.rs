@@ -49,8 +49,7 @@ use crate::intake::history::Saved;
 use crate::journal::{self, Journal};
 use crate::link::{self, Flow, Message};
 use crate::model::{
-    Cursor, Epoch, InstanceId, Mark, MarkError, Offset, Owes, RecordError, Seen, SiteId, mark_key,
-    part_key,
+    Cursor, Epoch, InstanceId, Mark, MarkError, Owes, RecordError, Seen, SiteId, mark_key, part_key,
 };
 use crate::progress::{Deliveries, EpochState, Progress, Reached};
 use crate::redis::{self, Info, Lease, Settings};
@@ -166,6 +165,9 @@ pub struct Begin {
     /// Whether it has data of ours, but not what began our present base, and gets that first: its states have
     /// not seen it. (Where its copy comes first, of each key in question its value is the one that stays.)
     pub gap: bool,
+    /// Where a copy is to come from the peer though this site has all of its records: of its history, what is
+    /// here before that. What its clients have written since, before anybody read it, no record brings.
+    pub answered: Option<Cursor>,
     /// Whether this site has nothing yet, and gets all that it will have from this peer: of third sites, too.
     pub joins: bool,
     /// Whether values that are here stay, by configuration, where a first copy has others.
@@ -207,6 +209,8 @@ pub struct Applier {
     base: Epoch,
     /// Whether states of the peer are to be refused that lack writes which are here and not in our journal.
     gap: bool,
+    /// See [`Begin::answered`]; none once that copy has come.
+    answered: Option<Cursor>,
     /// Whether some values of the peer's server must not be RESTOREd here as they are: see
     /// [`crate::rdb::decode::has_disputed_entry`].
     disputes: bool,
@@ -264,6 +268,7 @@ impl Applier {
             marks_removed: 0,
             base: Epoch(0),
             gap: false,
+            answered: None,
             disputes: false,
             joins: false,
             keeps_own: false,
@@ -447,11 +452,12 @@ impl Applier {
             base,
             entire,
             gap,
+            answered,
             joins,
             keeps_own,
             disputes,
         } = begin;
-        (self.joins, self.keeps_own) = (joins, keeps_own);
+        (self.joins, self.keeps_own, self.answered) = (joins, keeps_own, answered);
         self.disputes = disputes;
         let home = self
             .progress
@@ -547,19 +553,6 @@ impl Applier {
     fn is_whole(&self) -> bool {
         let mark = self.mark.as_ref();
         mark.is_some_and(|mark| mark.copy.is_none() && mark.base == self.base)
-    }
-
-    /// Third sites must not take what is here for what it becomes with a copy. What the epochs behind the
-    /// base rest on is not known here. Not where a copy only brings into order what is all here.
-    fn note_part(&self) {
-        let base = self.mark.as_ref().map_or(Epoch::NEVER, |mark| mark.base);
-        let part = Cursor {
-            epoch: Epoch(base.0 + 1),
-            offset: Offset(0),
-        };
-        let lacks = !self.is_whole() && base != Epoch::UNDONE;
-        let part = lacks.then_some(part);
-        self.reached.set_part(&self.config.peer, part);
     }
 
     fn report(&self, outlet: &Outlet) {

@@ -18,7 +18,7 @@ use crate::converge::Reading;
 use crate::intake::{Shared, wall_ms};
 use crate::link::{OwedStates, Question, Standing, State, Value};
 use crate::model::{Cursor, FENCE_PREFIX, InstanceId, Need, Seen, SiteId, is_reserved};
-use crate::progress::Progress;
+use crate::progress::{Progress, ReachedThen};
 use crate::rdb::Flavour;
 use crate::redis::{Connection, Info, Reply, ServerClock, Settings, connection_name, put_command};
 
@@ -294,7 +294,7 @@ impl Answerer {
         let hashes = keys.iter().map(|(db, key)| key_hash(*db, key)).collect();
         let reading = Reading::keys(&self.shared.table, hashes).await;
         self.number += 1;
-        let reached = self.shared.reached.watch().borrow().clone();
+        let reached = self.shared.reached.now();
         let replies = self.ask(connection, &keys, size).await?;
         drop(quiet);
         let Some((at, seen, causes)) = self.fence(&reached).await else {
@@ -336,7 +336,7 @@ impl Answerer {
         let hashes = vec![key_hash(db, &key)];
         let reading = Reading::keys(&self.shared.table, hashes).await;
         self.number += 1;
-        let reached = self.shared.reached.watch().borrow().clone();
+        let reached = self.shared.reached.now();
         let places = self.queue(connection, &keys, Size::Large).await?;
         let before = places.first().copied().unwrap_or_default();
         let (file, ttl) = large::spool(connection, before, (&self.dir, &self.peer), turn).await?;
@@ -489,8 +489,9 @@ impl Answerer {
     }
 
     /// Where the read took place, and what had come back before; none when our stream is away: the peer asks again.
-    /// All records of third sites up to what was `reached` before the read are in it.
-    async fn fence(&mut self, reached: &Seen) -> Option<(Cursor, Seen, Seen)> {
+    /// All records of third sites up to what was `reached` before the read are in it; but what a copy was still to
+    /// bring then is not, even if it has come since.
+    async fn fence(&mut self, reached: &ReachedThen) -> Option<(Cursor, Seen, Seen)> {
         let (name, number) = (self.fence_name(), self.number);
         let ours = |p: &Progress| p.fences.get(&name).filter(|f| f.number == number).cloned();
         let seen = timeout(FENCE_TIMEOUT, self.progress.wait_for(|p| ours(p).is_some()));
@@ -502,7 +503,7 @@ impl Answerer {
         let settled = |(site, at): (&SiteId, &Cursor)| {
             let at = match *site == self.peer {
                 true => *at,
-                false => held.held(site, reached.of(site).max(*at)),
+                false => held.held(site, reached.held(site, *at)),
             };
             let docket = self.shared.dockets.get(site);
             let at = docket.map_or(at, |docket| docket.settled(at));

@@ -168,14 +168,11 @@ impl Copier {
     /// Of what we have seen, that of which it is known how it went: the rest a snapshot of now does
     /// not hold entirely. All records of third sites up to what was reached are in it.
     fn settled(&self, seen: &Seen) -> Seen {
-        let mut settled = Seen::default();
+        let (mut settled, reached) = (Seen::default(), self.shared.reached.now());
         for (site, at) in seen.iter() {
             let at = match *site == self.receives_from.0 {
                 true => *at,
-                false => {
-                    let reached = &self.shared.reached;
-                    reached.held(site, reached.of(site).max(*at))
-                }
+                false => reached.held(site, *at),
             };
             let docket = self.shared.dockets.get(site);
             settled.advance(site, docket.map_or(at, |docket| docket.settled(at)));
@@ -225,7 +222,8 @@ impl Copier {
             keep: copy.keep && !may_differ,
             keys,
         };
-        info!(keys = begin.keys, from = first, at = %snapshot.at, "sending a copy");
+        let peer = &self.receives_from.0;
+        info!(%peer, keys = begin.keys, from = first, at = %snapshot.at, "sending a copy");
         let parts = self.read(&snapshot, first, !copy.back)?;
         Ok(Copying {
             begin,

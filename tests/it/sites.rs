@@ -8,6 +8,7 @@ use crate::gap::{SHORT, short};
 use crate::harness::pair::stopped;
 use crate::harness::wait::let_pass;
 use crate::harness::{Client, Mesh, Options, patience, wait_for, wait_until};
+use crate::interrupted::has_read;
 
 /// How long one site is away, with clients writing at all.
 const AWAY: Duration = Duration::from_secs(4);
@@ -198,6 +199,92 @@ fn a_site_that_comes_back_empty_gets_everything_again() {
     mesh.settle();
     mesh.compare();
     assert_eq!(mesh.sites[2].client().ask::<u64>("GET n"), 18);
+}
+
+#[test]
+fn two_sites_that_come_back_empty_together_get_everything_again() {
+    let mut mesh = Mesh::start(3, &Options::default());
+    let mut clients = mesh.clients();
+    clients[0].run("SET old v");
+    mesh.settle();
+    // What the second writes now the third has, and the first has not yet.
+    mesh.cut_off(0);
+    (0..40).for_each(|key| drop(clients[1].run(&format!("SET key:{key} v"))));
+    wait_for_equal(&mesh, [1, 2]);
+    for site in &mut mesh.sites[1..] {
+        site.sidecar.kill();
+        site.server.restart();
+        site.client().run(&format!("SET new:{} v", site.name));
+        site.sidecar.start();
+    }
+    wait_for(
+        "the second to have a copy for the third",
+        patience(30),
+        || {
+            let log = mesh.sites[1].sidecar.log();
+            log.contains("a copy waits for what the Redis here has lost")
+                || log.contains("sending a copy peer=c")
+        },
+    );
+    // The first has a copy for the third before it has that of the second.
+    mesh.wire(0, 2).mend();
+    wait_for("that copy", patience(30), || {
+        let log = mesh.sites[2].sidecar.log();
+        log.contains("the copy is complete peer=a")
+    });
+    mesh.mend();
+    mesh.wait_synchronizing();
+    mesh.settle();
+    mesh.compare();
+    let mut clients = mesh.clients();
+    assert_eq!(clients[2].ask::<Vec<String>>("KEYS key:*").len(), 40);
+    assert_eq!(clients[0].ask::<u64>("EXISTS new:b new:c old"), 3);
+}
+
+#[test]
+fn a_site_that_comes_back_empty_while_a_copy_of_it_waits_sends_what_it_gets_back() {
+    let mut mesh = Mesh::start(3, &Options::default());
+    let mut clients = mesh.clients();
+    clients[0].run("SET old v");
+    mesh.settle();
+    mesh.cut_off(0);
+    // The copy to the third will wait for what only its journal has.
+    mesh.wire(1, 2).down().stall();
+    (0..10).for_each(|n| drop(clients[2].run(&format!("SET filler:{n} {}", noise()))));
+    has_read(&mesh.sites[2]);
+    mesh.sites[2].sidecar.kill();
+    mesh.sites[2].server.restart();
+    mesh.sites[2].client().run("SET new v");
+    // What that copy is to bring, and neither of the others has.
+    (0..40).for_each(|key| drop(clients[1].run(&format!("SET key:{key} v"))));
+    mesh.wire(1, 2).mend();
+    mesh.wire(1, 2).down().throttle(20_000);
+    mesh.sites[2].sidecar.start();
+    wait_for("the copy to wait", patience(30), || {
+        let log = mesh.sites[1].sidecar.log();
+        log.contains("a copy waits for what the Redis of c has lost")
+    });
+    mesh.sites[1].server.restart();
+    mesh.sites[1].client().run("SET newer v");
+    mesh.wire(1, 2).mend();
+    wait_for("the next copy, or what it waits for", patience(30), || {
+        let log = mesh.sites[1].sidecar.log();
+        log.contains("sending a copy peer=c")
+            || log.contains("a copy waits for what the Redis here has lost")
+    });
+    // The first has a copy for the third before it has all that the second has written.
+    mesh.wire(0, 2).mend();
+    wait_for("that copy", patience(30), || {
+        let log = mesh.sites[2].sidecar.log();
+        log.contains("the copy is complete peer=a")
+    });
+    mesh.mend();
+    mesh.wait_synchronizing();
+    mesh.settle();
+    mesh.compare();
+    let mut clients = mesh.clients();
+    assert_eq!(clients[2].ask::<Vec<String>>("KEYS key:*").len(), 40);
+    assert_eq!(clients[0].ask::<u64>("EXISTS old new newer filler:9"), 4);
 }
 
 #[test]

@@ -275,7 +275,7 @@ fn write_all(mesh: &mut Mesh, rng: &mut StdRng, span: Duration) -> (Vec<String>,
 /// How many copies a site has begun to send, the first among them.
 fn copies(site: &Site) -> usize {
     let log = site.sidecar.log();
-    log.matches("sending a copy keys=").count()
+    log.matches("sending a copy peer=").count()
 }
 
 /// With `TANDEM_LOGS=directory`, what the sidecars said is kept there.

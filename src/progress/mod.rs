@@ -1,11 +1,14 @@
 //! Positions that the parts tell each other. A position needs no queue, only its newest value.
 
+mod reached;
+
 use std::collections::{BTreeMap, HashMap, VecDeque};
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use tokio::sync::{Notify, watch};
 
+pub use self::reached::{Reached, ReachedThen};
 use crate::model::{Cursor, Epoch, InstanceId, Lacking, Mark, Offset, Owes, ReplId, Seen, SiteId};
 
 /// How the current epoch began, and what peers must know of it.
@@ -310,82 +313,6 @@ impl SeenAt {
     }
 }
 
-/// Per peer, what of its history is here.
-#[derive(Debug, Default)]
-pub struct Reached {
-    /// Up to where all of its records have been applied: further than the last of them, where the peer
-    /// says that there is none behind it.
-    records: watch::Sender<Seen>,
-    /// Where what is here does not rest on all that the peer's data rests on, because a copy is still to
-    /// come: no third site may take it for more than this, whatever records have been applied on top.
-    parts: watch::Sender<BTreeMap<SiteId, Cursor>>,
-}
-
-impl Reached {
-    /// All records of a peer up to here have been applied.
-    pub fn advance(&self, peer: &SiteId, at: Cursor) {
-        self.records.send_if_modified(|reached| {
-            let is_new = reached.of(peer) < at;
-            if is_new {
-                reached.advance(peer, at);
-            }
-            is_new
-        });
-    }
-
-    /// Up to where those of a peer have been.
-    #[must_use]
-    pub fn of(&self, peer: &SiteId) -> Cursor {
-        self.records.borrow().of(peer)
-    }
-
-    /// A copy from a peer is to come, and without it no more than this of its history is here; or it has
-    /// come.
-    pub fn set_part(&self, peer: &SiteId, part: Option<Cursor>) {
-        self.parts.send_if_modified(|parts| {
-            let before = match part {
-                Some(part) => parts.insert(peer.clone(), part),
-                None => parts.remove(peer),
-            };
-            before != part
-        });
-    }
-
-    /// Of a peer's history up to `at`, what a third site may be told to be here.
-    #[must_use]
-    pub fn held(&self, peer: &SiteId, at: Cursor) -> Cursor {
-        self.parts
-            .borrow()
-            .get(peer)
-            .map_or(at, |part| at.min(*part))
-    }
-
-    /// Shows when [`held`](Self::held) is another.
-    #[must_use]
-    pub fn watch_parts(&self) -> watch::Receiver<BTreeMap<SiteId, Cursor>> {
-        self.parts.subscribe()
-    }
-
-    /// Shows when it is further.
-    #[must_use]
-    pub fn watch(&self) -> watch::Receiver<Seen> {
-        self.records.subscribe()
-    }
-
-    /// Whether everything that `seen` says of `sites` has been applied, or has come back.
-    #[must_use]
-    pub fn has<'a>(
-        &self,
-        sites: impl IntoIterator<Item = &'a SiteId>,
-        seen: &Seen,
-        progress: &Progress,
-    ) -> bool {
-        let mut sites = sites.into_iter();
-        let reached = self.records.borrow();
-        sites.all(|site| progress.seen.of(site).max(reached.of(site)) >= seen.of(site))
-    }
-}
-
 /// The part of a full journal that is kept for what cannot wait. A session begins with reading our own
 /// stream up to a fence, and only a session makes room: without a reserve, each would wait for the other.
 #[derive(Debug, Default)]
@@ -467,7 +394,7 @@ impl Telling {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::model::{CopyProgress, Offset, SiteId};
+    use crate::model::CopyProgress;
 
     fn at(offset: u64) -> Cursor {
         Cursor {
@@ -566,23 +493,6 @@ mod tests {
             ..progress(lost())
         };
         assert!(never.is_restored(&Sources::default(), &b));
-    }
-
-    #[test]
-    fn what_waits_for_a_copy_is_not_told_to_third_sites() {
-        let (reached, b) = (Reached::default(), SiteId::try_new("b").unwrap());
-        let at = |epoch, offset| Cursor {
-            epoch: crate::model::Epoch(epoch),
-            offset: crate::model::Offset(offset),
-        };
-        reached.set_part(&b, Some(at(5, 0)));
-        assert_eq!(reached.held(&b, at(4, 9)), at(4, 9));
-        assert_eq!(reached.held(&b, at(7, 3)), at(5, 0));
-        let mut news = reached.watch_parts();
-        reached.set_part(&b, None);
-        assert!(news.has_changed().unwrap());
-        assert_eq!(*news.borrow_and_update(), BTreeMap::new());
-        assert_eq!(reached.held(&b, at(7, 3)), at(7, 3));
     }
 
     #[test]

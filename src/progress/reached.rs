@@ -1,0 +1,138 @@
+//! How far the histories of peers have come here, and what third sites may be told of it.
+
+use std::collections::BTreeMap;
+
+use tokio::sync::watch;
+
+use super::Progress;
+use crate::model::{Cursor, Seen, SiteId};
+
+/// Per peer, what of its history is here.
+#[derive(Debug, Default)]
+pub struct Reached {
+    /// Up to where all of its records have been applied: further than the last of them, where the peer
+    /// says that there is none behind it.
+    records: watch::Sender<Seen>,
+    /// Where what is here does not rest on all that the peer's data rests on, because a copy is still to
+    /// come: no third site may take it for more than this, whatever records have been applied on top.
+    parts: watch::Sender<BTreeMap<SiteId, Cursor>>,
+}
+
+/// How far peers' histories had been applied at a moment.
+#[derive(Clone, Debug)]
+pub struct ReachedThen {
+    records: Seen,
+    parts: BTreeMap<SiteId, Cursor>,
+}
+
+impl ReachedThen {
+    /// Of a peer's history up to `at`, or further, where all of its records have been applied: what a third site
+    /// may be told to be in what was read here later.
+    #[must_use]
+    pub fn held(&self, peer: &SiteId, at: Cursor) -> Cursor {
+        let at = self.records.of(peer).max(at);
+        self.parts.get(peer).map_or(at, |part| at.min(*part))
+    }
+}
+
+impl Reached {
+    /// How far all is now.
+    #[must_use]
+    pub fn now(&self) -> ReachedThen {
+        // In this order: what has come with a copy by then counts only if the copy was complete before.
+        let parts = self.parts.borrow().clone();
+        let records = self.records.borrow().clone();
+        ReachedThen { records, parts }
+    }
+
+    /// All records of a peer up to here have been applied.
+    pub fn advance(&self, peer: &SiteId, at: Cursor) {
+        self.records.send_if_modified(|reached| {
+            let is_new = reached.of(peer) < at;
+            if is_new {
+                reached.advance(peer, at);
+            }
+            is_new
+        });
+    }
+
+    /// Up to where those of a peer have been.
+    #[must_use]
+    pub fn of(&self, peer: &SiteId) -> Cursor {
+        self.records.borrow().of(peer)
+    }
+
+    /// A copy from a peer is to come, and without it no more than this of its history is here; or it has
+    /// come.
+    pub fn set_part(&self, peer: &SiteId, part: Option<Cursor>) {
+        self.parts.send_if_modified(|parts| {
+            let before = match part {
+                Some(part) => parts.insert(peer.clone(), part),
+                None => parts.remove(peer),
+            };
+            before != part
+        });
+    }
+
+    /// Of a peer's history up to `at`, what a third site may be told to be here.
+    #[must_use]
+    pub fn held(&self, peer: &SiteId, at: Cursor) -> Cursor {
+        self.parts
+            .borrow()
+            .get(peer)
+            .map_or(at, |part| at.min(*part))
+    }
+
+    /// Shows when [`held`](Self::held) is another.
+    #[must_use]
+    pub fn watch_parts(&self) -> watch::Receiver<BTreeMap<SiteId, Cursor>> {
+        self.parts.subscribe()
+    }
+
+    /// Shows when it is further.
+    #[must_use]
+    pub fn watch(&self) -> watch::Receiver<Seen> {
+        self.records.subscribe()
+    }
+
+    /// Whether everything that `seen` says of `sites` has been applied, or has come back.
+    #[must_use]
+    pub fn has<'a>(
+        &self,
+        sites: impl IntoIterator<Item = &'a SiteId>,
+        seen: &Seen,
+        progress: &Progress,
+    ) -> bool {
+        let mut sites = sites.into_iter();
+        let reached = self.records.borrow();
+        sites.all(|site| progress.seen.of(site).max(reached.of(site)) >= seen.of(site))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::model::{Epoch, Offset};
+
+    #[test]
+    fn what_waits_for_a_copy_is_not_told_to_third_sites() {
+        let (reached, b) = (Reached::default(), SiteId::try_new("b").unwrap());
+        let at = |epoch, offset| Cursor {
+            epoch: Epoch(epoch),
+            offset: Offset(offset),
+        };
+        reached.set_part(&b, Some(at(5, 0)));
+        assert_eq!(reached.held(&b, at(4, 9)), at(4, 9));
+        assert_eq!(reached.held(&b, at(7, 3)), at(5, 0));
+        let then = reached.now();
+        let mut news = reached.watch_parts();
+        reached.set_part(&b, None);
+        assert!(news.has_changed().unwrap());
+        assert_eq!(*news.borrow_and_update(), BTreeMap::new());
+        assert_eq!(reached.held(&b, at(7, 3)), at(7, 3));
+        // What was read before the copy was complete lacks what it has brought.
+        assert_eq!(then.held(&b, at(7, 3)), at(5, 0));
+        reached.advance(&b, at(7, 9));
+        assert_eq!(reached.now().held(&b, at(7, 3)), at(7, 9));
+    }
+}
