@@ -94,6 +94,10 @@ impl Site {
             return self.unexpected(number, "a copy");
         }
         peer.applying.copy_seen = begin.seen.clone();
+        let peer = &self.sidecar.peers[&number];
+        if peer.applying.owes_back {
+            self.sidecar.claims.begin_copy(&peer.name);
+        }
         if peer.applying.joins && !self.adopt(&begin) {
             return self.unexpected(number, "a copy that lacks what a third site has");
         }
