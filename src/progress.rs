@@ -572,7 +572,7 @@ mod tests {
     fn what_waits_for_a_copy_is_not_told_to_third_sites() {
         let (reached, b) = (Reached::default(), SiteId::try_new("b").unwrap());
         let at = |epoch, offset| Cursor {
-            epoch: crate::model::Epoch(epoch),
+            epoch: Epoch(epoch),
             offset: crate::model::Offset(offset),
         };
         reached.set_part(&b, Some(at(5, 0)));
