@@ -3,7 +3,7 @@
 use std::collections::BTreeMap;
 use std::sync::Arc;
 
-use tandem::intake::history::{self, History, Saved, Server};
+use tandem::intake::history::{self, Saved, Server};
 use tandem::model::{
     Cursor, Epoch, FrameBuilder, Key, Mark, Need, Offset, ReplId, Seen, SelfMark, SiteId,
 };
@@ -106,6 +106,7 @@ impl Site {
             replid,
             keeps_all,
             may_be_another: false,
+            is_blank: self.redis.data.is_empty() && self.redis.marks.is_empty(),
         };
         let saved = self.saved(before);
         let found = history::judge(Some(&saved), self.redis.self_mark.as_ref(), &server);
@@ -116,17 +117,13 @@ impl Site {
         let mut marks = BTreeMap::new();
         for peer in self.sidecar.peers.values().filter(|_| !is_empty) {
             let name = &peer.name;
-            let has_met = saved.seen.of(name) > Cursor::ZERO || saved.marks.contains_key(name);
-            if has_met && seen.of(name) == Cursor::ZERO {
+            if saved.has_met(name) && seen.of(name) == Cursor::ZERO {
                 marks.insert(name.clone(), Mark::nowhere(self.sidecar.life));
             }
         }
         marks.append(&mut self.redis.marks.clone());
         self.say(|| format!("a new history, {found:?}: {state:?}, {:?}", self.redis.data));
         self.begin_epoch((state, seen), marks);
-        if found == History::Fresh {
-            unreachable!("there is a journal");
-        }
     }
 
     fn saved(&self, run_id: String) -> Saved {
