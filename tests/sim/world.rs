@@ -313,6 +313,10 @@ impl World {
 
     /// What holds at rest, with all sites linked.
     pub(crate) fn check(&self) -> Result<End, String> {
+        let sites = self.sites.len();
+        if self.up.len() < sites * (sites - 1) / 2 {
+            return Err(format!("not all are linked: {:?}", self.refused));
+        }
         let peers = || {
             let sites = self.sites.iter();
             sites.flat_map(|site| site.sidecar.peers.values().map(move |peer| (site, peer)))

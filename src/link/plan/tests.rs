@@ -279,6 +279,26 @@ fn a_site_that_lost_writes_is_refilled() {
 }
 
 #[test]
+fn a_site_that_lost_its_mark_too_is_no_stranger() {
+    let (mut a, mut b) = synced();
+    // Nobody has read all of either history.
+    (a.epoch, a.base, b.base) = (150, 120, 250);
+    a.mark = None;
+    a.sites = ["x", "y", "z"].map(str::to_owned).to_vec();
+    b.sites.clone_from(&a.sites);
+    assert_eq!(decide(&a, &b), Err("both_have_data".to_owned()));
+    // What a had, it has lost.
+    a.older = 150;
+    let plan = decide(&a, &b).unwrap();
+    assert!(
+        plan.receive
+            .copy
+            .is_some_and(|copy| copy.back && !copy.keep)
+    );
+    assert_eq!(plan.send.copy, None);
+}
+
+#[test]
 fn a_place_that_the_journal_has_lost_needs_a_copy() {
     let (mut a, b) = synced();
     a.first = "100/450".to_owned();
