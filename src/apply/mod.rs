@@ -464,6 +464,7 @@ impl Applier {
         let mut mark = before
             .clone()
             .unwrap_or_else(|| Mark::first(instance, flow.start));
+        let leaps = flow.leaps(&mark, base);
         mark.at = flow.start;
         self.parts = None;
         self.docket.begin();
@@ -480,6 +481,8 @@ impl Applier {
         self.owes_back = flow.copy.is_some_and(|c| c.back);
         if flow.whole {
             (mark.base, mark.home) = (base, home);
+        } else if leaps {
+            mark.base = Epoch::LOST;
         }
         mark.entire = entire && (mark.entire || flow.whole);
         self.mark = Some(mark.clone());

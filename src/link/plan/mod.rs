@@ -42,6 +42,14 @@ impl Flow {
         }
     }
 
+    /// Whether records begin behind where the receiver stands, and what is in between comes with the copy only.
+    /// The mark must say that something is missing before it says where records go on: the session may end
+    /// before the copy begins.
+    #[must_use]
+    pub fn leaps(&self, mark: &Mark, base: Epoch) -> bool {
+        self.copy.is_some() && mark.at < self.start && mark.base == base
+    }
+
     /// Up to where records come that the sender made before its Redis lost something, or before a part of its
     /// history that nobody has read. What they wrote may be in its data no more.
     #[must_use]

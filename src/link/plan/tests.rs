@@ -300,7 +300,7 @@ fn a_site_that_lost_its_mark_too_is_no_stranger() {
 
 #[test]
 fn a_place_that_the_journal_has_lost_needs_a_copy() {
-    let (mut a, b) = synced();
+    let (mut a, mut b) = synced();
     a.first = "100/450".to_owned();
     let plan = decide(&a, &b).unwrap();
     assert_eq!(
@@ -312,6 +312,30 @@ fn a_place_that_the_journal_has_lost_needs_a_copy() {
         })
     );
     assert_eq!(plan.send.start, at(100, 500));
+    // The mark will stand there before the copy has begun, and then nothing else would tell.
+    let mark = b.mark().unwrap();
+    assert!(plan.send.leaps(&mark, a.base()) && !plan.receive.leaps(&mark, a.base()));
+    assert!(
+        !plan.send.leaps(&mark, Epoch(90)),
+        "it says already what is missing"
+    );
+    b.mark = Some(
+        Mark {
+            at: plan.send.start,
+            ..mark.clone()
+        }
+        .to_string(),
+    );
+    assert_eq!(decide(&a, &b).unwrap().send.copy, None);
+    b.mark = Some(
+        Mark {
+            base: Epoch::LOST,
+            at: plan.send.start,
+            ..mark
+        }
+        .to_string(),
+    );
+    assert!(decide(&a, &b).unwrap().send.copy.is_some());
 }
 
 #[test]
