@@ -29,7 +29,7 @@ mod value;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 
-use tokio::sync::{mpsc, watch};
+use tokio::sync::{OwnedSemaphorePermit, mpsc, watch};
 use tokio::time::timeout;
 use tokio_util::sync::CancellationToken;
 use tracing::info;
@@ -212,6 +212,8 @@ pub struct Applier {
     disputes: bool,
     /// See [`Begin::joins`].
     joins: bool,
+    /// Held as long as it does.
+    turn: Option<OwnedSemaphorePermit>,
     /// See [`Begin::keeps_own`].
     keeps_own: bool,
     /// Whether the copy that the plan foresees is answered by one from here.
@@ -266,6 +268,7 @@ impl Applier {
             gap: false,
             disputes: false,
             joins: false,
+            turn: None,
             keeps_own: false,
             owes_back: false,
             entire: false,

@@ -409,6 +409,8 @@ impl Site {
         let peer = self.peer(number);
         crate::now(peer.docket.file(Filed::Nothing(at)));
         peer.applying.joins = false;
+        self.sidecar.joining.take_if(|joining| *joining == number);
+        let peer = self.peer(number);
         peer.outgoing.as_mut().unwrap().copied += 1;
         if owes == Owes::All {
             self.sidecar.broken.insert(number);
