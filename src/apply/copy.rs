@@ -2,6 +2,7 @@
 
 use std::time::Instant;
 
+use tokio::sync::OwnedSemaphorePermit;
 use tokio_util::sync::CancellationToken;
 use tracing::{info, warn};
 
@@ -39,6 +40,11 @@ impl Applier {
             }
             _ => Err(Error::Unexpected("a message that is not for the applier")),
         }
+    }
+
+    /// The turn of a site that has nothing yet: no other session begins with a copy until this one has brought it.
+    pub fn set_turn(&mut self, turn: Option<OwnedSemaphorePermit>) {
+        self.turn = turn;
     }
 
     pub(super) fn marked(&self) -> Result<Mark, Error> {
@@ -297,6 +303,8 @@ impl Applier {
         let filing = self.docket.file(Filed::Nothing(at));
         or_stopped(filing, stop).await.ok_or(Error::Stopped)?;
         (self.joins, self.answered) = (false, None);
+        // Others may have to send one, too: what this one had not got of them, it did not bring.
+        self.turn = None;
         let counts = {
             let mut board = self.board.lock();
             board.receiving = None;

@@ -29,7 +29,7 @@ mod value;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 
-use tokio::sync::{mpsc, watch};
+use tokio::sync::{OwnedSemaphorePermit, mpsc, watch};
 use tokio::time::timeout;
 use tokio_util::sync::CancellationToken;
 use tracing::info;
@@ -216,6 +216,8 @@ pub struct Applier {
     disputes: bool,
     /// See [`Begin::joins`].
     joins: bool,
+    /// Held as long as it does.
+    turn: Option<OwnedSemaphorePermit>,
     /// See [`Begin::keeps_own`].
     keeps_own: bool,
     /// Whether the copy that the plan foresees is answered by one from here.
@@ -271,6 +273,7 @@ impl Applier {
             answered: None,
             disputes: false,
             joins: false,
+            turn: None,
             keeps_own: false,
             owes_back: false,
             entire: false,
@@ -470,6 +473,7 @@ impl Applier {
         let mut mark = before
             .clone()
             .unwrap_or_else(|| Mark::first(instance, flow.start));
+        let leaps = flow.leaps(&mark, base);
         mark.at = flow.start;
         self.parts = None;
         self.docket.begin();
@@ -486,6 +490,8 @@ impl Applier {
         self.owes_back = flow.copy.is_some_and(|c| c.back);
         if flow.whole {
             (mark.base, mark.home) = (base, home);
+        } else if leaps {
+            mark.base = Epoch::LOST;
         }
         mark.entire = entire && (mark.entire || flow.whole);
         self.mark = Some(mark.clone());

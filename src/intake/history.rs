@@ -35,6 +35,20 @@ pub struct Saved {
 }
 
 impl Saved {
+    /// Whether no client has ever written anything, and no peer has been met.
+    fn has_nothing(&self) -> bool {
+        let has_lost = self.state.older != Epoch::NEVER;
+        self.last_record == Cursor::ZERO && self.marks.is_empty() && !has_lost
+    }
+
+    /// Whether a peer may have been met. Where a server has come back with nothing, its marks are lost too, and
+    /// nobody knows any more which there were.
+    #[must_use]
+    pub fn has_met(&self, peer: &SiteId) -> bool {
+        let has_lost = self.state.older != Epoch::NEVER;
+        has_lost || self.seen.of(peer) > Cursor::ZERO || self.marks.contains_key(peer)
+    }
+
     /// How a run id is kept. Never empty: an empty word would be lost in the text.
     #[must_use]
     pub fn run_id(run_id: &str) -> String {
@@ -176,6 +190,8 @@ pub struct Server<'a> {
     /// Whether it may be another server than before, a replica that was promoted: what that one keeps
     /// is what had reached it.
     pub may_be_another: bool,
+    /// Whether it has no data, nor any mark.
+    pub is_blank: bool,
 }
 
 /// Judges the data of a Redis that has begun a new history.
@@ -185,6 +201,10 @@ pub struct Server<'a> {
 /// holds nothing that the journal does not; if it has it and nothing was journaled after it, it
 /// lacks nothing. In between, an append-only file decides: it is written before the stream is
 /// sent; without one, what survived is an old snapshot.
+///
+/// A server that was started with nothing has lost all that it had got of peers, too, and holds nothing that
+/// was not read. It is refilled: were it to send what it has, each would be said to hold data that the other
+/// has never seen. One that has never had anything may still be met for the first time.
 #[must_use]
 pub fn judge(saved: Option<&Saved>, found: Option<&SelfMark>, server: &Server<'_>) -> History {
     match (saved, found) {
@@ -197,10 +217,14 @@ pub fn judge(saved: Option<&Saved>, found: Option<&SelfMark>, server: &Server<'_
             replid if replid == server.replid => History::Missed,
             _ => History::Kept,
         },
+        (Some(saved), None) if server.is_blank => match saved.has_nothing() {
+            true => History::Fresh,
+            false => History::Older,
+        },
         (Some(saved), found) => {
             let number = found.map_or(0, |mark| mark.number);
             let covered = found.is_some_and(|mark| mark.at >= saved.last_record);
-            // A history without any write of a client is lost without loss.
+            // Of a history without any write of a client nothing is missing.
             let nothing_journaled = saved.last_record == Cursor::ZERO;
             let has_last_mark = number >= saved.self_mark;
             if has_last_mark && (covered || nothing_journaled) {
@@ -341,6 +365,7 @@ mod tests {
                 replid: REPLID.parse().unwrap(),
                 keeps_all: aof,
                 may_be_another: false,
+                is_blank: false,
             };
             let judged = judge(saved, found.as_ref(), &server);
             assert_eq!(judged, expected, "{found:?} aof={aof}");
@@ -360,6 +385,7 @@ mod tests {
             replid: replid.parse().unwrap(),
             keeps_all: false,
             may_be_another: false,
+            is_blank: false,
         };
         let same = judge(Some(&saved), None, &server("this", REPLID));
         assert_eq!(same, History::Missed);
@@ -372,5 +398,38 @@ mod tests {
         };
         let judged = judge(Some(&none), None, &server("other", REPLID));
         assert_eq!(judged, History::Kept);
+    }
+
+    #[test]
+    fn a_server_with_nothing_has_lost_what_peers_had_sent() {
+        let blank = |run_id| Server {
+            run_id,
+            replid: REPLID.parse().unwrap(),
+            keeps_all: true,
+            may_be_another: true,
+            is_blank: true,
+        };
+        let judged = |saved: &Saved| judge(Some(saved), None, &blank("other"));
+        let mut saved = saved(0);
+        assert_eq!(judged(&saved), History::Older);
+        saved.last_record = Cursor::ZERO;
+        assert_eq!(judged(&saved), History::Fresh, "it has met nobody");
+        let mark = Mark::first(InstanceId::new(1), at(3));
+        let peer = SiteId::try_new("b").unwrap();
+        saved.marks.insert(peer, mark);
+        assert_eq!(judged(&saved), History::Older);
+        saved.marks.clear();
+        saved.state.older = Epoch(4);
+        assert_eq!(
+            judged(&saved),
+            History::Older,
+            "and once more, before it is refilled"
+        );
+        let peer = SiteId::try_new("c").unwrap();
+        assert!(saved.has_met(&peer), "the mark may have been lost");
+        saved.state.older = Epoch::NEVER;
+        assert!(!saved.has_met(&peer));
+        let flushed = judge(Some(&saved), None, &blank("this"));
+        assert_eq!(flushed, History::Missed, "clients have deleted all");
     }
 }

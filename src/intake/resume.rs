@@ -242,8 +242,6 @@ pub(super) async fn attach(
             }
             shared.board.redis().resyncs_full += 1;
             let found = facts.self_mark.as_ref();
-            let history =
-                history::judge(saved.as_ref(), found, &server(config, &facts.info, replid));
             let previous = saved.as_ref().map(|s| &s.state);
             let epoch = next_epoch(previous, found);
             let at = Cursor { epoch, offset };
@@ -255,6 +253,11 @@ pub(super) async fn attach(
             let (beside, snapshot) = take(config, shared, replica, &history_begins, at).await?;
             replica = beside;
             let empty = is_empty(&snapshot, &config.dir).await?;
+            let server = Server {
+                is_blank: empty && facts.marks.is_empty(),
+                ..server(config, &facts.info, replid)
+            };
+            let history = history::judge(saved.as_ref(), found, &server);
             facts.look_again(config).await?;
             let state = history::begin(history, previous, epoch, replid, offset, empty);
             // Only now is the process known: were it before, the next attempt would take a server
@@ -282,6 +285,7 @@ fn server<'a>(config: &Config, info: &'a Info, replid: ReplId) -> Server<'a> {
         replid,
         keeps_all: info.aof,
         may_be_another: matches!(config.redis.address, Address::Sentinel(_)),
+        is_blank: false,
     }
 }
 
@@ -361,9 +365,7 @@ fn take_branch(fork: Fork, facts: Facts, stream: &mut Stream) -> Result<(), Erro
 /// mark that stands nowhere says so, and a copy is needed. Without it all their records would be
 /// applied once more. Nor must it be forgotten where this happens again before the mark is written.
 fn lost_marks(config: &Config, saved: Option<&Saved>, seen: &Seen) -> BTreeMap<SiteId, Mark> {
-    let has_met = |peer: &&SiteId| {
-        saved.is_some_and(|s| s.seen.of(peer) > Cursor::ZERO || s.marks.contains_key(*peer))
-    };
+    let has_met = |peer: &&SiteId| saved.is_some_and(|saved| saved.has_met(peer));
     let is_gone = |peer: &&SiteId| seen.of(peer) == Cursor::ZERO;
     let lost = config.peers.iter().filter(is_gone).filter(has_met);
     lost.map(|peer| (peer.clone(), Mark::nowhere(config.instance)))

@@ -290,7 +290,8 @@ impl Peer {
             true => Some(Arc::clone(&self.shared.joining).try_acquire_owned()),
             false => None,
         };
-        let _turn = turn.transpose().map_err(|_| Error::Joining)?;
+        let turn = turn.transpose().map_err(|_| Error::Joining)?;
+        self.applier.set_turn(turn);
         info!(peer = %self.config.peer, plan = ?agreed.plan, "session with the peer");
         {
             let mut board = self.board.lock();
@@ -306,6 +307,7 @@ impl Peer {
         claims.set_linked(&peer, true);
         let result = Box::pin(session::run(self, agreed, stop)).await;
         claims.set_linked(&peer, false);
+        self.applier.set_turn(None);
         self.board.lock().quiet = false;
         result
     }

@@ -94,6 +94,10 @@ impl Site {
             return self.unexpected(number, "a copy");
         }
         peer.applying.copy_seen = begin.seen.clone();
+        let peer = &self.sidecar.peers[&number];
+        if peer.applying.owes_back {
+            self.sidecar.claims.begin_copy(&peer.name);
+        }
         if peer.applying.joins && !self.adopt(&begin) {
             return self.unexpected(number, "a copy that lacks what a third site has");
         }
@@ -405,6 +409,8 @@ impl Site {
         let peer = self.peer(number);
         crate::now(peer.docket.file(Filed::Nothing(at)));
         peer.applying.joins = false;
+        self.sidecar.joining.take_if(|joining| *joining == number);
+        let peer = self.peer(number);
         peer.outgoing.as_mut().unwrap().copied += 1;
         if owes == Owes::All {
             self.sidecar.broken.insert(number);

@@ -112,7 +112,7 @@ pub(crate) struct Copier {
 #[derive(Debug)]
 pub(crate) enum Stage {
     Prepared(Prepared),
-    /// What the peer has lost is to come first.
+    /// What has been lost is to come first.
     Lost {
         copy: Copy,
         _hold: Option<Hold>,
@@ -271,7 +271,7 @@ impl Copier {
         {
             return Some((snapshot, begun.next));
         }
-        if cannot_begin_again(copy) || !self.holds_lost(&sidecar.progress.seen, name) {
+        if cannot_begin_again(copy) || self.lacks(site, with) {
             return None;
         }
         let since = start.max(first).max(place(state.began));
@@ -280,9 +280,12 @@ impl Copier {
         kept.map(|snapshot| (snapshot, 0))
     }
 
-    /// Whether data that holds so much holds what the peer has lost.
-    fn holds_lost(&self, seen: &Seen, peer: &SiteId) -> bool {
-        seen.of(peer).max(self.receives_from) >= self.lost
+    /// Whether a copy that is made now would lack what the peer has lost, or what has been lost here.
+    fn lacks(&self, site: &Site, with: usize) -> bool {
+        let sidecar = &site.sidecar;
+        let (progress, peer) = (&sidecar.progress, &sidecar.peers[&with].name);
+        let holds = progress.seen.of(peer).max(self.receives_from);
+        holds < self.lost || !progress.is_restored(&sidecar.sources, peer)
     }
 }
 
@@ -321,16 +324,13 @@ impl Site {
                     (Stage::Lost { copy, _hold }, true)
                 }
             },
-            Stage::Lost { copy, .. } => {
-                let name = &self.sidecar.peers[&number].name;
-                match copier.holds_lost(&self.sidecar.progress.seen, name) {
-                    true => {
-                        copier.prepare(self, number, (copy, None));
-                        (Stage::default(), true)
-                    }
-                    false => (stage, false),
+            Stage::Lost { copy, .. } => match copier.lacks(self, number) {
+                true => (stage, false),
+                false => {
+                    copier.prepare(self, number, (copy, None));
+                    (Stage::default(), true)
                 }
-            }
+            },
             Stage::Taken { ref snapshot, .. } if self.sidecar.progress.read < snapshot.at => {
                 (stage, false)
             }
@@ -362,18 +362,16 @@ impl Site {
         is_busy
     }
 
-    /// What the peer has lost, and sends, must be here; none when a copy waits for that.
+    /// What has been lost must be here; none when a copy waits for that.
     fn await_lost(
         &self,
         number: usize,
         copier: &Copier,
         prepared: Prepared,
     ) -> Result<Prepared, Box<Prepared>> {
-        let name = &self.sidecar.peers[&number].name;
-        let has_come = copier.holds_lost(&self.sidecar.progress.seen, name);
-        match has_come || prepared.found.is_some() {
-            true => Ok(prepared),
-            false => Err(Box::new(prepared)),
+        match prepared.found.is_none() && copier.lacks(self, number) {
+            true => Err(Box::new(prepared)),
+            false => Ok(prepared),
         }
     }
 

@@ -3,7 +3,7 @@
 use std::collections::BTreeMap;
 use std::sync::Arc;
 
-use tandem::intake::history::{self, History, Saved, Server};
+use tandem::intake::history::{self, Saved, Server};
 use tandem::model::{
     Cursor, Epoch, FrameBuilder, Key, Mark, Need, Offset, ReplId, Seen, SelfMark, SiteId,
 };
@@ -106,6 +106,7 @@ impl Site {
             replid,
             keeps_all,
             may_be_another: false,
+            is_blank: self.redis.data.is_empty() && self.redis.marks.is_empty(),
         };
         let saved = self.saved(before);
         let found = history::judge(Some(&saved), self.redis.self_mark.as_ref(), &server);
@@ -113,18 +114,16 @@ impl Site {
         let state = history::begin(found, Some(&previous), epoch, replid, began, is_empty);
         let marks = self.redis.marks.iter();
         let seen: Seen = marks.map(|(site, mark)| (site.clone(), mark.at)).collect();
-        let mut lost = BTreeMap::new();
+        let mut marks = BTreeMap::new();
         for peer in self.sidecar.peers.values().filter(|_| !is_empty) {
             let name = &peer.name;
-            if saved.seen.of(name) > Cursor::ZERO && seen.of(name) == Cursor::ZERO {
-                lost.insert(name.clone(), Mark::nowhere(self.sidecar.life));
+            if saved.has_met(name) && seen.of(name) == Cursor::ZERO {
+                marks.insert(name.clone(), Mark::nowhere(self.sidecar.life));
             }
         }
+        marks.append(&mut self.redis.marks.clone());
         self.say(|| format!("a new history, {found:?}: {state:?}, {:?}", self.redis.data));
-        self.begin_epoch((state, seen), lost);
-        if found == History::Fresh {
-            unreachable!("there is a journal");
-        }
+        self.begin_epoch((state, seen), marks);
     }
 
     fn saved(&self, run_id: String) -> Saved {
@@ -146,7 +145,7 @@ impl Site {
     pub(crate) fn begin_epoch(
         &mut self,
         (state, seen): (EpochState, Seen),
-        lost: BTreeMap<SiteId, Mark>,
+        marks: BTreeMap<SiteId, Mark>,
     ) {
         let began = state.began;
         let saved = Saved {
@@ -154,7 +153,7 @@ impl Site {
             last_record: self.journal.last_record(),
             self_mark: self.sidecar.progress.self_mark,
             judged: seen.clone(),
-            marks: lost,
+            marks,
             seen,
             state,
             db: 0,
@@ -174,6 +173,7 @@ impl Site {
         sidecar.progress.read = saved.at;
         sidecar.read = 0;
         sidecar.state = Arc::new(saved.state);
+        sidecar.progress.state = Some(Arc::clone(&sidecar.state));
         sidecar.seen = Arc::new(saved.seen);
         sidecar.seen_at.note(saved.at, &sidecar.seen);
         sidecar.publish();

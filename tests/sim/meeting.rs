@@ -180,6 +180,7 @@ impl Site {
         let mut mark = before
             .clone()
             .unwrap_or_else(|| Mark::first(life, flow.start));
+        let leaps = flow.leaps(&mark, base);
         mark.at = flow.start;
         peer.docket.begin();
         if before.as_ref().is_none_or(|before| before.at < flow.start) {
@@ -192,6 +193,8 @@ impl Site {
         applying.owes_back = flow.copy.is_some_and(|copy| copy.back);
         if flow.whole {
             (mark.base, mark.home) = (base, home);
+        } else if leaps {
+            mark.base = Epoch::LOST;
         }
         mark.entire = entire && (mark.entire || flow.whole);
         applying.set_mark(mark.clone());

@@ -97,6 +97,7 @@ impl Schedule {
             copies: Copies::Never,
             losses: match sites {
                 2 => [1, 1, 2, 10][rng.random_range(0..4)],
+                _ if is_set("LOSSES", "several") => [1, 1, 2, 3][rng.random_range(0..4)],
                 _ => 1,
             },
             backups: vec![Backup::default(); sites],
@@ -281,6 +282,10 @@ pub(crate) struct Ran {
     pub states: usize,
     pub rounds: usize,
     pub result: Result<End, String>,
+}
+
+fn is_set(name: &str, to: &str) -> bool {
+    std::env::var(name).is_ok_and(|value| value == to)
 }
 
 /// When a schedule has copies made; `COPIES` says so for all.

@@ -14,7 +14,7 @@ use tandem::model::{
     BatchReader, Clock, Cursor, Entry, Epoch, FrameBuilder, Hlc, InstanceId, Judgement, Key, Mark,
     Offset, Record, Seen, SiteId,
 };
-use tandem::progress::{Deliveries, EpochState, Progress, Reached, SeenAt};
+use tandem::progress::{Deliveries, EpochState, Progress, Reached, SeenAt, Sources};
 
 use crate::answer::Answering;
 use crate::apply::Applying;
@@ -103,6 +103,7 @@ pub(crate) struct Sidecar {
     pub foreign: Arc<Foreign>,
     pub claims: Arc<Claims>,
     pub deliveries: Arc<Deliveries>,
+    pub sources: Sources,
     pub reached: Reached,
     pub seen_at: SeenAt,
     pub judge: Judge,
@@ -192,12 +193,14 @@ impl Sidecar {
             foreign,
             claims,
             deliveries: Deliveries::new(name, &others),
+            sources: Sources::default(),
             reached: Reached::default(),
             seen_at: SeenAt::default(),
             judge,
             clock: Clock::default(),
             frame: FrameBuilder::new(state.began),
             progress: Progress {
+                state: Some(Arc::clone(&state)),
                 read: place(state.began),
                 ..Progress::default()
             },

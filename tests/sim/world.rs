@@ -7,8 +7,8 @@ use rand::seq::SliceRandom;
 use rand::{Rng, SeedableRng};
 
 use tandem::command::for_each_in;
-use tandem::link::plan;
-use tandem::model::{Key, SiteId};
+use tandem::link::{plan, restores};
+use tandem::model::{Epoch, Key, SiteId};
 
 use crate::intake::Kill;
 use crate::link::Message;
@@ -110,6 +110,11 @@ impl World {
                 return;
             }
         };
+        for (site, peer, hello, greeted) in [(a, b, ours, theirs), (b, a, theirs, ours)] {
+            let sources = &self.sites[site].sidecar.sources;
+            let restores = restores(hello, greeted);
+            sources.note(&self.names[peer], Epoch(hello.epoch), restores);
+        }
         for (site, hello, plan) in [(a, ours, plans[0]), (b, theirs, plans[1])] {
             let site = &self.sites[site];
             if site.joins(hello, plan.receive) && site.sidecar.joining.is_some() {
@@ -308,6 +313,10 @@ impl World {
 
     /// What holds at rest, with all sites linked.
     pub(crate) fn check(&self) -> Result<End, String> {
+        let sites = self.sites.len();
+        if self.up.len() < sites * (sites - 1) / 2 {
+            return Err(format!("not all are linked: {:?}", self.refused));
+        }
         let peers = || {
             let sites = self.sites.iter();
             sites.flat_map(|site| site.sidecar.peers.values().map(move |peer| (site, peer)))

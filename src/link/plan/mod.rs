@@ -42,6 +42,14 @@ impl Flow {
         }
     }
 
+    /// Whether records begin behind where the receiver stands, and what is in between comes with the copy only.
+    /// The mark must say that something is missing before it says where records go on: the session may end
+    /// before the copy begins.
+    #[must_use]
+    pub fn leaps(&self, mark: &Mark, base: Epoch) -> bool {
+        self.copy.is_some() && mark.at < self.start && mark.base == base
+    }
+
     /// Up to where records come that the sender made before its Redis lost something, or before a part of its
     /// history that nobody has read. What they wrote may be in its data no more.
     #[must_use]
@@ -291,18 +299,23 @@ fn merge(
     me: &Hello,
     peer: &Hello,
 ) -> Result<(Option<Copy>, Option<Copy>), Stop> {
+    // One that has lost its data has lost its mark with it, and the other one knows that they have met.
+    let has_met = |hello: &Hello| hello.mark().is_some() || hello.older() > Epoch::NEVER;
+    let known = !first_meeting(me, peer) && has_met(me) && has_met(peer);
     let i_begin = if owed_by_me != owed_by_peer {
         // The second half of a merge waits for the new first half.
         owed_by_peer
-    } else if first_meeting(me, peer) || me.mark().is_none() || peer.mark().is_none() {
+    } else if !known {
         match sender_at_first_meeting(me, peer)? {
             Some(i_begin) => i_begin,
             None => return Ok((None, None)),
         }
+    } else if me.mark().is_none() != peer.mark().is_none() {
+        // Who has lost all that it had is refilled first.
+        peer.mark().is_none()
     } else {
         me.site < peer.site
     };
-    let known = !first_meeting(me, peer) && me.mark().is_some() && peer.mark().is_some();
     let keep = !known && me.existing == Existing::Keep;
     Ok(if i_begin {
         (Some(copy(keep, true, peer)), None)

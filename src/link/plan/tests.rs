@@ -279,8 +279,28 @@ fn a_site_that_lost_writes_is_refilled() {
 }
 
 #[test]
+fn a_site_that_lost_its_mark_too_is_no_stranger() {
+    let (mut a, mut b) = synced();
+    // Nobody has read all of either history.
+    (a.epoch, a.base, b.base) = (150, 120, 250);
+    a.mark = None;
+    a.sites = ["x", "y", "z"].map(str::to_owned).to_vec();
+    b.sites.clone_from(&a.sites);
+    assert_eq!(decide(&a, &b), Err("both_have_data".to_owned()));
+    // What a had, it has lost.
+    a.older = 150;
+    let plan = decide(&a, &b).unwrap();
+    assert!(
+        plan.receive
+            .copy
+            .is_some_and(|copy| copy.back && !copy.keep)
+    );
+    assert_eq!(plan.send.copy, None);
+}
+
+#[test]
 fn a_place_that_the_journal_has_lost_needs_a_copy() {
-    let (mut a, b) = synced();
+    let (mut a, mut b) = synced();
     a.first = "100/450".to_owned();
     let plan = decide(&a, &b).unwrap();
     assert_eq!(
@@ -292,6 +312,30 @@ fn a_place_that_the_journal_has_lost_needs_a_copy() {
         })
     );
     assert_eq!(plan.send.start, at(100, 500));
+    // The mark will stand there before the copy has begun, and then nothing else would tell.
+    let mark = b.mark().unwrap();
+    assert!(plan.send.leaps(&mark, a.base()) && !plan.receive.leaps(&mark, a.base()));
+    assert!(
+        !plan.send.leaps(&mark, Epoch(90)),
+        "it says already what is missing"
+    );
+    b.mark = Some(
+        Mark {
+            at: plan.send.start,
+            ..mark.clone()
+        }
+        .to_string(),
+    );
+    assert_eq!(decide(&a, &b).unwrap().send.copy, None);
+    b.mark = Some(
+        Mark {
+            base: Epoch::LOST,
+            at: plan.send.start,
+            ..mark
+        }
+        .to_string(),
+    );
+    assert!(decide(&a, &b).unwrap().send.copy.is_some());
 }
 
 #[test]
