@@ -165,8 +165,7 @@ pub struct Begin {
     /// Whether it has data of ours, but not what began our present base, and gets that first: its states have
     /// not seen it. (Where its copy comes first, of each key in question its value is the one that stays.)
     pub gap: bool,
-    /// Where a copy is to come from the peer though this site has all of its records: of its history, what is
-    /// here before that. What its clients have written since, before anybody read it, no record brings.
+    /// See [`Plan::answered`](crate::link::Plan::answered).
     pub answered: Option<Cursor>,
     /// Whether this site has nothing yet, and gets all that it will have from this peer: of third sites, too.
     pub joins: bool,

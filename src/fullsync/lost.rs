@@ -5,6 +5,7 @@ use tracing::info;
 
 use super::Prepared;
 use super::snapshot::{Copier, Error};
+use crate::model::SiteId;
 use crate::progress::Progress;
 
 impl Copier {
@@ -50,10 +51,13 @@ impl Copier {
                 self.lost
             ));
         }
-        let restored = progress.is_restored(&self.shared.sources, peer);
-        (!restored).then(|| {
-            "waits for what the Redis here has lost: another peer gives it back, once there is a session with it"
-                .to_owned()
+        let restorers = progress.restorers(&self.shared.sources, peer);
+        let names: Vec<&str> = restorers.iter().map(SiteId::as_str).collect();
+        (!names.is_empty()).then(|| {
+            format!(
+                "waits for what the Redis here has lost: {} gives it back, once there is a session",
+                names.join(" or ")
+            )
         })
     }
 }

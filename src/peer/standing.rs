@@ -6,7 +6,7 @@ use super::{Peer, filter};
 use crate::apply::Begin;
 use crate::config::{Evictions, Flush, Initial};
 use crate::link::{Flow, Hello, Plan, back_keeps};
-use crate::model::{Cursor, Epoch, Offset, SiteId};
+use crate::model::{Cursor, Epoch, SiteId};
 use crate::redis::Info;
 
 /// The peer's Redis may hold less of our history than it had: it came back older, or a replica took its
@@ -36,9 +36,6 @@ pub(super) fn known(site: &SiteId, ours: &Hello) -> Cursor {
 pub(super) fn begin(peer: &Peer, plan: &Plan, ours: &Hello, theirs: &Hello) -> Begin {
     let flow = plan.receive;
     let rests_on_older = |base: Epoch| base > Epoch::UNDONE && base != ours.base();
-    // It has lost something, and what its clients wrote before its sidecar was back is in its answer.
-    let is_answered = theirs.older() > Epoch::NEVER
-        && (flow.copy.is_some() || plan.send.copy.is_some_and(|copy| copy.back));
     let new_valkey = |hello: &Hello| Info::writes_long_entries_its_own_way(&hello.redis);
     Begin {
         flow,
@@ -50,10 +47,7 @@ pub(super) fn begin(peer: &Peer, plan: &Plan, ours: &Hello, theirs: &Hello) -> B
         entire: is_entire(peer, ours, theirs),
         gap: plan.send.copy.is_some()
             && theirs.mark().is_some_and(|mark| rests_on_older(mark.base)),
-        answered: is_answered.then(|| Cursor {
-            epoch: theirs.older(),
-            offset: Offset(0),
-        }),
+        answered: plan.answered(theirs),
     }
 }
 

@@ -115,23 +115,29 @@ pub struct Progress {
 }
 
 impl Progress {
-    /// Whether what the local Redis has lost is here again, or no peer can give it back; but for one that asks.
-    /// A copy from here that lacks it would pass for one with all that this site has ever written.
+    /// The peers that may give back what the local Redis has lost, but for one that asks; none where it is here
+    /// again. A copy from here that lacks it would pass for one with all that this site has ever written.
     ///
-    /// One peer is enough: it waits for all that our journal holds before it makes its copy. No two sites
-    /// wait for each other: who gives back gets no copy from here, so that it has got back what it had lost.
+    /// One that gives back is enough: it waits for all that our journal holds before it makes its copy. No two
+    /// sites wait for each other: who gives back gets no copy from here, so that it has got back what it had lost.
     #[must_use]
-    pub fn is_restored(&self, sources: &Sources, asks: &SiteId) -> bool {
-        let Some(state) = &self.state else {
-            return true;
+    pub fn restorers(&self, sources: &Sources, asks: &SiteId) -> Vec<SiteId> {
+        let state = self
+            .state
+            .as_deref()
+            .filter(|state| state.older > Epoch::NEVER);
+        let Some(state) = state else {
+            return Vec::new();
         };
         let is_back = |mark: &Mark| {
             mark.home >= state.older && mark.base >= Epoch::UNDONE && mark.copy.is_none()
         };
-        let mut others = self.marks.keys().filter(|site| *site != asks);
-        state.older == Epoch::NEVER
-            || self.marks.values().any(is_back)
-            || !others.any(|site| sources.may_restore(site, state.epoch))
+        if self.marks.values().any(is_back) {
+            return Vec::new();
+        }
+        let others = self.marks.keys().filter(|site| *site != asks);
+        let may = others.filter(|site| sources.may_restore(site, state.epoch));
+        may.cloned().collect()
     }
 }
 
@@ -451,7 +457,7 @@ mod tests {
             ..Progress::default()
         };
         let sources = Sources::default();
-        let is_restored = |c_has| progress(c_has).is_restored(&sources, &b);
+        let is_restored = |c_has| progress(c_has).restorers(&sources, &b).is_empty();
         assert!(!is_restored(lost()), "nothing has been agreed with c");
         sources.note(&c, Epoch(8), false);
         assert!(!is_restored(lost()), "that was before the loss");
@@ -492,7 +498,7 @@ mod tests {
             state: Some(Arc::new(never)),
             ..progress(lost())
         };
-        assert!(never.is_restored(&Sources::default(), &b));
+        assert!(never.restorers(&Sources::default(), &b).is_empty());
     }
 
     #[test]

@@ -9,6 +9,7 @@ use tokio::sync::OwnedSemaphorePermit;
 use tandem::fullsync::{Asked, Gate, Hold};
 use tandem::link::{Question, Standing};
 use tandem::model::{Cursor, Key, Need, Seen, SiteId};
+use tandem::progress::ReachedThen;
 
 use crate::link::{Insert, OwedStates, State};
 use crate::redis::Event;
@@ -42,7 +43,7 @@ struct UnderWay {
     /// No other state is read before these are in the queue.
     _turn: OwnedSemaphorePermit,
     /// What had been applied of each peer.
-    reached: Seen,
+    reached: ReachedThen,
 }
 
 impl Default for Answering {
@@ -166,7 +167,7 @@ impl Site {
         let hold = gate.close(gate.seen(&self.sidecar.progress));
         let hashes = keys.iter().map(|(db, key)| key_hash(*db, key)).collect();
         let reading = crate::now(Reading::keys(&self.sidecar.table, hashes));
-        let reached = self.sidecar.reached.watch().borrow().clone();
+        let reached = self.sidecar.reached.now();
         let states = keys.into_iter().map(|key| State {
             said: (!is_right).then(|| self.redis.data.get(&key).cloned()),
             standing: Standing::Unknown,
@@ -206,7 +207,7 @@ impl Site {
         let settled = |(site, at): (&SiteId, &Cursor)| {
             let at = match *site == peer.name {
                 true => *at,
-                false => sidecar.reached.held(site, reached.of(site).max(*at)),
+                false => sidecar.reached.held(site, reached.held(site, *at)),
             };
             let of = sidecar.peers.values().find(|other| other.name == *site);
             let at = of.map_or(at, |other| other.docket.settled(at));

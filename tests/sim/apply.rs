@@ -38,7 +38,8 @@ pub(crate) struct Applying {
     pub base: Epoch,
     /// Whether the peer lacks writes that are here and not in our journal.
     pub gap: bool,
-    /// Whether all that this site will have comes from the peer.
+    /// Where a copy is to come though all records are here: what is here before that.
+    pub answered: Option<Cursor>,
     pub joins: bool,
     /// Whether values here stay, by configuration.
     pub keeps_own: bool,

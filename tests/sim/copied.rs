@@ -408,7 +408,8 @@ impl Site {
         self.commit_mark(number, mark);
         let peer = self.peer(number);
         crate::now(peer.docket.file(Filed::Nothing(at)));
-        peer.applying.joins = false;
+        (peer.applying.joins, peer.applying.answered) = (false, None);
+        self.note_part(number);
         self.sidecar.joining.take_if(|joining| *joining == number);
         let peer = self.peer(number);
         peer.outgoing.as_mut().unwrap().copied += 1;

@@ -285,7 +285,7 @@ impl Copier {
         let sidecar = &site.sidecar;
         let (progress, peer) = (&sidecar.progress, &sidecar.peers[&with].name);
         let holds = progress.seen.of(peer).max(self.receives_from);
-        holds < self.lost || !progress.is_restored(&sidecar.sources, peer)
+        holds < self.lost || !progress.restorers(&sidecar.sources, peer).is_empty()
     }
 }
 
@@ -294,14 +294,11 @@ impl Site {
     fn settled(&self, with: usize, seen: &Seen) -> Seen {
         let sidecar = &self.sidecar;
         let from = &sidecar.peers[&with].name;
-        let mut settled = Seen::default();
+        let (mut settled, reached) = (Seen::default(), sidecar.reached.now());
         for (site, at) in seen.iter() {
             let at = match site == from {
                 true => *at,
-                false => {
-                    let reached = &sidecar.reached;
-                    reached.held(site, reached.of(site).max(*at))
-                }
+                false => reached.held(site, *at),
             };
             let docket = sidecar.peers.values().find(|peer| peer.name == *site);
             settled.advance(site, docket.map_or(at, |peer| peer.docket.settled(at)));

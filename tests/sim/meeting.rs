@@ -175,7 +175,7 @@ impl Site {
         let rests_on_older = |base: Epoch| base > Epoch::UNDONE && base != ours.base();
         let peer = self.peer(number);
         let applying = &mut peer.applying;
-        applying.joins = joins;
+        (applying.joins, applying.answered) = (joins, plan.answered(theirs));
         let before = applying.known_mark().cloned();
         let mut mark = before
             .clone()
@@ -219,7 +219,7 @@ impl Site {
             offset: Offset(0),
         };
         let lacks = !peer.applying.is_whole() && base != Epoch::UNDONE;
-        let part = lacks.then_some(part);
+        let part = lacks.then_some(part).or(peer.applying.answered);
         self.sidecar.reached.set_part(&peer.name, part);
     }
 }

@@ -86,6 +86,21 @@ pub struct Plan {
     pub receive: Flow,
 }
 
+impl Plan {
+    /// Where a copy is to come from the peer though this site has all of its records: of its history, what is here
+    /// before that. It has lost something, and what its clients wrote before its sidecar was back no record brings.
+    #[must_use]
+    pub fn answered(&self, peer: &Hello) -> Option<Cursor> {
+        let is_to_come =
+            self.receive.copy.is_some() || self.send.copy.is_some_and(|copy| copy.back);
+        let lost = Cursor {
+            epoch: peer.older(),
+            offset: Offset(0),
+        };
+        (is_to_come && peer.older() > Epoch::NEVER).then_some(lost)
+    }
+}
+
 /// What one direction needs.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Need {
