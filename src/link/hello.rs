@@ -53,6 +53,10 @@ pub struct Hello {
     pub nonce: u64,
     /// Whether all that it sends behind this is compressed.
     pub packs: bool,
+    /// The sites that may give back what its Redis has lost: before one of them has, it makes no copy for the one
+    /// that it speaks to. (A sidecar that does not know this says nothing of it.)
+    #[serde(default)]
+    pub waits_for: Vec<String>,
     /// `[sync] initial`.
     pub initial: Initial,
     /// `[sync] existing`.
@@ -200,10 +204,24 @@ pub(super) mod tests {
             judged: "0/0".to_owned(),
             nonce: 7,
             packs: false,
+            waits_for: Vec::new(),
             initial: Initial::Auto,
             existing: Existing::Refuse,
             selection: "all".to_owned(),
         }
+    }
+
+    #[test]
+    fn who_does_not_say_that_it_waits_does_not() {
+        let waits = Hello {
+            waits_for: vec!["b".to_owned()],
+            ..hello("a")
+        };
+        let said = waits.encode();
+        assert_eq!(Hello::decode(&said.clone().into()).unwrap(), waits);
+        let said = String::from_utf8(said).unwrap();
+        let before = said.replace(r#""waits_for":["b"],"#, "");
+        assert_eq!(Hello::decode(&before.into()).unwrap(), hello("a"));
     }
 
     #[test]

@@ -101,6 +101,11 @@ pub enum Error {
     /// This site has no data yet, and gets it from another peer.
     #[error("this site is getting its first copy from another peer; going on with this one then")]
     Joining,
+    /// This site has no data yet, and gets it from who gives back what the peer has lost.
+    #[error(
+        "the peer waits for what another one gives back; this site gets its first copy from that one"
+    )]
+    PeerWaits,
     /// The local Redis has begun a new history: the two must agree anew.
     #[error("the local Redis has begun a new history; agreeing anew")]
     NewHistory,
@@ -287,6 +292,7 @@ impl Peer {
         };
         // All that an empty site gets comes from one peer, that of third sites too.
         let turn = match standing::joins(self, &agreed.ours, agreed.plan.receive) {
+            true if standing::joins_another(self, &agreed.theirs) => return Err(Error::PeerWaits),
             true => Some(Arc::clone(&self.shared.joining).try_acquire_owned()),
             false => None,
         };
@@ -435,6 +441,8 @@ impl Peer {
         let scratch = state
             .filter(|s| s.empty && s.epoch == s.base)
             .map(|_| began);
+        let (sources, peer) = (&self.shared.sources, &self.config.peer);
+        let waits_for = progress.restorers(sources, peer);
         Hello {
             site: self.config.site.to_string(),
             peer: self.config.peer.to_string(),
@@ -456,6 +464,7 @@ impl Peer {
             judged: progress.judged.of(&self.config.peer).to_string(),
             nonce: rand::random(),
             packs: self.config.compression == Compression::Zstd,
+            waits_for: waits_for.iter().map(ToString::to_string).collect(),
             initial: self.config.sync.initial,
             existing: self.config.sync.existing,
             selection: selection(&self.config.sync),

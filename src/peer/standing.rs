@@ -59,6 +59,18 @@ pub(super) fn joins(peer: &Peer, receiver: &Hello, flow: Flow) -> bool {
     has_third && flow.copy.is_some() && mark.is_none_or(|mark| mark.base == Epoch::NEVER)
 }
 
+/// Whether this site gets everything from another one first: from one that gives back what this peer has lost,
+/// and of which this site has nothing either. That one may wait for what was written here, and would be kept out
+/// while this peer waits for it.
+pub(super) fn joins_another(peer: &Peer, theirs: &Hello) -> bool {
+    let progress = peer.progress.borrow();
+    let has_nothing_of = |site: &String| {
+        let mark = progress.marks.iter().find(|(of, _)| of.as_str() == site);
+        mark.is_none_or(|(_, mark)| mark.base == Epoch::NEVER)
+    };
+    theirs.waits_for.iter().any(has_nothing_of)
+}
+
 /// Whether that site has lost all that it had.
 pub(super) fn is_refilled(peer: &Peer, receiver: &Hello, flow: Flow) -> bool {
     let home = receiver.mark().map_or(Epoch::NEVER, |mark| mark.home);

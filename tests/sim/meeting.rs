@@ -62,6 +62,7 @@ impl Site {
         let seen = &sidecar.progress.seen;
         let since = first.max(began);
         let snapshot = self.shelf.offer((&peer.name, seen.of(&peer.name)), since);
+        let waits_for = sidecar.progress.restorers(&sidecar.sources, &peer.name);
         Hello {
             site: self.name.to_string(),
             peer: peer.name.to_string(),
@@ -83,6 +84,7 @@ impl Site {
             judged: sidecar.progress.judged.of(&peer.name).to_string(),
             nonce: 0,
             packs: false,
+            waits_for: waits_for.iter().map(ToString::to_string).collect(),
             initial: Initial::Auto,
             existing: self.existing,
             selection: String::new(),
@@ -95,6 +97,16 @@ impl Site {
         has_third
             && flow.copy.is_some()
             && receiver.mark().is_none_or(|mark| mark.base == Epoch::NEVER)
+    }
+
+    /// Whether this site gets everything first from another one, for which this peer waits.
+    pub(crate) fn joins_another(&self, theirs: &Hello) -> bool {
+        let marks = &self.sidecar.progress.marks;
+        let has_nothing_of = |site: &String| {
+            let mark = marks.iter().find(|(of, _)| of.as_str() == site);
+            mark.is_none_or(|(_, mark)| mark.base == Epoch::NEVER)
+        };
+        theirs.waits_for.iter().any(has_nothing_of)
     }
 
     /// Whether everything that happens at one of two sites happens at the other.

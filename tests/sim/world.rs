@@ -115,9 +115,12 @@ impl World {
             let restores = restores(hello, greeted);
             sources.note(&self.names[peer], Epoch(hello.epoch), restores);
         }
-        for (site, hello, plan) in [(a, ours, plans[0]), (b, theirs, plans[1])] {
+        for (site, plan, hello, greeted) in
+            [(a, plans[0], ours, theirs), (b, plans[1], theirs, ours)]
+        {
             let site = &self.sites[site];
-            if site.joins(hello, plan.receive) && site.sidecar.joining.is_some() {
+            let must_wait = site.sidecar.joining.is_some() || site.joins_another(greeted);
+            if site.joins(hello, plan.receive) && must_wait {
                 return;
             }
         }
