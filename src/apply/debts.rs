@@ -129,6 +129,12 @@ impl Debts {
         self.add(key, after, Need::Lacks);
     }
 
+    /// The same of a copy that answers one from here.
+    pub fn add_answered(&self, key: Key, after: Cursor) {
+        self.claims.tell_when_paid(&self.peer, &key);
+        self.add_copied(key, after);
+    }
+
     /// A copy begins: from now on, what is refused of it is remembered.
     pub fn begin_copy(&self) {
         self.lock().refused = Some(HashSet::new());

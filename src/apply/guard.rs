@@ -408,7 +408,8 @@ impl Applier {
             }
             if *verdict == Verdict::Refuse {
                 match is_copy {
-                    true => self.debts.add_copied(name, read),
+                    true if self.owes_back => self.debts.add_copied(name, read),
+                    true => self.debts.add_answered(name, read),
                     false => self.debts.add_again(name, read),
                 }
                 continue;
@@ -421,7 +422,8 @@ impl Applier {
                 // What replaces nothing, nobody need look at again.
                 None if upto.is_none() => continue,
                 None if self.joins => Why::Joined,
-                None => Why::Copied,
+                None if self.owes_back => Why::Copied,
+                None => Why::Answered,
             };
             paid.push(Settled {
                 key: name,

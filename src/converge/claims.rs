@@ -179,6 +179,25 @@ impl Claims {
         }
     }
 
+    /// A copy that answers one from here has brought a key that was refused, and is asked for: third sites must
+    /// hear when it has come, as of what was taken of it.
+    ///
+    /// What the arbiter holds third sites have, unless they were refilled from here, without what only this
+    /// answer brings. What others hold the arbiter is asked for.
+    pub fn tell_when_paid(&self, answered_by: &SiteId, key: &Key) {
+        if self.arbiter() != Some(answered_by) {
+            return;
+        }
+        let copies = &mut self.lock().copies;
+        for third in self.news.keys().filter(|peer| *peer != answered_by) {
+            let copied = copies.entry(third.clone());
+            match copied.or_insert_with(|| Copied::Left(HashSet::new())) {
+                Copied::AllBut(told) => told.remove(key),
+                Copied::Left(left) => left.insert(key.clone()),
+            };
+        }
+    }
+
     /// Answers those who have asked for a key and need not wait any longer.
     fn release(&self, inner: &mut Inner, key: &Key) {
         let Some(mut of) = inner.deferred.remove(key) else {
@@ -372,6 +391,34 @@ mod tests {
         assert_eq!(paid("late"), [site("c")]);
         wants("late");
         assert_eq!(paid("late"), [], "once");
+    }
+
+    #[test]
+    fn what_the_arbiter_answers_and_is_refused_third_sites_hear_of_when_it_has_come() {
+        let c = claims("c");
+        let wants = |of, name| c.want(&site(of), &key(name), Need::Lacks);
+        wants("b", "other");
+        c.tell_when_paid(&site("b"), &key("other"));
+        assert_eq!(
+            c.paid(&site("b"), &key("other")),
+            [],
+            "the arbiter is asked"
+        );
+        wants("a", "k");
+        wants("b", "k");
+        c.tell_when_paid(&site("a"), &key("k"));
+        assert_eq!(c.paid(&site("a"), &key("k")), [], "it is still wrong");
+        assert_eq!(c.paid(&site("b"), &key("k")), [site("b")]);
+        wants("a", "k");
+        assert_eq!(c.paid(&site("a"), &key("k")), [], "once");
+        // Also where a copy is under way.
+        c.begin_copy(&site("b"));
+        wants("a", "k");
+        assert_eq!(c.paid(&site("a"), &key("k")), [site("b")]);
+        wants("a", "k");
+        c.tell_when_paid(&site("a"), &key("k"));
+        c.end_copy(&site("b"));
+        assert_eq!(c.paid(&site("a"), &key("k")), [site("b")]);
     }
 
     #[test]

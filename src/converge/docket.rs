@@ -145,6 +145,8 @@ pub enum Why {
     Asked(Vec<SiteId>),
     /// With a copy.
     Copied,
+    /// With a copy that answers one from here.
+    Answered,
     /// With the copy by which a site gets all that it has, and with which it stands where the sender stands.
     Joined,
 }

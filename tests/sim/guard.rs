@@ -432,11 +432,9 @@ impl Site {
 
     /// The debts after states were taken or refused: when the answer comes, and the echo perhaps has come.
     fn settle_states(&mut self, number: usize, guard: Guard, upto: Option<Cursor>) {
-        let (rules, verdicts, joins) = (
-            guard.rules,
-            guard.verdicts,
-            self.peer(number).applying.joins,
-        );
+        let (rules, verdicts) = (guard.rules, guard.verdicts);
+        let applying = &self.peer(number).applying;
+        let (joins, owes_back) = (applying.joins, applying.owes_back);
         let debts = self.peer(number).debts.clone();
         let read = self.sidecar.progress.read;
         let (mut paid, seen) = (Vec::new(), Arc::new(guard.seen));
@@ -447,7 +445,10 @@ impl Site {
                 match rules.rebase {
                     false => {
                         self.peer(number).docket.owed([key.clone()]);
-                        debts.add_copied(key, read);
+                        match owes_back {
+                            true => debts.add_copied(key, read),
+                            false => debts.add_answered(key, read),
+                        }
                     }
                     true => debts.add_again(key, read),
                 }
@@ -460,7 +461,8 @@ impl Site {
                 Some(stale) => Why::Asked(stale),
                 None if upto.is_none() => continue,
                 None if joins => Why::Joined,
-                None => Why::Copied,
+                None if owes_back => Why::Copied,
+                None => Why::Answered,
             };
             paid.push(Settled {
                 key,

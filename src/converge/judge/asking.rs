@@ -91,8 +91,8 @@ impl Judge {
             }
             match why {
                 Why::Asked(_) => paid.push(key.clone()),
-                Why::Copied => {
-                    copied.push(key);
+                Why::Copied | Why::Answered => {
+                    copied.push((key, why));
                     continue;
                 }
                 Why::Joined => continue,
@@ -130,20 +130,29 @@ impl Judge {
         }
     }
 
-    /// What a copy has put here third sites have not got: the arbiter is asked what is right, or says so.
-    fn on_copied(&mut self, origin: &SiteId, keys: Vec<Key>, now: &Seen, at: Cursor) {
-        match self.claims.arbiter().cloned() {
-            Some(arbiter) if arbiter == *origin || keys.is_empty() => {}
-            Some(arbiter) => self.wish(&arbiter, keys, (now, None), When::Now, at),
-            None if self.claims.is_arbiter() => {
-                let others = self.origins.keys().filter(|site| *site != origin);
-                let stale =
-                    others.flat_map(|site| keys.iter().map(|key| (site.clone(), key.clone())));
-                let stale = stale.collect();
-                self.note_stale(stale, at);
-            }
-            None => {}
+    /// What a copy has put here third sites have not got: the arbiter is asked what is right, or says so. What it
+    /// has itself third sites have, too, unless they were refilled from here: then they lack what only its answer
+    /// to a copy has brought, and hear so.
+    fn on_copied(&mut self, origin: &SiteId, copied: Vec<(Key, Why)>, now: &Seen, at: Cursor) {
+        let arbiter = self.claims.arbiter().cloned();
+        let is_its_own = arbiter.as_ref() == Some(origin);
+        let keys = copied.into_iter();
+        let keys = keys.filter(|(_, why)| !is_its_own || *why == Why::Answered);
+        let keys: Vec<Key> = keys.map(|(key, _)| key).collect();
+        match arbiter {
+            _ if keys.is_empty() => {}
+            Some(arbiter) if !is_its_own => self.wish(&arbiter, keys, (now, None), When::Now, at),
+            None if !self.claims.is_arbiter() => {}
+            _ => self.tell_third(origin, &keys, at),
         }
+    }
+
+    /// Third sites must hear that what they have of these keys, which have come from one, is not right.
+    fn tell_third(&mut self, origin: &SiteId, keys: &[Key], at: Cursor) {
+        let others = self.origins.keys().filter(|site| *site != origin);
+        let stale = others.flat_map(|site| keys.iter().map(|key| (site.clone(), key.clone())));
+        let stale = stale.collect();
+        self.note_stale(stale, at);
     }
 
     /// These sites must hear that what they have of these keys is not right.

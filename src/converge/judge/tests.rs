@@ -23,6 +23,24 @@ pub(super) fn key(name: &'static str) -> Key {
     (0, Bytes::from_static(name.as_bytes()))
 }
 
+/// What is committed with what was applied up to there.
+fn mark(upto: u64, batch: u64) -> Mark {
+    Mark {
+        instance: LIFE,
+        batch,
+        at: at(upto),
+        hlc: Hlc(0),
+        low: Cursor::ZERO,
+        base: Epoch(0),
+        home: Epoch(0),
+        owes: Owes::Nothing,
+        entire: false,
+        copy: None,
+        part: None,
+        seen: Seen::default(),
+    }
+}
+
 /// Site a, and what it is told.
 pub(super) struct Site {
     pub(super) judge: Judge,
@@ -95,21 +113,7 @@ impl Site {
 
     /// What was applied up to there comes back, with deletes that the server has added.
     pub(super) fn reads(&mut self, upto: u64, batch: u64, deleted: &[Key]) {
-        let mark = Mark {
-            instance: LIFE,
-            batch,
-            at: at(upto),
-            hlc: Hlc(0),
-            low: Cursor::ZERO,
-            base: Epoch(0),
-            home: Epoch(0),
-            owes: Owes::Nothing,
-            entire: false,
-            copy: None,
-            part: None,
-            seen: Seen::default(),
-        };
-        let deleted = deleted.to_vec();
+        let (mark, deleted) = (mark(upto, batch), deleted.to_vec());
         self.judge
             .on_echo(&site("b"), &mark, deleted, (LIFE, NOW_MS), at(1000 + batch));
     }
@@ -283,6 +287,38 @@ async fn a_state_that_was_taken_behind_a_flush_of_ours_is_asked_for_again() {
     a.docket.paid(LIFE, 4, vec![settled(10, Why::Copied)]);
     a.reads(20, 4, &[]);
     assert_eq!(a.wishes(), "k");
+}
+
+#[test]
+fn what_an_answer_of_the_arbiter_brings_third_sites_hear_of_and_of_others_the_arbiter_is_asked() {
+    for (from, why, stale, asked) in [
+        ("a", Why::Copied, 0, 0),
+        ("a", Why::Answered, 1, 0),
+        ("b", Why::Copied, 0, 1),
+        ("b", Why::Answered, 0, 1),
+    ] {
+        let others = ["a", "b"].map(site);
+        let dockets: BTreeMap<SiteId, Docket> =
+            others.clone().map(|of| (of, Docket::default())).into();
+        let claims = Claims::new(&site("c"), &others);
+        let foreign = Arc::new(Foreign::new(&others, 1 << 19));
+        let tables = (Arc::new(Table::new(1 << 19)), foreign);
+        let parts = (&dockets, Arc::clone(&claims));
+        let mut c = Judge::new(site("c"), tables, Catalog::default(), parts);
+        let settled = Settled {
+            key: key("k"),
+            seen: Arc::default(),
+            upto: Some(at(10)),
+            why,
+        };
+        dockets[&site(from)].paid(LIFE, 1, vec![settled]);
+        let (of, life) = (site(from), (LIFE, NOW_MS));
+        c.on_echo(&of, &mark(0, 1), Vec::new(), life, at(20));
+        c.release();
+        let wishes = dockets[&site("a")].wishes();
+        let told = claims.stale(&site("b"), 0).len();
+        assert_eq!((told, wishes), (stale, asked), "{from}");
+    }
 }
 
 #[tokio::test]
