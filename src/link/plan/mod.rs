@@ -7,7 +7,7 @@
 //! that has data of its own, the receiver owes one back: what only it has must reach the sender.
 
 use crate::config::{Existing, Initial};
-use crate::model::{CopyProgress, Cursor, Epoch, Mark, Offset, Owes};
+use crate::model::{CopyProgress, Cursor, Epoch, Mark, Offset, Owes, SiteId};
 use crate::status::Stop;
 
 use super::hello::Hello;
@@ -252,6 +252,14 @@ fn first_meeting(a: &Hello, b: &Hello) -> bool {
     strange(a) && strange(b)
 }
 
+/// Whether both have something of the same third site.
+fn have_common(a: &Hello, b: &Hello) -> bool {
+    let (here, there) = (a.seen(), b.seen());
+    let is_third = |site: &SiteId| site.as_str() != a.site && site.as_str() != b.site;
+    let mut third = here.iter().filter(|(site, _)| is_third(site));
+    third.any(|(site, _)| there.of(site) > Cursor::ZERO)
+}
+
 /// At a first meeting, the one with data copies to the empty one, unless told not to.
 fn copy_to_empty(owed: bool, sender: &Hello, receiver: &Hello) -> (Option<Copy>, Option<Copy>) {
     if sender.initial == Initial::None || receiver.initial == Initial::None {
@@ -314,9 +322,12 @@ fn merge(
     me: &Hello,
     peer: &Hello,
 ) -> Result<(Option<Copy>, Option<Copy>), Stop> {
-    // One that has lost its data has lost its mark with it, and the other one knows that they have met.
-    let has_met = |hello: &Hello| hello.mark().is_some() || hello.older() > Epoch::NEVER;
-    let known = !first_meeting(me, peer) && has_met(me) && has_met(peer);
+    // One that has lost its data has lost its mark with it, and the other one knows that they have met, or a third
+    // one that has refilled both.
+    let has_lost = |hello: &Hello| hello.older() > Epoch::NEVER;
+    let has_met = |hello: &Hello| hello.mark().is_some() || has_lost(hello);
+    let are_refilled = has_lost(me) && has_lost(peer) && have_common(me, peer);
+    let known = has_met(me) && has_met(peer) && (are_refilled || !first_meeting(me, peer));
     let i_begin = if owed_by_me != owed_by_peer {
         // The second half of a merge waits for the new first half.
         owed_by_peer

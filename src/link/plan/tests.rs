@@ -299,6 +299,30 @@ fn a_site_that_lost_its_mark_too_is_no_stranger() {
 }
 
 #[test]
+fn sites_that_have_lost_all_and_have_something_of_the_same_third_one_are_no_strangers() {
+    let (mut a, mut b) = synced();
+    (a.mark, b.mark) = (None, None);
+    (a.older, b.older) = (100, 200);
+    a.sites = ["a", "b", "c"].map(str::to_owned).to_vec();
+    b.sites.clone_from(&a.sites);
+    let stop = Err("both_have_data".to_owned());
+    assert_eq!(decide(&a, &b), stop);
+    a.seen = "a:100/5,b:200/5,c:300/5".to_owned();
+    assert_eq!(decide(&a, &b), stop, "only one was refilled");
+    b.seen = "a:100/5".to_owned();
+    assert_eq!(
+        decide(&a, &b),
+        stop,
+        "what they had of each other counts for nothing"
+    );
+    b.seen = "c:300/9".to_owned();
+    let send = decide(&a, &b).unwrap().send;
+    assert!(send.copy.is_some_and(|copy| copy.back && !copy.keep));
+    b.older = 0;
+    assert_eq!(decide(&a, &b), stop, "one of them has lost nothing");
+}
+
+#[test]
 fn a_place_that_the_journal_has_lost_needs_a_copy() {
     let (mut a, mut b) = synced();
     a.first = "100/450".to_owned();
