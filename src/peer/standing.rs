@@ -61,14 +61,17 @@ pub(super) fn joins(peer: &Peer, receiver: &Hello, flow: Flow) -> bool {
 
 /// Whether this site gets everything from another one first: from one that gives back what this peer has lost,
 /// and of which this site has nothing either. That one may wait for what was written here, and would be kept out
-/// while this peer waits for it.
+/// while this peer waits for it. With one that is not kept out there is a session already.
 pub(super) fn joins_another(peer: &Peer, theirs: &Hello) -> bool {
     let progress = peer.progress.borrow();
-    let has_nothing_of = |site: &String| {
-        let mark = progress.marks.iter().find(|(of, _)| of.as_str() == site);
-        mark.is_none_or(|(_, mark)| mark.base == Epoch::NEVER)
+    let has_nothing_of = |site: &SiteId| {
+        let mark = progress.marks.get(site);
+        mark.is_none_or(|mark| mark.base == Epoch::NEVER)
     };
-    theirs.waits_for.iter().any(has_nothing_of)
+    let third = peer.shared.foreign.third(&peer.config.peer);
+    let gives_back = |site: &&SiteId| theirs.waits_for.iter().any(|name| name == site.as_str());
+    let mut givers = third.iter().filter(gives_back);
+    givers.any(|site| has_nothing_of(site) && !peer.shared.claims.is_linked(site))
 }
 
 /// Whether that site has lost all that it had.

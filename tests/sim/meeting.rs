@@ -3,7 +3,7 @@
 use tandem::config::Initial;
 use tandem::converge::Filed;
 use tandem::link::{Flow, Hello, Plan, back_keeps};
-use tandem::model::{Cursor, Epoch, Mark, Offset, Owes};
+use tandem::model::{Cursor, Epoch, Mark, Offset, Owes, SiteId};
 
 use crate::copier::Copier;
 use crate::link::Outgoing;
@@ -101,12 +101,14 @@ impl Site {
 
     /// Whether this site gets everything first from another one, for which this peer waits.
     pub(crate) fn joins_another(&self, theirs: &Hello) -> bool {
-        let marks = &self.sidecar.progress.marks;
-        let has_nothing_of = |site: &String| {
-            let mark = marks.iter().find(|(of, _)| of.as_str() == site);
-            mark.is_none_or(|(_, mark)| mark.base == Epoch::NEVER)
+        let sidecar = &self.sidecar;
+        let has_nothing_of = |site: &SiteId| {
+            let mark = sidecar.progress.marks.get(site);
+            mark.is_none_or(|mark| mark.base == Epoch::NEVER)
         };
-        theirs.waits_for.iter().any(has_nothing_of)
+        let names = sidecar.peers.values().map(|peer| &peer.name);
+        let mut givers = names.filter(|site| theirs.waits_for.iter().any(|n| n == site.as_str()));
+        givers.any(|site| has_nothing_of(site) && !sidecar.claims.is_linked(site))
     }
 
     /// Whether everything that happens at one of two sites happens at the other.
