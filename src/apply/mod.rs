@@ -130,7 +130,7 @@ pub enum Error {
 pub struct Applied {
     /// The last record applied.
     pub at: Cursor,
-    /// Whether a copy from the peer is under way.
+    /// Whether a copy from the peer is under way, or is to come before one from here that answers it.
     pub copying: bool,
     /// What of a copy the peer is owed.
     pub owes: Owes,
@@ -565,7 +565,7 @@ impl Applier {
         self.note_part();
         let applied = Applied {
             at: mark.at,
-            copying: mark.copy.is_some(),
+            copying: mark.copy.is_some() || self.owes_back,
             owes: mark.owes,
             seen: mark.seen.of(&self.config.site),
             whole: self.is_whole(),

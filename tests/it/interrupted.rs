@@ -20,8 +20,11 @@ const STARTS: [u64; 2] = [1000, 5];
 /// Bytes that the link lets through at a time: a little less than the 256 keys of a part of the copy
 /// take, so that no more is under way than has been seen to arrive, however slow the receiver is.
 const PORTION: u64 = 30_000;
-/// Looks without any progress before the next portion is let through all the same.
-const LOOKS: u32 = 25;
+/// Looks without any progress before the next portion is let through all the same: seconds, for a receiver that
+/// is slow has not had its turn yet.
+const LOOKS: u32 = 400;
+/// The same before the copy has begun.
+const FEW_LOOKS: u32 = 12;
 
 /// Which copy is interrupted.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -115,7 +118,11 @@ impl Meeting {
             }
             looks += 1;
             // Before the copy, only its sides talk.
-            let patience = if keys == 0 { 3 } else { LOOKS };
+            let patience = if peer.receiving.is_none() {
+                FEW_LOOKS
+            } else {
+                LOOKS
+            };
             if lane.is_used_up() && (keys > done || looks > patience) {
                 lane.grant(PORTION);
                 looks = 0;
@@ -139,9 +146,13 @@ impl Meeting {
     }
 
     /// The victim dies, clients write where they can, and it comes back.
-    fn interrupt(&mut self, victim: Victim) {
+    fn interrupt(&mut self, victim: Victim, load: &Load) {
         // An increment that nobody has read when its server dies is, to the other site, part of
-        // the value that the counter had before the two met.
+        // the value that the counter had before the two met. (And what a server has written to its file and
+        // not yet answered when it dies nobody has read.)
+        if matches!(victim, Victim::SendingRedis | Victim::ReceivingRedis) {
+            load.pause();
+        }
         self.pair.sites().into_iter().for_each(has_read);
         match victim {
             Victim::SendingSidecar | Victim::ReceivingSidecar => {
@@ -151,6 +162,7 @@ impl Meeting {
             }
             Victim::SendingRedis | Victim::ReceivingRedis => {
                 self.site(victim).server.kill();
+                load.resume();
                 let other = if self.site(victim).name == "a" {
                     "b"
                 } else {
@@ -253,7 +265,7 @@ fn interrupted(existing: &'static str, which: Which, victim: Victim) -> Vec<Vec<
         meeting.receive(percent);
         let load = meeting.load();
         meeting.increment(&["a", "b"]);
-        meeting.interrupt(victim);
+        meeting.interrupt(victim, &load);
         // The values of the site that wins.
         meeting.ends_well(load, STARTS[usize::from(existing == "keep")]);
         meeting.sent_from()
@@ -277,7 +289,11 @@ fn went_on(copies: &[Vec<u64>]) {
 /// was another one in the end.
 fn went_on_and_came_again(copies: &[Vec<u64>]) {
     for copies in copies {
-        assert!(matches!(copies[..], [0, from, 0] if from > 0), "{copies:?}");
+        // A link that was slow may have broken besides.
+        let [0, between @ .., 0] = &copies[..] else {
+            panic!("{copies:?}");
+        };
+        assert!(between.iter().any(|from| *from > 0), "{copies:?}");
     }
 }
 
@@ -401,7 +417,7 @@ fn impossible(percent: u64, victim: Victim, remedy: &Remedy) {
             meeting.pair.sites().into_iter().for_each(has_read);
             meeting.pair.wire_a.mend();
         }
-        victim => meeting.interrupt(victim),
+        victim => meeting.interrupt(victim, &load),
     }
     let stop = wait_until("the named stop", patience(30), || {
         let peer = meeting.pair.a.sidecar.peer("b")?;

@@ -379,10 +379,9 @@ impl Site {
 
     fn wait_for_owed(&mut self, number: usize, copier: &mut Copier, turns: usize) -> (Stage, bool) {
         let peer = &self.sidecar.peers[&number];
-        let is_copying = peer
-            .applying
-            .known_mark()
-            .is_some_and(|mark| mark.copy.is_some());
+        let mark = peer.applying.known_mark();
+        let is_begun = mark.is_some_and(|mark| mark.copy.is_some());
+        let is_copying = is_begun || peer.applying.owes_back;
         let owes = self.owes(number);
         if !owes.any() || is_copying {
             // The time since it was owed first goes on.
