@@ -153,8 +153,9 @@ impl Claims {
         if !was_wanted || inner.wanted.contains_key(key) {
             return Vec::new();
         }
-        let copies = inner.copies.iter_mut();
-        let told = copies.filter_map(|(peer, copied)| copied.take(key).then(|| peer.clone()));
+        // Whose value it is has it.
+        let copies = inner.copies.iter_mut().filter(|(other, _)| *other != peer);
+        let told = copies.filter_map(|(other, copied)| copied.take(key).then(|| other.clone()));
         let told = told.collect();
         let is_over = |copied: &Copied| matches!(copied, Copied::Left(left) if left.is_empty());
         inner.copies.retain(|_, copied| !is_over(copied));
@@ -391,6 +392,9 @@ mod tests {
         assert_eq!(paid("late"), [site("c")]);
         wants("late");
         assert_eq!(paid("late"), [], "once");
+        b.begin_copy(&site("a"));
+        wants("theirs");
+        assert_eq!(paid("theirs"), [], "its own value");
     }
 
     #[test]
@@ -407,8 +411,8 @@ mod tests {
         wants("a", "k");
         wants("b", "k");
         c.tell_when_paid(&site("a"), &key("k"));
-        assert_eq!(c.paid(&site("a"), &key("k")), [], "it is still wrong");
-        assert_eq!(c.paid(&site("b"), &key("k")), [site("b")]);
+        assert_eq!(c.paid(&site("b"), &key("k")), [], "it is still wrong");
+        assert_eq!(c.paid(&site("a"), &key("k")), [site("b")]);
         wants("a", "k");
         assert_eq!(c.paid(&site("a"), &key("k")), [], "once");
         // Also where a copy is under way.
