@@ -29,7 +29,9 @@ use crate::model::{
 };
 use crate::status::{Conflicts, CopyCounts};
 
-/// How often a transaction is tried whose keys keep changing, before its keys count as refused.
+/// How often a transaction is tried whose keys keep changing, before they are taken one by one.
+const ATTEMPTS_TOGETHER: u32 = 3;
+/// How often one is tried then, before its keys count as refused.
 const ATTEMPTS: u32 = 8;
 
 /// How long before its moment a state counts as expired, when commands are to be written on top of it:
@@ -103,6 +105,9 @@ pub(super) struct Rules<'a> {
 
 impl Applier {
     /// Takes or refuses states; `mark` is committed with them.
+    ///
+    /// Each of some keys that keep changing changes less often than all of them: so these are taken one by one
+    /// in the end, and the mark is committed behind them. Where that is interrupted, they come once more.
     pub(super) async fn take_states(
         &mut self,
         states: &[State],
@@ -110,61 +115,119 @@ impl Applier {
         mark: &Mark,
         stop: &CancellationToken,
     ) -> Result<(), Error> {
-        let table = Arc::clone(&self.table);
-        let mut verdicts: Vec<Option<Verdict>> = vec![None; states.len()];
-        for attempt in 1.. {
-            // What the table says must hold until EXEC.
-            let _taking = table.taking().await;
-            // A key that keeps changing: a newer state will be asked for.
-            if attempt > ATTEMPTS {
-                verdicts
-                    .iter_mut()
-                    .for_each(|v| *v = v.take().or(Some(Verdict::Refuse)));
+        let mut verdicts = vec![None; states.len()];
+        for _ in 0..ATTEMPTS_TOGETHER {
+            let what = (states, &mut verdicts[..]);
+            if self.take_together(what, rules, mark, stop).await? {
+                return Ok(());
             }
-            let upto = self.judge(states, &mut verdicts, rules, stop).await?;
-            let Some(decided) = verdicts.iter().cloned().collect::<Option<Vec<_>>>() else {
-                continue;
-            };
-            let forms = self.forms(states, &decided)?;
-            let mut marked = Mark {
-                instance: self.config.instance,
-                batch: mark.batch + 1,
-                entire: mark.entire && !forms.iter().any(Form::is_unheld),
-                ..mark.clone()
-            };
-            let what = (states, &decided[..], &forms[..]);
-            match self.carry_out(what, rules, &marked, stop).await? {
-                Executed::Done { replies, head } => {
-                    self.mark = Some(marked.clone());
-                    self.settle(states, &decided, rules, upto);
-                    // A command written again may fail here as it will there.
-                    let errors = replies.iter().skip(head).filter_map(|r| r.error());
-                    let refused =
-                        |m: &&String| m.contains("DUMP payload") || m.contains("Bad data");
-                    let entire = marked.entire;
-                    for message in errors.filter(refused) {
-                        self.on_unheld_value(message);
-                        marked.entire = false;
-                    }
-                    if marked.entire != entire {
-                        self.commit(|_| {}, marked, stop).await?;
-                    }
-                    return Ok(());
+        }
+        let (mut others, mut decided) = (Vec::new(), Vec::new());
+        for (state, verdict) in states.iter().zip(verdicts) {
+            match verdict {
+                None if states.len() > 1 => self.take_alone(state, rules, stop).await?,
+                verdict => {
+                    others.push(state.clone());
+                    decided.push(verdict);
                 }
-                Executed::Lost if self.mark.as_ref().is_some_and(|m| m.batch >= marked.batch) => {
-                    self.settle(states, &decided, rules, upto);
-                    return Ok(());
-                }
-                // Nothing was executed, and no key is watched any more.
-                Executed::Changed | Executed::Lost => {
-                    verdicts
-                        .iter_mut()
-                        .for_each(|v| *v = v.take().filter(Verdict::is_final));
-                }
-                Executed::Refused { message, .. } => return Err(unexpected_refusal(&message)),
+            }
+        }
+        let batch = self.marked()?.batch;
+        let mark = Mark {
+            batch,
+            ..mark.clone()
+        };
+        self.take_in_the_end((&others, decided), rules, &mark, stop)
+            .await
+    }
+
+    /// Takes or refuses a state whose key keeps changing.
+    async fn take_alone(
+        &mut self,
+        state: &State,
+        rules: Rules<'_>,
+        stop: &CancellationToken,
+    ) -> Result<(), Error> {
+        let mark = self.marked()?;
+        let state = (std::slice::from_ref(state), vec![None]);
+        self.take_in_the_end(state, rules, &mark, stop).await
+    }
+
+    /// Takes states, or refuses those that keep changing: newer ones will be asked for.
+    async fn take_in_the_end(
+        &mut self,
+        (states, mut verdicts): (&[State], Vec<Option<Verdict>>),
+        rules: Rules<'_>,
+        mark: &Mark,
+        stop: &CancellationToken,
+    ) -> Result<(), Error> {
+        for attempt in 1.. {
+            if attempt > ATTEMPTS {
+                let open = verdicts.iter_mut().filter(|verdict| verdict.is_none());
+                open.for_each(|verdict| *verdict = Some(Verdict::Refuse));
+            }
+            let what = (states, &mut verdicts[..]);
+            if self.take_together(what, rules, mark, stop).await? {
+                break;
             }
         }
         Ok(())
+    }
+
+    /// Decides about states as far as that is open, and carries all of it out in one transaction. Whether it has
+    /// been: when a key has changed meanwhile, what may be another matter now is open again.
+    async fn take_together(
+        &mut self,
+        (states, verdicts): (&[State], &mut [Option<Verdict>]),
+        rules: Rules<'_>,
+        mark: &Mark,
+        stop: &CancellationToken,
+    ) -> Result<bool, Error> {
+        let table = Arc::clone(&self.table);
+        // What the table says must hold until EXEC.
+        let _taking = table.taking().await;
+        let upto = self.judge(states, verdicts, rules, stop).await?;
+        let Some(decided) = verdicts.iter().cloned().collect::<Option<Vec<_>>>() else {
+            return Ok(false);
+        };
+        let forms = self.forms(states, &decided)?;
+        let mut marked = Mark {
+            instance: self.config.instance,
+            batch: mark.batch + 1,
+            entire: mark.entire && !forms.iter().any(Form::is_unheld),
+            ..mark.clone()
+        };
+        let what = (states, &decided[..], &forms[..]);
+        match self.carry_out(what, rules, &marked, stop).await? {
+            Executed::Done { replies, head } => {
+                self.mark = Some(marked.clone());
+                self.settle(states, &decided, rules, upto);
+                // A command written again may fail here as it will there.
+                let errors = replies.iter().skip(head).filter_map(|r| r.error());
+                let refused = |m: &&String| m.contains("DUMP payload") || m.contains("Bad data");
+                let entire = marked.entire;
+                for message in errors.filter(refused) {
+                    self.on_unheld_value(message);
+                    marked.entire = false;
+                }
+                if marked.entire != entire {
+                    self.commit(|_| {}, marked, stop).await?;
+                }
+                Ok(true)
+            }
+            Executed::Lost if self.mark.as_ref().is_some_and(|m| m.batch >= marked.batch) => {
+                self.settle(states, &decided, rules, upto);
+                Ok(true)
+            }
+            // Nothing was executed, and no key is watched any more.
+            Executed::Changed | Executed::Lost => {
+                verdicts
+                    .iter_mut()
+                    .for_each(|v| *v = v.take().filter(Verdict::is_final));
+                Ok(false)
+            }
+            Executed::Refused { message, .. } => Err(unexpected_refusal(&message)),
+        }
     }
 
     /// WATCH, fence, look, decide: about the states of which nothing is decided yet. They stay

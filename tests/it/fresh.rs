@@ -13,9 +13,9 @@ use crate::harness::wait::{let_pass, rng_from_seed};
 use crate::harness::{Client, Options, Pair, compare, patience, wait_for, wait_until};
 
 /// Keys of each kind.
-const KEYS: u64 = 20_000;
+const KEYS: u64 = 10_000;
 /// Bytes a second: the copy takes a second or two.
-const RATE: u64 = 2_000_000;
+const RATE: u64 = 1_000_000;
 /// Bytes a second: the copy takes some ten seconds.
 const SLOW: u64 = 300_000;
 /// How long a session lives that is not used, in milliseconds: less than the copy takes.
