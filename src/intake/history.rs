@@ -202,24 +202,25 @@ pub struct Server<'a> {
 /// lacks nothing. In between, an append-only file decides: it is written before the stream is
 /// sent; without one, what survived is an old snapshot.
 ///
-/// A server that was started with nothing has lost all that it had got of peers, too, and holds nothing that
-/// was not read. It is refilled: were it to send what it has, each would be said to hold data that the other
-/// has never seen. One that has never had anything may still be met for the first time.
+/// A server with nothing, whether it was started so or clients have deleted everything while nobody read, holds
+/// nothing that was not read, and none of what it had got of peers. It is refilled: were it to send what it has,
+/// each would be said to hold data that the other has never seen. One that has never had anything may still be
+/// met for the first time.
 #[must_use]
 pub fn judge(saved: Option<&Saved>, found: Option<&SelfMark>, server: &Server<'_>) -> History {
     match (saved, found) {
         (None, None) => History::Fresh,
         // The journal was lost, the data was not.
         (None, Some(_)) => History::Kept,
+        (Some(saved), None) if server.is_blank => match saved.has_nothing() {
+            true => History::Fresh,
+            false => History::Older,
+        },
         // The same process: it was only away for longer than its backlog, and has forgotten nothing,
         // unless it has been a replica of another server.
         (Some(saved), _) if saved.run_id == server.run_id => match saved.state.replid {
             replid if replid == server.replid => History::Missed,
             _ => History::Kept,
-        },
-        (Some(saved), None) if server.is_blank => match saved.has_nothing() {
-            true => History::Fresh,
-            false => History::Older,
         },
         (Some(saved), found) => {
             let number = found.map_or(0, |mark| mark.number);
@@ -429,7 +430,9 @@ mod tests {
         assert!(saved.has_met(&peer), "the mark may have been lost");
         saved.state.older = Epoch::NEVER;
         assert!(!saved.has_met(&peer));
-        let flushed = judge(Some(&saved), None, &blank("this"));
-        assert_eq!(flushed, History::Missed, "clients have deleted all");
+        let flushed = |saved: &Saved| judge(Some(saved), None, &blank("this"));
+        assert_eq!(flushed(&saved), History::Fresh);
+        saved.last_record = at(90);
+        assert_eq!(flushed(&saved), History::Older, "clients have deleted all");
     }
 }

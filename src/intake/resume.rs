@@ -397,7 +397,8 @@ fn say(history: History, state: &EpochState) {
         ),
         History::Older => warn!(
             %epoch,
-            "Redis has come back without its latest writes: they are fetched from the peers"
+            "Redis lacks writes that were read here (it was restarted, or emptied while nobody read): they \
+             are fetched from the peers"
         ),
         History::Branch | History::Diverged => warn!(
             %epoch,

@@ -487,6 +487,38 @@ fn what_nobody_reads_at_two_sites_reaches_all() {
     }
 }
 
+/// A Redis that clients have emptied while nobody read holds no mark, and nothing that would say why.
+#[test]
+fn a_flush_of_everything_that_nobody_reads_does_not_make_strangers() {
+    for (count, writes) in [(2, false), (3, false), (2, true), (3, true)] {
+        println!("{count} sites, {writes}");
+        let mut mesh = Mesh::prepare(count, &short(SHORT));
+        let mut clients = mesh.clients();
+        // What is not in its journal a site cannot send from the beginning.
+        clients[1].run("SET before v");
+        mesh.start_all();
+        mesh.wait_synchronizing();
+        clients
+            .iter_mut()
+            .for_each(|client| drop(client.run("INCR n")));
+        mesh.settle();
+        mesh.sites[0].sidecar.kill();
+        clients[0].run(&format!("SET filler {}", "x".repeat(40_000)));
+        clients[0].run("FLUSHALL");
+        clients[1].run("INCR n");
+        if writes {
+            clients[0].run("SET after v");
+        }
+        mesh.sites[0].sidecar.start();
+        mesh.wait_synchronizing();
+        mesh.settle();
+        mesh.compare();
+        assert_eq!(clients[0].ask::<usize>("GET n"), count + 1);
+        assert!(clients[1].ask::<bool>("EXISTS before"));
+        assert_eq!(clients[1].ask::<bool>("EXISTS after"), writes);
+    }
+}
+
 #[test]
 fn five_sites_that_write_the_same_keys_end_equal() {
     const ROUNDS: usize = 60;
