@@ -1,5 +1,5 @@
 //! All sites write what comes, to the same keys, over links that are slow and break, while sidecars
-//! die.
+//! die, servers crash and journals are full.
 //!
 //! `TANDEM_SEED=n` repeats one load as far as threads allow, `TANDEM_SEEDS=100` runs more of them,
 //! `TANDEM_SECONDS=60` each for longer.
@@ -20,7 +20,7 @@ use crate::harness::client::words;
 use crate::harness::compare::differences_in_value;
 use crate::harness::pair::echoes;
 use crate::harness::wait::let_pass;
-use crate::harness::{FaultProxy, Mesh, Options, Sidecar, Site};
+use crate::harness::{FaultProxy, Mesh, Options, Server, Sidecar, Site};
 
 /// How many loads there are, when nobody says.
 const SEEDS: u64 = 2;
@@ -45,11 +45,29 @@ const PAUSE: Duration = Duration::from_millis(1);
 struct Load {
     sites: usize,
     servers: &'static [&'static str],
-    /// How often all clients go away, a server is killed and started again, and clients come back.
-    restarts: u32,
+    /// What happens now and then besides.
+    event: Option<Event>,
     /// Whether all that was added must be there.
     is_exact: bool,
 }
+
+/// What happens a few times in a load.
+#[derive(Clone, Copy)]
+enum Event {
+    /// All clients go away, a server is killed and started again, and clients come back.
+    Restart,
+    /// All sites are apart, and one writes more than the journal holds, which does this then.
+    Overflow { when_full: &'static str },
+}
+
+/// How often.
+const EVENTS: u32 = 3;
+/// The smallest journal there is, and more than that, in values of this size.
+const SMALL_JOURNAL: &str = "16MiB";
+const MUCH: usize = 20 << 20;
+const FAT: usize = 64 << 10;
+/// How many keys get these.
+const FAT_KEYS: usize = 8;
 
 /// As the precheck advises: a disk that is busy keeps a killed sidecar, and what no sidecar reads because it
 /// was away for longer than the backlog lasts is promised less.
@@ -68,7 +86,7 @@ const fn lossless(sites: usize) -> Load {
     Load {
         sites,
         servers: LONG,
-        restarts: 0,
+        event: None,
         is_exact: true,
     }
 }
@@ -79,7 +97,7 @@ const fn copying(sites: usize) -> Load {
     Load {
         sites,
         servers: SHORT,
-        restarts: 0,
+        event: None,
         is_exact: false,
     }
 }
@@ -89,8 +107,32 @@ const fn crashing(sites: usize, servers: &'static [&'static str]) -> Load {
     Load {
         sites,
         servers,
-        restarts: 3,
+        event: Some(Event::Restart),
         is_exact: false,
+    }
+}
+
+/// So many sites whose journals drop what does not fit: it is copied.
+const fn dropping(sites: usize) -> Load {
+    Load {
+        sites,
+        servers: LONG,
+        event: Some(Event::Overflow {
+            when_full: "full_sync",
+        }),
+        is_exact: false,
+    }
+}
+
+/// So many sites that do not read what does not fit: their servers keep it.
+const fn waiting(sites: usize) -> Load {
+    Load {
+        sites,
+        servers: LONG,
+        event: Some(Event::Overflow {
+            when_full: "stop_reading",
+        }),
+        is_exact: true,
     }
 }
 
@@ -150,6 +192,26 @@ fn random_writes_of_three_sites_end_equal_where_servers_come_back_empty() {
     end_equal(crashing(3, LONG));
 }
 
+#[test]
+fn random_writes_of_both_sites_end_equal_where_journals_overflow() {
+    end_equal(dropping(2));
+}
+
+#[test]
+fn random_writes_of_three_sites_end_equal_where_journals_overflow() {
+    end_equal(dropping(3));
+}
+
+#[test]
+fn random_writes_of_both_sites_end_equal_where_journals_are_full() {
+    end_equal(waiting(2));
+}
+
+#[test]
+fn random_writes_of_three_sites_end_equal_where_journals_are_full() {
+    end_equal(waiting(3));
+}
+
 /// Random loads of one kind.
 fn end_equal(kind: Load) {
     let number = |name: &str| {
@@ -162,7 +224,11 @@ fn end_equal(kind: Load) {
     let seeds: Vec<u64> = match number("TANDEM_SEED") {
         Some(seed) => vec![seed],
         None => {
-            let count = if kind.is_exact { SEEDS } else { FEW };
+            let count = if kind.event.is_none() && kind.is_exact {
+                SEEDS
+            } else {
+                FEW
+            };
             let count = number("TANDEM_SEEDS").unwrap_or(count);
             (0..count).map(|_| rand::random::<u32>().into()).collect()
         }
@@ -190,27 +256,19 @@ fn end_equal(kind: Load) {
 /// One load from the beginning to rest; what is wrong then.
 fn load(kind: Load, seed: u64, span: Duration) -> Vec<String> {
     let mut rng = StdRng::seed_from_u64(seed);
-    let mut mesh = Mesh::start(
-        kind.sites,
-        &Options {
-            servers: kind.servers,
-            ..Options::default()
-        },
-    );
-    for site in &mesh.sites {
-        // Commands that meet a key of another type are told in the log.
-        site.sidecar.expect_errors("");
-    }
+    let mut mesh = start(kind);
     let (mut histories, mut sums) = (Vec::new(), Vec::new());
-    for phase in 0..=kind.restarts {
-        let span = span / (kind.restarts + 1);
-        let (history, added) = write_all(&mut mesh, &mut rng, span);
-        histories.extend(history);
-        sums.extend(added);
-        if phase < kind.restarts {
-            let victim = rng.random_range(0..kind.sites);
+    let events = if kind.event.is_some() { EVENTS } else { 0 };
+    for phase in 0..=events {
+        let victim = (phase > 0).then(|| rng.random_range(0..kind.sites));
+        if let (Some(Event::Restart), Some(victim)) = (kind.event, victim) {
             mesh.sites[victim].server.restart();
         }
+        let overflows = matches!(kind.event, Some(Event::Overflow { .. }));
+        let filling = victim.filter(|_| overflows);
+        let (history, added) = write_all(&mut mesh, &mut rng, span / (events + 1), filling);
+        histories.extend(history);
+        sums.extend(added);
     }
     mesh.mend();
     let copies = mesh.sites.iter().map(copies).sum::<usize>();
@@ -232,8 +290,36 @@ fn load(kind: Load, seed: u64, span: Duration) -> Vec<String> {
     wrong
 }
 
-/// All sites write for a while, and much fails; what was sent, and what adds up.
-fn write_all(mesh: &mut Mesh, rng: &mut StdRng, span: Duration) -> (Vec<String>, Vec<Sums>) {
+/// Sites for such a load, which are in sync.
+fn start(kind: Load) -> Mesh {
+    let mut mesh = Mesh::prepare(
+        kind.sites,
+        &Options {
+            servers: kind.servers,
+            ..Options::default()
+        },
+    );
+    for site in &mut mesh.sites {
+        // Commands that meet a key of another type are told in the log.
+        site.sidecar.expect_errors("");
+        if let Some(Event::Overflow { when_full }) = kind.event {
+            SMALL_JOURNAL.clone_into(&mut site.sidecar.config.journal_size);
+            site.sidecar.config.journal_extra = format!("when_full = \"{when_full}\"");
+        }
+    }
+    mesh.start_all();
+    mesh.wait_synchronizing();
+    mesh
+}
+
+/// All sites write for a while, and much fails; what was sent, and what adds up. One of them may write much at
+/// first.
+fn write_all(
+    mesh: &mut Mesh,
+    rng: &mut StdRng,
+    span: Duration,
+    filling: Option<usize>,
+) -> (Vec<String>, Vec<Sums>) {
     let wholes = if mesh.sites.len() > 2 { FLUSHES } else { WHOLE };
     let stopping = AtomicBool::new(false);
     let (mut histories, mut sums) = (Vec::new(), Vec::new());
@@ -251,13 +337,18 @@ fn write_all(mesh: &mut Mesh, rng: &mut StdRng, span: Duration) -> (Vec<String>,
     }
     thread::scope(|scope| {
         let mut clients = Vec::new();
-        for (name, server) in servers {
+        for &(name, server) in &servers {
             let [writing, adding] = [rng.random(), rng.random()].map(StdRng::seed_from_u64);
             let stopping = &stopping;
             clients.push((
                 scope.spawn(move || write(Writer::new(name, server, writing), wholes, stopping)),
                 scope.spawn(move || add(Adder::new(name, server, adding), stopping)),
             ));
+        }
+        if let Some(site) = filling {
+            wires.iter().for_each(|wire| wire.cut());
+            fill(servers[site].1);
+            wires.iter().for_each(|wire| wire.mend());
         }
         let start = Instant::now();
         while start.elapsed() < span {
@@ -270,6 +361,14 @@ fn write_all(mesh: &mut Mesh, rng: &mut StdRng, span: Duration) -> (Vec<String>,
         }
     });
     (histories, sums)
+}
+
+/// Writes more than a journal holds.
+fn fill(server: &Server) {
+    let (mut client, value) = (server.client(), "x".repeat(FAT));
+    for n in 0..MUCH / FAT {
+        client.send(&["SET", &format!("fat:{}", n % FAT_KEYS), &value]);
+    }
 }
 
 /// How many copies a site has begun to send, the first among them.
