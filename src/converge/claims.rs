@@ -114,6 +114,12 @@ impl Claims {
         self.lock().linked.contains(peer)
     }
 
+    /// Whether there is one with each peer.
+    #[must_use]
+    pub fn are_all_linked(&self) -> bool {
+        self.lock().linked.len() == self.news.len()
+    }
+
     /// A session with a peer begins, or is over.
     pub fn set_linked(&self, peer: &SiteId, is_linked: bool) {
         let inner = &mut *self.lock();

@@ -3,7 +3,7 @@
 use std::mem;
 use std::time::Duration;
 
-use tokio::time::sleep;
+use tokio::time::{Instant, sleep};
 use tokio_util::sync::CancellationToken;
 use tracing::{error, info, warn};
 
@@ -11,10 +11,35 @@ use super::Stream;
 use crate::intake::{Error, wall_ms};
 use crate::journal::{self, FrameHeader, FrameKind};
 use crate::model::{Cursor, FrameBuilder, Offset};
+use crate::progress::Delivered;
 use crate::replica::Replica;
 
 /// How long to wait before trying again to write to a journal that refused.
 const DISK_RETRY: Duration = Duration::from_secs(1);
+/// How long reading waits for room in a full journal while there are sessions with all peers, and none of them gets
+/// on: many round trips, and longer than a message takes on a narrow link. They get on as fast as they apply, unless
+/// they wait for what is to be read here: for the place of a copy, or for what has come back of theirs, without
+/// which they have no room themselves.
+const JAM: Duration = Duration::from_secs(10);
+
+/// A full journal in which nothing moves.
+#[derive(Debug, Default)]
+pub(super) struct Jam {
+    /// What all peers have, and since when it is no more.
+    delivered: Option<(Delivered, Instant)>,
+    lasts: bool,
+}
+
+impl Jam {
+    /// Whether it has lasted for so long that the reserve is used to go on, until there is room. `delivered` is
+    /// what all peers have.
+    fn lasts(&mut self, delivered: Delivered, now: Instant) -> bool {
+        let known = self.delivered.filter(|(known, _)| *known == delivered);
+        let (_, since) = *self.delivered.insert(known.unwrap_or((delivered, now)));
+        self.lasts |= now.duration_since(since) >= JAM;
+        self.lasts
+    }
+}
 
 impl Stream {
     /// Whether what is read now could be journaled; before Redis is asked for it, which may cost it a
@@ -39,7 +64,17 @@ impl Stream {
         body: &[u8],
     ) -> Result<(), journal::Error> {
         self.writer.use_reserve(self.shared.reserve.is_claimed());
-        let appended = self.writer.append(header, body);
+        let mut appended = self.writer.append(header, body);
+        match &appended {
+            Err(journal::Error::Full { .. }) if self.shared.claims.are_all_linked() => {
+                let delivered = self.shared.deliveries.by_all();
+                if self.jam.lasts(delivered, Instant::now()) {
+                    self.writer.use_reserve(true);
+                    appended = self.writer.append(header, body);
+                }
+            }
+            _ => self.jam = Jam::default(),
+        }
         self.show(&appended);
         appended
     }
@@ -202,5 +237,29 @@ impl Stream {
         {
             warn!(%error, "the journal cannot be trimmed");
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_full_journal_whose_peers_get_on_is_not_jammed() {
+        let seen = |offset| Delivered {
+            seen: Cursor {
+                offset: Offset(offset),
+                ..Cursor::ZERO
+            },
+            ..Delivered::default()
+        };
+        let (mut jam, begin) = (Jam::default(), Instant::now());
+        let lasts = |jam: &mut Jam, offset, seconds| {
+            jam.lasts(seen(offset), begin + Duration::from_secs(seconds))
+        };
+        assert!(!lasts(&mut jam, 1, 0) && !lasts(&mut jam, 1, 9));
+        assert!(!lasts(&mut jam, 5, 10), "they have got on");
+        assert!(!lasts(&mut jam, 5, 19) && lasts(&mut jam, 5, 20));
+        assert!(lasts(&mut jam, 9, 21), "until there is room");
     }
 }

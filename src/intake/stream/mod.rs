@@ -16,6 +16,7 @@ use tokio_util::sync::CancellationToken;
 use tracing::error;
 
 use self::evicting::Evicting;
+use self::journaling::Jam;
 use super::acknowledge::Acknowledging;
 use super::ahead::Ahead;
 use super::conflicts::Conflicts;
@@ -98,6 +99,8 @@ pub(super) struct Stream {
     acks: Acknowledging,
     /// Whether the journal is forced to the disk before anybody hears of a write.
     forces: bool,
+    /// Whether waiting for room in the journal has any sense.
+    jam: Jam,
     /// Tells evictions from deletes, if they are to stay here.
     evicting: Option<Evicting>,
     /// What has to run for that, until it is [taken](Self::take_listener).
@@ -143,6 +146,7 @@ impl Stream {
             unknown: Unknown::new(config),
             acks: Acknowledging::new(config, &shared),
             forces: config.forces,
+            jam: Jam::default(),
             evicting,
             listener,
             shared,

@@ -33,12 +33,14 @@ pub(crate) struct Adder {
 }
 
 impl Adder {
-    /// A client of this site, whose server must not be restarted.
-    pub(crate) fn new(site: &'static str, server: &Server, rng: StdRng) -> Self {
+    /// A client of this site, whose server must not be restarted. What it adds to sets and lists has numbers behind
+    /// `from`.
+    pub(crate) fn new(site: &'static str, server: &Server, (rng, from): (StdRng, u64)) -> Self {
         let mut client = server.client();
         client.run(&format!("SELECT {DATABASE}"));
         let sums = Sums {
             site,
+            next: from,
             ..Sums::default()
         };
         Self { client, rng, sums }
@@ -100,6 +102,11 @@ impl Sums {
     fn count(&mut self, key: &str, field: Option<&str>, amount: i64) {
         let place = (key.to_owned(), field.map(str::to_owned));
         *self.amounts.entry(place).or_default() += amount;
+    }
+
+    /// The last number that it has given to anything.
+    pub(crate) const fn last_number(&self) -> u64 {
+        self.next
     }
 
     fn next(&mut self) -> u64 {
