@@ -67,7 +67,7 @@ impl Load {
                     while !control.stopping.load(Ordering::SeqCst) {
                         control.pause();
                         writer.write(control.ports[index].load(Ordering::SeqCst));
-                        thread::sleep(pause);
+                        let_pass(pause);
                     }
                     writer.tally
                 })
@@ -180,7 +180,7 @@ impl Writer {
             None => match Client::try_connect(self.port) {
                 Ok(client) => client,
                 Err(_) => {
-                    thread::sleep(RETRY);
+                    let_pass(RETRY);
                     return None;
                 }
             },
