@@ -122,18 +122,15 @@ impl Answerer {
         large::remove_leftover(&self.dir, &self.peer);
         let mut connection = None;
         let debts = self.debts.clone();
+        let mut parts = self.shared.reached.watch_parts();
         // Large values whose turn has not come.
         let mut later = Vec::new();
         loop {
             if self.pace.is_free() {
                 later.drain(..).for_each(|due| asked.put(due));
             }
-            // While a copy is on its way to us, what is here says nothing about what is right. But what
-            // the peer lacks it gets: the copy may wait for that.
-            let least = match applied.borrow_and_update().whole {
-                true => Need::Doubts,
-                false => Need::Lacks,
-            };
+            parts.mark_unchanged();
+            let least = self.least(applied.borrow_and_update().whole, &asked.seen());
             while let Some(due) = debts.take_due() {
                 asked.put(due);
             }
@@ -142,6 +139,7 @@ impl Answerer {
                     () = asked.news() => {}
                     due = debts.due() => asked.put(due),
                     () = self.pace.free(), if !later.is_empty() => {}
+                    _ = parts.changed() => {}
                     changed = applied.changed() => {
                         if changed.is_err() {
                             return Ok(());
@@ -172,6 +170,19 @@ impl Answerer {
             };
             later.extend(put_off);
             self.forget();
+        }
+    }
+
+    /// What is answered now. While a copy is on its way to us, what is here says nothing about what is right. But
+    /// what the peer lacks it gets: the copy may wait for that. The same of a third site's copy, where the peer has
+    /// `seen` what that brings.
+    fn least(&self, is_whole: bool, seen: &Seen) -> Need {
+        let third = self.shared.foreign.third(&self.peer);
+        let is_held =
+            |site: &SiteId| self.shared.reached.held(site, seen.of(site)) == seen.of(site);
+        match is_whole && third.iter().all(is_held) {
+            true => Need::Doubts,
+            false => Need::Lacks,
         }
     }
 
@@ -232,17 +243,10 @@ impl Answerer {
             shared, progress, ..
         } = self;
         let (peer, third) = (&self.peer, shared.foreign.third(&self.peer));
-        let (mut reached, mut parts) = (shared.reached.watch(), shared.reached.watch_parts());
+        let mut reached = shared.reached.watch();
         loop {
-            // As with what waits for a copy from the peer itself: that copy may wait for what is lacking.
-            let is_held = |site: &SiteId| {
-                let seen = request.seen.of(site);
-                request.need >= Need::Lacks || shared.reached.held(site, seen) == seen
-            };
             let has_all = |p: &Progress| {
-                p.seen.of(peer) >= request.after
-                    && shared.reached.has(&third, &request.seen, p)
-                    && third.iter().all(is_held)
+                p.seen.of(peer) >= request.after && shared.reached.has(&third, &request.seen, p)
             };
             if has_all(&progress.borrow_and_update()) {
                 return Some(());
@@ -250,7 +254,6 @@ impl Answerer {
             tokio::select! {
                 changed = progress.changed() => changed.ok()?,
                 changed = reached.changed() => changed.ok()?,
-                changed = parts.changed() => changed.ok()?,
             }
         }
     }

@@ -71,6 +71,12 @@ impl Asked {
         self.news.notify_one();
     }
 
+    /// How much of third sites' histories the peer has seen, and what answers it must have seen.
+    #[must_use]
+    pub fn seen(&self) -> Seen {
+        self.lock().seen.clone()
+    }
+
     /// What is needed most, as much as is answered at once; none when nothing is needed as badly as `least`.
     #[must_use]
     pub fn take(&self, least: Need) -> Option<Question> {

@@ -89,13 +89,8 @@ impl Site {
         let sidecar = &self.sidecar;
         let third = sidecar.foreign.third(&sidecar.peers[&number].name);
         let progress = &sidecar.progress;
-        let is_held = |site: &SiteId| {
-            let seen = request.seen.of(site);
-            request.need >= Need::Lacks || sidecar.reached.held(site, seen) == seen
-        };
         let has_all = progress.seen.of(&sidecar.peers[&number].name) >= request.after
-            && sidecar.reached.has(&third, &request.seen, progress)
-            && third.iter().all(is_held);
+            && sidecar.reached.has(&third, &request.seen, progress);
         if !has_all {
             self.peer(number).answering.current = Some(request);
             return false;
@@ -118,12 +113,19 @@ impl Site {
     }
 
     fn next_request(&mut self, number: usize) -> bool {
-        let peer = self.peer(number);
+        let sidecar = &self.sidecar;
+        let peer = &sidecar.peers[&number];
+        let (third, seen) = (
+            sidecar.foreign.third(&peer.name),
+            peer.answering.asked.seen(),
+        );
+        let is_held = |site: &SiteId| sidecar.reached.held(site, seen.of(site)) == seen.of(site);
         // While a copy is on its way to us, what is here says nothing about what is right.
-        let least = match peer.applying.is_whole() {
+        let least = match peer.applying.is_whole() && third.iter().all(is_held) {
             true => Need::Doubts,
             false => Need::Lacks,
         };
+        let peer = self.peer(number);
         while let Some(due) = peer.debts.take_due() {
             peer.answering.asked.put(due);
         }
