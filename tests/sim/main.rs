@@ -45,6 +45,8 @@ mod schedule;
 #[cfg(test)]
 mod site;
 #[cfg(test)]
+mod sums;
+#[cfg(test)]
 mod world;
 
 /// What a future comes to, if it does not wait; what waits is given up.
@@ -74,7 +76,7 @@ mod tests {
     use rand::{Rng, SeedableRng};
 
     use crate::pairs::{self, FOUND, MEANWHILE, Meanwhile, Pair, WRITES};
-    use crate::schedule::run;
+    use crate::schedule::{Only, run};
     use crate::world::End;
 
     fn number(name: &str) -> Option<u64> {
@@ -107,12 +109,13 @@ mod tests {
             }
             None => (0, count),
         };
+        let only = Only::wanted();
         let (mut failed, mut states, mut torn, mut rounds) = (Vec::new(), 0, 0, 0);
         let begun = Instant::now();
         let mut of_kinds: BTreeMap<&str, u64> = BTreeMap::new();
         for seed in first..first + count {
             let running = Running(seed, sites);
-            let ran = run(seed, sites, None, false);
+            let ran = run((seed, &only), sites, None, false);
             drop(running);
             states += ran.states;
             rounds = rounds.max(ran.rounds);
@@ -262,7 +265,8 @@ mod tests {
         };
         let sites = usize::try_from(number("SITES").unwrap_or(3)).unwrap();
         let steps = number("STEPS").map(|steps| usize::try_from(steps).unwrap());
-        let ran = run(seed, sites, steps, env::var("TRACE").is_ok());
+        let traces = env::var("TRACE").is_ok();
+        let ran = run((seed, &Only::wanted()), sites, steps, traces);
         println!("{}, {:?}, {:?}", ran.mix, ran.faults, ran.copies);
         assert_eq!(ran.result, Ok(End::Equal));
     }

@@ -16,6 +16,11 @@ pub(crate) const MIXES: &[Mix] = &[
         commands: &["INCR n", "HINCRBY h ? 1", "SADD s ?"],
     },
     Mix {
+        name: "additions",
+        keys: 0,
+        commands: &["INCR n", "HINCRBY h ? 1", "RPUSH l <#>", "RPUSH m <#>"],
+    },
+    Mix {
         name: "strings",
         keys: 1,
         commands: &["SET k #", "DEL k", "INCR k", "APPEND k <#>"],

@@ -60,17 +60,16 @@ pub(crate) struct Schedule {
 }
 
 impl Schedule {
-    fn of(world: &mut World, steps: Option<usize>, copies: Copies) -> Self {
+    fn of(world: &mut World, steps: Option<usize>, copies: Copies, only: &Only) -> Self {
         let rng = &mut world.rng;
         // What several keys have to do with each other is where most can go wrong.
         let sites = world.sites.len();
-        let only = std::env::var("MIX").ok();
         let weight = |mix: &Mix| match mix.name {
             // Two of them that meet are not mended among three.
             _ if mix.has("SWAPDB") && sites > 2 => 0,
             // Nor is a site refilled while the others are merged because of one.
             _ if mix.has("FLUSHDB") && sites > 2 && copies == Copies::Losses => 0,
-            _ if only.as_ref().is_some_and(|only| mix.name != only) => 0,
+            _ if only.mix.as_ref().is_some_and(|only| mix.name != only) => 0,
             _ => 1 + 2 * mix.keys.saturating_sub(1),
         };
         let mix = MIXES.choose_weighted(rng, weight).unwrap();
@@ -268,6 +267,7 @@ pub(crate) fn write(world: &mut World, number: usize, lines: &[&str]) {
         return;
     }
     if site.redis.client(lines) {
+        lines.iter().for_each(|line| site.ledger.note(line));
         let site = &world.sites[number];
         let at = site.sidecar.state.began.0 + site.redis.stream.len() as u64;
         site.say(|| format!("a client: {lines:?} = {:?} @{at}", site.redis.data));
@@ -288,22 +288,44 @@ fn is_set(name: &str, to: &str) -> bool {
     std::env::var(name).is_ok_and(|value| value == to)
 }
 
-/// When a schedule has copies made; `COPIES` says so for all.
-fn copies_of(seed: u64) -> Copies {
-    match std::env::var("COPIES").as_deref() {
-        Ok("never") => Copies::Never,
-        Ok("meeting") => Copies::Meeting,
-        Ok("losses") => Copies::Losses,
-        Ok(other) => panic!("COPIES={other}?"),
-        Err(_) => {
-            [Copies::Never, Copies::Meeting, Copies::Losses][usize::try_from(seed % 3).unwrap()]
-        }
+/// Which schedules are wanted.
+#[derive(Clone, Debug, Default)]
+pub(crate) struct Only {
+    /// What clients do in them.
+    pub mix: Option<String>,
+    /// When they have copies made.
+    pub copies: Option<Copies>,
+}
+
+impl Only {
+    /// As `MIX` and `COPIES` say.
+    pub(crate) fn wanted() -> Self {
+        let copies = std::env::var("COPIES").ok();
+        let copies = copies.map(|name| match &*name {
+            "never" => Copies::Never,
+            "meeting" => Copies::Meeting,
+            "losses" => Copies::Losses,
+            _ => panic!("COPIES={name}?"),
+        });
+        let mix = std::env::var("MIX").ok();
+        Self { mix, copies }
+    }
+
+    fn copies_of(&self, seed: u64) -> Copies {
+        let kinds = [Copies::Never, Copies::Meeting, Copies::Losses];
+        let of_seed = kinds[usize::try_from(seed % 3).unwrap()];
+        self.copies.unwrap_or(of_seed)
     }
 }
 
 /// Runs the schedule of a seed.
-pub(crate) fn run(seed: u64, sites: usize, steps: Option<usize>, traces: bool) -> Ran {
-    let copies = copies_of(seed);
+pub(crate) fn run(
+    (seed, only): (u64, &Only),
+    sites: usize,
+    steps: Option<usize>,
+    traces: bool,
+) -> Ran {
+    let copies = only.copies_of(seed);
     let mut world = match copies {
         Copies::Meeting => World::apart(seed, vec![Redis::default(); sites]),
         Copies::Never | Copies::Losses => World::new(seed, sites),
@@ -311,7 +333,7 @@ pub(crate) fn run(seed: u64, sites: usize, steps: Option<usize>, traces: bool) -
     for site in &mut world.sites {
         site.traces = traces;
     }
-    let mut schedule = Schedule::of(&mut world, steps, copies);
+    let mut schedule = Schedule::of(&mut world, steps, copies, only);
     // What a server evicts is not told apart where a copy has to bring it.
     schedule.copies = match schedule.mix.has("EVICT") {
         true => Copies::Never,
@@ -334,6 +356,12 @@ pub(crate) fn run(seed: u64, sites: usize, steps: Option<usize>, traces: bool) -
 
 fn perform(world: &mut World, schedule: &mut Schedule) -> Result<End, String> {
     let (steps, writes) = (schedule.steps, schedule.writes);
+    // Of what several have lost, or two that meet both have, one's can be lost.
+    let is_exact = match schedule.copies {
+        Copies::Never => true,
+        Copies::Losses => schedule.losses <= 1,
+        Copies::Meeting => false,
+    };
     let is_spread: bool = world.rng.random();
     let mut moments: Vec<usize> = (0..writes)
         .map(|_| match is_spread {
@@ -369,8 +397,15 @@ fn perform(world: &mut World, schedule: &mut Schedule) -> Result<End, String> {
         world.settle()?;
         end = world.check()?;
     }
-    if schedule.mix.name == "sums" && schedule.copies == Copies::Never {
-        world.check_sums(schedule.faults == Faults::None)?;
+    // Whole databases that meet are merged.
+    let may_tear = schedule.mix.has("SWAPDB") || schedule.mix.has("FLUSHDB");
+    if schedule.copies == Copies::Never && world.copies > 0 && !may_tear {
+        return Err(format!("{} copies were made", world.copies));
+    }
+    let commutes = schedule.mix.name == "sums";
+    if is_exact && (commutes || schedule.mix.name == "additions") {
+        let is_quiet = schedule.copies == Copies::Never && schedule.faults == Faults::None;
+        world.check_sums(is_quiet && commutes)?;
     }
     Ok(end)
 }

@@ -22,6 +22,7 @@ use crate::copier::{Copier, Shelf};
 use crate::link::Outgoing;
 use crate::loss::replid;
 use crate::redis::Redis;
+use crate::sums::Ledger;
 
 /// How many writes are remembered: more than a schedule has.
 const MOST: usize = 1 << 19;
@@ -139,6 +140,7 @@ pub(crate) struct Site {
     pub keeps_evictions: bool,
     /// What was ever evicted here.
     pub evicted: BTreeSet<Key>,
+    pub ledger: Ledger,
     /// The life of the server process.
     pub run_id: u64,
     pub names: Vec<SiteId>,
@@ -235,6 +237,7 @@ impl Site {
             evicted: BTreeSet::new(),
             run_id: 1,
             names: names.to_vec(),
+            ledger: Ledger::default(),
             shelf: Shelf::default(),
             redis_skew: 0,
             states: 0,
