@@ -557,8 +557,10 @@ impl Applier {
     /// Whether the data here rests on all that the peer's data rests on.
     fn is_whole(&self) -> bool {
         let mark = self.mark.as_ref();
-        mark.is_some_and(|mark| mark.copy.is_none() && mark.base == self.base)
+        mark.is_some_and(|mark| has_all(mark) && mark.home >= older)
     }
+        let older = self.state().map_or(Epoch::NEVER, |state| state.older);
+        let has_all = |mark: &Mark| mark.copy.is_none() && mark.base == self.base;
 
     fn report(&self, outlet: &Outlet) {
         let Some(mark) = &self.mark else { return };

@@ -36,6 +36,8 @@ pub(crate) struct Applying {
     pub flying: Flying,
     /// The epoch on which the peer's data rests.
     pub base: Epoch,
+    /// The last epoch in which the Redis here had lost something.
+    pub older: Epoch,
     /// Whether the peer lacks writes that are here and not in our journal.
     pub gap: bool,
     /// Where a copy is to come though all records are here: what is here before that.
@@ -210,7 +212,8 @@ impl Applying {
     /// Whether the data here rests on all that the peer's data rests on.
     pub(crate) fn is_whole(&self) -> bool {
         let mark = self.mark.as_ref();
-        mark.is_some_and(|mark| mark.copy.is_none() && mark.base == self.base)
+        let has_all = |mark: &Mark| mark.copy.is_none() && mark.base == self.base;
+        mark.is_some_and(|mark| has_all(mark) && mark.home >= self.older)
     }
 
     /// Behind what it is not known how it went.

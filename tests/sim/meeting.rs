@@ -200,7 +200,7 @@ impl Site {
         if before.as_ref().is_none_or(|before| before.at < flow.start) {
             crate::now(peer.docket.file(Filed::Nothing(flow.start)));
         }
-        (applying.base, applying.entire) = (base, entire);
+        (applying.base, applying.entire, applying.older) = (base, entire, ours.older());
         applying.gap =
             plan.send.copy.is_some() && theirs.mark().is_some_and(|mark| rests_on_older(mark.base));
         applying.keeps_own = keeps_own;
