@@ -129,6 +129,8 @@ impl Resume {
         saved: &mut Saved,
         (catalog, judge): (&Catalog, &mut Judge),
     ) {
+        // What was here of others in a former epoch the Redis may have lost: how the last one began says what is.
+        let is_here = epoch >= saved.state.epoch;
         match entry {
             Entry::Record(record) => {
                 self.hlc = self.hlc.max(record.hlc);
@@ -142,13 +144,19 @@ impl Resume {
                 origin, at, hlc, ..
             } => {
                 self.hlc = self.hlc.max(hlc);
-                saved.seen.advance(&origin, at);
+                if is_here {
+                    saved.seen.advance(&origin, at);
+                }
             }
             Entry::Foreign { origin, at, record } => {
                 judge.on_foreign(&origin, at, &record, saved.at);
             }
             Entry::SelfMark { number, .. } => saved.self_mark = saved.self_mark.max(number),
-            Entry::Judgement(Judgement::Judged(origin, at)) => saved.judged.advance(&origin, at),
+            Entry::Judgement(Judgement::Judged(origin, at)) => {
+                if is_here {
+                    saved.judged.advance(&origin, at);
+                }
+            }
             Entry::Judgement(Judgement::Wished(origin, key)) => {
                 self.wishes.insert((origin, key));
             }
@@ -166,7 +174,7 @@ impl Resume {
             }
             Entry::Mark { origin, text } => {
                 // Of a version that is not known, nothing is to be learned.
-                if let Ok(mark) = Mark::parse(&text) {
+                if is_here && let Ok(mark) = Mark::parse(&text) {
                     saved.marks.insert(origin, mark);
                 }
             }

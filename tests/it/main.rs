@@ -34,6 +34,8 @@ mod initial;
 #[cfg(test)]
 mod gap;
 #[cfg(test)]
+mod older;
+#[cfg(test)]
 mod backlog;
 #[cfg(test)]
 mod sites;

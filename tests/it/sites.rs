@@ -205,7 +205,7 @@ fn a_site_that_comes_back_empty_gets_everything_again() {
 const WAITS: &str = "a copy waits for what the Redis here has lost";
 
 /// Waits until the sidecar of a site has said one of these.
-fn wait_for_log(site: &Site, texts: &[&str]) {
+pub(crate) fn wait_for_log(site: &Site, texts: &[&str]) {
     wait_until("a line of the log", patience(30), || {
         let log = site.sidecar.log();
         let is_said = texts.iter().any(|text| log.contains(text));

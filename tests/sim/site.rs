@@ -274,7 +274,8 @@ impl Site {
                 judge.note_foreign(&saved.seen);
             }
             for entry in BatchReader::new(frame.start, frame.body.clone()) {
-                found.add(entry.unwrap(), &self.catalog, judge);
+                found.add((entry.unwrap(), is_here), &self.catalog, judge);
+            let is_here = place(frame.end).epoch >= found.saved.state.epoch;
             }
             found.saved.at = found.saved.at.max(place(frame.end));
             judge.note();
@@ -325,7 +326,8 @@ impl Found {
         }
     }
 
-    fn add(&mut self, entry: Entry, catalog: &Catalog, judge: &mut Judge) {
+    /// An entry, and whether what was here of others then is here now.
+    fn add(&mut self, (entry, is_here): (Entry, bool), catalog: &Catalog, judge: &mut Judge) {
         let saved = &mut self.saved;
         match entry {
             Entry::Record(record) => {
@@ -337,13 +339,16 @@ impl Found {
                 origin, at, hlc, ..
             } => {
                 self.hlc = self.hlc.max(hlc);
-                saved.seen.advance(&origin, at);
+                if is_here {
+                    saved.seen.advance(&origin, at);
+                }
             }
             Entry::Foreign { origin, at, record } => {
                 judge.on_foreign(&origin, at, &record, saved.at);
             }
             Entry::Judgement(judgement) => match judgement {
-                Judgement::Judged(origin, at) => saved.judged.advance(&origin, at),
+                Judgement::Judged(origin, at) if is_here => saved.judged.advance(&origin, at),
+                Judgement::Judged(..) => {}
                 Judgement::Wished(origin, key) => drop(self.wishes.insert((origin, key))),
                 Judgement::Paid(origin, key) => drop(self.wishes.remove(&(origin, key))),
                 Judgement::Stale(site, key) => drop(self.stale.insert((site, key))),
@@ -352,7 +357,7 @@ impl Found {
                 Judgement::Merging(origin) => drop(self.torn.remove(&origin)),
             },
             Entry::SelfMark { number, .. } => saved.self_mark = saved.self_mark.max(number),
-            Entry::Mark { origin, text } => {
+            Entry::Mark { origin, text } if is_here => {
                 saved.marks.insert(origin, Mark::parse(&text).unwrap());
             }
         }
