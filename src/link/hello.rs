@@ -32,7 +32,7 @@ pub struct Hello {
     pub older: u64,
     /// From where its journal can send, as `<epoch>/<offset>`.
     pub first: String,
-    /// Where its journal ends.
+    /// Up to where its journal knows its history.
     pub end: String,
     /// Where the last record in it ends.
     pub last_record: String,

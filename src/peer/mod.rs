@@ -455,7 +455,8 @@ impl Peer {
             base: state.map_or(0, |s| s.base.0),
             older: state.map_or(0, |s| s.older.0),
             first: first.to_string(),
-            end: self.shared.journal.end().to_string(),
+            // What was read since then were no records, and the peer may have been told of a place in it.
+            end: self.shared.journal.end().max(progress.read).to_string(),
             last_record: self.shared.journal.last_record().to_string(),
             from_scratch: scratch.filter(|at| first <= *at).map(|at| at.to_string()),
             snapshot: snapshot.map(|at| at.to_string()),

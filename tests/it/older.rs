@@ -1,4 +1,5 @@
-//! Where records go on: from what a Redis really has of others, when it comes back as it was some time ago.
+//! Where records go on: from what a Redis really has of others, when it comes back as it was some time ago, and from
+//! places at which no record is.
 
 use crate::harness::{Options, Pair, Site, compare, patience, wait_for};
 use crate::sites::wait_for_log;
@@ -43,4 +44,30 @@ fn what_a_redis_has_lost_of_others_comes_again_also_where_its_sidecar_is_killed(
     pair.settle();
     compare(&pair);
     assert_eq!(a.ask::<u64>("GET n"), 5);
+}
+
+/// No full resync after a pause: also where what was said last was no record.
+#[test]
+fn a_link_that_is_cut_behind_a_conflict_goes_on_where_it_was() {
+    let pair = Pair::start(&Options::default());
+    let (mut a, mut b) = pair.clients();
+    for round in 0..5 {
+        pair.cut_link();
+        a.run(&format!("SET k a{round}"));
+        b.run(&format!("SET k b{round}"));
+        pair.mend_link();
+        pair.wait_synchronizing();
+        pair.settle();
+    }
+    pair.cut_link();
+    pair.mend_link();
+    pair.wait_synchronizing();
+    compare(&pair);
+    for site in pair.sites() {
+        assert!(
+            !site.sidecar.log().contains("sending a copy"),
+            "{}",
+            site.name
+        );
+    }
 }

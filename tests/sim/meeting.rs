@@ -75,7 +75,7 @@ impl Site {
             base: state.base.0,
             older: state.older.0,
             first: first.to_string(),
-            end: self.journal.end().to_string(),
+            end: self.journal.end().max(sidecar.progress.read).to_string(),
             last_record: self.journal.last_record().to_string(),
             from_scratch: scratch.map(|at| at.to_string()),
             snapshot: snapshot.map(|at| at.to_string()),
