@@ -54,7 +54,7 @@ impl Applier {
         if self.foreign.is_empty() {
             return Ok(());
         }
-        self.reached.advance(&self.config.peer, before);
+        self.reached.advance(self.home, &self.config.peer, before);
         let mut reached = self.reached.watch();
         while let Some(site) = self.lacks(seen) {
             let waiting = format!("what {site} has written, and {} had seen", self.config.peer);

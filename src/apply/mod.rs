@@ -206,6 +206,8 @@ pub struct Applier {
     marks_removed: u64,
     /// The epoch on which the peer's data rests.
     base: Epoch,
+    /// Our own, since the session began.
+    home: Epoch,
     /// Whether states of the peer are to be refused that lack writes which are here and not in our journal.
     gap: bool,
     /// See [`Begin::answered`]; none once that copy has come.
@@ -268,6 +270,7 @@ impl Applier {
             fence: 0,
             marks_removed: 0,
             base: Epoch(0),
+            home: Epoch(0),
             gap: false,
             answered: None,
             disputes: false,
@@ -429,7 +432,7 @@ impl Applier {
                         // In the order of the stream: what follows has seen this too.
                         held = 0;
                         self.deliveries.seen(&self.config.peer, &ack.seen);
-                        self.reached.advance(&self.config.peer, ack.sent);
+                        self.reached.advance(self.home, &self.config.peer, ack.sent);
                         self.settle_sent(ack.sent);
                         None
                     }
@@ -485,7 +488,7 @@ impl Applier {
         self.set_unsettled(unsettled.filter(|from| *from < flow.start));
         self.docket.hurry();
         let half_done = mark.part.take();
-        (self.base, self.gap, self.entire) = (base, gap, entire);
+        (self.base, self.home, self.gap, self.entire) = (base, home, gap, entire);
         self.owes_back = flow.copy.is_some_and(|c| c.back);
         if flow.whole {
             (mark.base, mark.home) = (base, home);
@@ -554,13 +557,13 @@ impl Applier {
         self.progress.borrow().state.clone()
     }
 
-    /// Whether the data here rests on all that the peer's data rests on.
+    /// Whether the data here rests on all that the peer's data rests on, and has lost nothing since.
     fn is_whole(&self) -> bool {
+        let older = self.state().map_or(Epoch::NEVER, |state| state.older);
+        let has_all = |mark: &Mark| mark.copy.is_none() && mark.base == self.base;
         let mark = self.mark.as_ref();
         mark.is_some_and(|mark| has_all(mark) && mark.home >= older)
     }
-        let older = self.state().map_or(Epoch::NEVER, |state| state.older);
-        let has_all = |mark: &Mark| mark.copy.is_none() && mark.base == self.base;
 
     fn report(&self, outlet: &Outlet) {
         let Some(mark) = &self.mark else { return };

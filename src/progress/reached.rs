@@ -5,17 +5,24 @@ use std::collections::BTreeMap;
 use tokio::sync::watch;
 
 use super::Progress;
-use crate::model::{Cursor, Seen, SiteId};
+use crate::model::{Cursor, Epoch, Seen, SiteId};
 
 /// Per peer, what of its history is here.
 #[derive(Debug, Default)]
 pub struct Reached {
     /// Up to where all of its records have been applied: further than the last of them, where the peer
     /// says that there is none behind it.
-    records: watch::Sender<Seen>,
+    records: watch::Sender<Records>,
     /// Where what is here does not rest on all that the peer's data rests on, because a copy is still to
     /// come: no third site may take it for more than this, whatever records have been applied on top.
     parts: watch::Sender<BTreeMap<SiteId, Cursor>>,
+}
+
+/// What has been applied in an epoch of this site's own.
+#[derive(Debug, Default)]
+pub struct Records {
+    home: Epoch,
+    seen: Seen,
 }
 
 /// How far peers' histories had been applied at a moment.
@@ -41,16 +48,22 @@ impl Reached {
     pub fn now(&self) -> ReachedThen {
         // In this order: what has come with a copy by then counts only if the copy was complete before.
         let parts = self.parts.borrow().clone();
-        let records = self.records.borrow().clone();
+        let records = self.records.borrow().seen.clone();
         ReachedThen { records, parts }
     }
 
-    /// All records of a peer up to here have been applied.
-    pub fn advance(&self, peer: &SiteId, at: Cursor) {
-        self.records.send_if_modified(|reached| {
-            let is_new = reached.of(peer) < at;
+    /// An epoch of our own begins: what was applied before it the Redis here may have lost.
+    pub fn begin(&self, home: Epoch) {
+        let seen = Seen::default();
+        self.records.send_replace(Records { home, seen });
+    }
+
+    /// All records of a peer up to here have been applied, in this epoch of our own.
+    pub fn advance(&self, home: Epoch, peer: &SiteId, at: Cursor) {
+        self.records.send_if_modified(|records| {
+            let is_new = records.home == home && records.seen.of(peer) < at;
             if is_new {
-                reached.advance(peer, at);
+                records.seen.advance(peer, at);
             }
             is_new
         });
@@ -59,7 +72,7 @@ impl Reached {
     /// Up to where those of a peer have been.
     #[must_use]
     pub fn of(&self, peer: &SiteId) -> Cursor {
-        self.records.borrow().of(peer)
+        self.records.borrow().seen.of(peer)
     }
 
     /// A copy from a peer is to come, and without it no more than this of its history is here; or it has
@@ -91,7 +104,7 @@ impl Reached {
 
     /// Shows when it is further.
     #[must_use]
-    pub fn watch(&self) -> watch::Receiver<Seen> {
+    pub fn watch(&self) -> watch::Receiver<Records> {
         self.records.subscribe()
     }
 
@@ -105,7 +118,7 @@ impl Reached {
     ) -> bool {
         let mut sites = sites.into_iter();
         let reached = self.records.borrow();
-        sites.all(|site| progress.seen.of(site).max(reached.of(site)) >= seen.of(site))
+        sites.all(|site| progress.seen.of(site).max(reached.seen.of(site)) >= seen.of(site))
     }
 }
 
@@ -132,7 +145,12 @@ mod tests {
         assert_eq!(reached.held(&b, at(7, 3)), at(7, 3));
         // What was read before the copy was complete lacks what it has brought.
         assert_eq!(then.held(&b, at(7, 3)), at(5, 0));
-        reached.advance(&b, at(7, 9));
+        reached.begin(Epoch(2));
+        reached.advance(Epoch(2), &b, at(7, 9));
         assert_eq!(reached.now().held(&b, at(7, 3)), at(7, 9));
+        // The Redis here has come back as it was.
+        reached.begin(Epoch(3));
+        reached.advance(Epoch(2), &b, at(7, 9));
+        assert_eq!(reached.now().held(&b, at(7, 3)), at(7, 3));
     }
 }

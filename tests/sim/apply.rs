@@ -292,7 +292,9 @@ impl Site {
     fn reach(&self, number: usize, at: Cursor) -> bool {
         let name = self.sidecar.peers[&number].name.clone();
         let before = self.sidecar.reached.of(&name);
-        self.sidecar.reached.advance(&name, at);
+        self.sidecar
+            .reached
+            .advance(self.sidecar.state.epoch, &name, at);
         before < at
     }
 

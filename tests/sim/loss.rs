@@ -168,6 +168,7 @@ impl Site {
         });
         let sidecar = &mut self.sidecar;
         sidecar.judge.begin(&saved.seen);
+        sidecar.reached.begin(saved.state.epoch);
         sidecar.progress.marks = Arc::new(saved.marks);
         sidecar.frame = FrameBuilder::new(began);
         sidecar.progress.read = saved.at;

@@ -189,6 +189,8 @@ impl Sidecar {
             catalog.clone(),
             (&dockets, Arc::clone(&claims)),
         );
+        let reached = Reached::default();
+        reached.begin(state.epoch);
         Self {
             life: InstanceId::new(life),
             table,
@@ -196,7 +198,7 @@ impl Sidecar {
             claims,
             deliveries: Deliveries::new(name, &others),
             sources: Sources::default(),
-            reached: Reached::default(),
+            reached,
             seen_at: SeenAt::default(),
             judge,
             clock: Clock::default(),
@@ -235,9 +237,9 @@ impl Site {
             existing: Existing::Overwrite,
             keeps_evictions: false,
             evicted: BTreeSet::new(),
+            ledger: Ledger::default(),
             run_id: 1,
             names: names.to_vec(),
-            ledger: Ledger::default(),
             shelf: Shelf::default(),
             redis_skew: 0,
             states: 0,
@@ -273,9 +275,9 @@ impl Site {
             if let Some(saved) = &frame.saved {
                 judge.note_foreign(&saved.seen);
             }
+            let is_here = place(frame.end).epoch >= found.saved.state.epoch;
             for entry in BatchReader::new(frame.start, frame.body.clone()) {
                 found.add((entry.unwrap(), is_here), &self.catalog, judge);
-            let is_here = place(frame.end).epoch >= found.saved.state.epoch;
             }
             found.saved.at = found.saved.at.max(place(frame.end));
             judge.note();
@@ -360,6 +362,7 @@ impl Found {
             Entry::Mark { origin, text } if is_here => {
                 saved.marks.insert(origin, Mark::parse(&text).unwrap());
             }
+            Entry::Mark { .. } => {}
         }
     }
 }

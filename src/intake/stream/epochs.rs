@@ -52,6 +52,7 @@ impl Stream {
         };
         self.save(FrameKind::Epoch, &saved)?;
         self.judge.begin(&saved.seen);
+        self.shared.reached.begin(epoch);
         self.progress.marks = Arc::new(saved.marks);
         self.decoder = self.decoder_at(offset, 0);
         if let Some(evicting) = &mut self.evicting {

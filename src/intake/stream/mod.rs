@@ -159,6 +159,7 @@ impl Stream {
         }
         stream.progress.read = at;
         if let Some(saved) = stream.saved() {
+            stream.shared.reached.begin(saved.state.epoch);
             stream.writer.set_preamble(saved.to_string().into_bytes());
         }
         stream.publish();
