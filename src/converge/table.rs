@@ -158,6 +158,12 @@ impl Table {
         writes.all.written() > seen || writes.log.of(hash).any(|did| did.at > seen)
     }
 
+    /// Whether a write of just this key is remembered.
+    #[must_use]
+    pub fn remembers(&self, hash: u128) -> bool {
+        self.writes().log.of(hash).next().is_some()
+    }
+
     /// Those of our writes that a record had not seen, of which we know that it had seen our history
     /// up to `seen`, and with which this touch of it does not commute.
     #[must_use]

@@ -95,6 +95,11 @@ impl Judge {
                     copied.push((key, why));
                     continue;
                 }
+                // Third sites may take what was written here before for written on top of what they have.
+                Why::Joined if self.table.remembers(hash) => {
+                    copied.push((key, Why::Answered));
+                    continue;
+                }
                 Why::Joined => continue,
             }
             // What was found out behind its place is another matter.
