@@ -180,6 +180,7 @@ impl Schedule {
         for (site, old) in world.sites.iter_mut().zip(&apart.sites) {
             (site.skew, site.redis_skew) = (old.skew, old.redis_skew);
             (site.existing, site.traces) = (existing, old.traces);
+            site.open_ledger();
             site.say(|| format!("begins with {:?}, {existing:?}", site.redis.data));
         }
         world.connect_all();
@@ -356,12 +357,8 @@ pub(crate) fn run(
 
 fn perform(world: &mut World, schedule: &mut Schedule) -> Result<End, String> {
     let (steps, writes) = (schedule.steps, schedule.writes);
-    // Of what several have lost, or two that meet both have, one's can be lost.
-    let is_exact = match schedule.copies {
-        Copies::Never => true,
-        Copies::Losses => schedule.losses <= 1,
-        Copies::Meeting => false,
-    };
+    // Of what several have lost one's can be lost.
+    let is_exact = schedule.copies != Copies::Losses || schedule.losses <= 1;
     let is_spread: bool = world.rng.random();
     let mut moments: Vec<usize> = (0..writes)
         .map(|_| match is_spread {
