@@ -201,12 +201,6 @@ impl Debts {
         })
     }
 
-    /// See [`Claims::lose_patience`].
-    #[must_use]
-    pub fn lose_patience(&self) -> usize {
-        self.claims.lose_patience(&self.peer)
-    }
-
     /// Forgets what the peer has asked for.
     pub fn forget_asked(&self) {
         self.claims.forget_asked(&self.peer);

@@ -5,16 +5,14 @@
 //! state is needed, then by rank. Who comes before the asker in it answers at once; who comes behind
 //! answers when its own value is right. Of two sites both then have the same.
 //!
-//! Who is asked for what a third site still has to bring does not answer before that has come, whatever the
-//! order: its value would take the place of one that has it. Three sites might wait in a circle so; who has
-//! waited for long gets what there is.
-//!
 //! Of three and more that would not be enough: a third one has executed the writes of both in some order
 //! of its own. There the site whose name sorts first is the *arbiter*: its value is the one that all end
 //! with. Whoever meets a conflict asks it, whatever the order was in which the two took effect there; and
 //! when it has found its own order to be wrong, and has taken another site's value, it tells all others
 //! that what they have of the key is *stale*, and they ask again. While it is out of reach, the others ask
-//! each other as two sites do.
+//! each other as two sites do. Whose value lacks what another site still has to bring does not give it to the
+//! arbiter before: all would end with it. That other one must be one that does not wait for it in turn, so its
+//! name is the earlier of the two.
 
 use std::collections::{BTreeMap, BTreeSet, HashMap, HashSet};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
@@ -54,21 +52,10 @@ struct Inner {
     stale: HashMap<SiteId, BTreeMap<Key, u64>>,
     /// The last number.
     number: u64,
-    /// How long peers have waited for what third sites are to bring here.
-    patience: HashMap<SiteId, Patience>,
     /// The peers with which there is a session.
     linked: BTreeSet<SiteId>,
     /// Peers that get a copy from here, or have got one with what was wrong here.
     copies: BTreeMap<SiteId, Copied>,
-}
-
-/// Of a peer: which keys it has waited for.
-#[derive(Debug, Default)]
-struct Patience {
-    /// When [`Claims::lose_patience`] was called last.
-    waiting: HashSet<Key>,
-    /// Long enough.
-    late: HashSet<Key>,
 }
 
 /// Which keys a peer has from a copy as they were here when they were wrong.
@@ -79,13 +66,6 @@ enum Copied {
     AllBut(HashSet<Key>),
     /// It is complete: these are still wrong here.
     Left(HashSet<Key>),
-}
-
-impl Inner {
-    fn is_late(&self, asker: &SiteId, key: &Key) -> bool {
-        let patience = self.patience.get(asker);
-        patience.is_some_and(|patience| patience.late.contains(key))
-    }
 }
 
 impl Copied {
@@ -264,35 +244,16 @@ impl Claims {
         };
         let ours = ours.map(|(_, need)| *need).max();
         ours.is_none_or(|ours| weight(&self.site, ours) < weight(asker, need))
-            && (!Self::lacks_of_third(inner, key, asker) || inner.is_late(asker, key))
+            && !self.lacks_of_another(inner, key, asker)
     }
 
-    /// Whether something of a key is still to come from a third site that is there.
-    fn lacks_of_third(inner: &Inner, key: &Key, asker: &SiteId) -> bool {
+    /// Whether a key must not come to the arbiter before another site has brought what is not here: one that
+    /// answers this one at once.
+    fn lacks_of_another(&self, inner: &Inner, key: &Key, asker: &SiteId) -> bool {
         let mut ours = inner.wanted.get(key).into_iter().flatten();
-        ours.any(|(of, need)| of != asker && *need >= Need::Lacks && inner.linked.contains(of))
-    }
-
-    /// What a peer has waited for since the last call already, because third sites are still to bring something
-    /// of it, it gets as it is: they may wait for that peer. How many keys these are.
-    pub fn lose_patience(&self, asker: &SiteId) -> usize {
-        let inner = &mut *self.lock();
-        let deferred = inner.deferred.iter();
-        let waiting = deferred
-            .filter(|(key, of)| of.contains_key(asker) && Self::lacks_of_third(inner, key, asker));
-        let waiting: HashSet<Key> = waiting.map(|(key, _)| key.clone()).collect();
-        let patience = inner.patience.entry(asker.clone()).or_default();
-        let before = std::mem::replace(&mut patience.waiting, waiting.clone());
-        let late: Vec<Key> = waiting.intersection(&before).cloned().collect();
-        patience.late.extend(late.iter().cloned());
-        late.iter().for_each(|key| self.release(inner, key));
-        let waits = |key: &Key| {
-            inner
-                .deferred
-                .get(key)
-                .is_some_and(|of| of.contains_key(asker))
-        };
-        late.iter().filter(|key| !waits(key)).count()
+        let answers = |of: &SiteId| *of != *asker && *of < self.site && inner.linked.contains(of);
+        let is_arbiter = self.arbiter() == Some(asker);
+        is_arbiter && ours.any(|(of, need)| *need >= Need::Lacks && answers(of))
     }
 
     /// A peer asks for these keys: those of them that it gets now.
@@ -305,9 +266,6 @@ impl Claims {
         let inner = &mut *self.lock();
         asked.retain(|key| {
             let is_first = self.is_first(inner, key, asker, need);
-            if is_first && let Some(patience) = inner.patience.get_mut(asker) {
-                patience.late.remove(key);
-            }
             let deferred = &mut inner.deferred;
             let of = deferred.entry(key.clone()).or_default();
             if !is_first {
@@ -347,7 +305,6 @@ impl Claims {
     pub fn forget_asked(&self, asker: &SiteId) {
         let inner = &mut *self.lock();
         inner.due.remove(asker);
-        inner.patience.remove(asker);
         inner.deferred.retain(|_, of| {
             of.remove(asker);
             !of.is_empty()
@@ -536,23 +493,19 @@ mod tests {
     }
 
     #[test]
-    fn who_lacks_of_a_third_answers_when_that_has_come_or_all_have_waited_for_long() {
-        let c = claims("c");
-        let lacks = || c.want(&site("b"), &key("k"), Need::Lacks);
-        lacks();
+    fn the_arbiter_waits_for_what_is_still_to_come_from_a_site_that_does_not_wait() {
+        let (b, c) = (claims("b"), claims("c"));
+        b.want(&site("c"), &key("k"), Need::Lacks);
+        c.want(&site("b"), &key("k"), Need::Lacks);
         assert!(!answers(&c, "a", Need::Lacks), "a would have less than b");
+        assert!(answers(&b, "a", Need::Lacks), "c waits for b");
+        assert!(answers(&b, "c", Need::Lacks));
         assert_eq!(c.paid(&site("b"), &key("k")), []);
         let due = || c.take_due(&site("a"));
         assert_eq!(due(), Some((Need::Lacks, vec![key("k")])));
-        // It does not come.
-        lacks();
-        assert!(!answers(&c, "a", Need::Lacks));
-        assert_eq!((c.lose_patience(&site("a")), due()), (0, None));
-        assert_eq!(c.lose_patience(&site("a")), 1);
-        assert_eq!(due(), Some((Need::Lacks, vec![key("k")])));
-        assert!(answers(&c, "a", Need::Lacks));
-        assert!(!answers(&c, "a", Need::Lacks), "once");
         // Who would bring it is away.
+        c.want(&site("b"), &key("k"), Need::Lacks);
+        assert!(!answers(&c, "a", Need::Lacks));
         c.set_linked(&site("b"), false);
         assert!(due().is_some() && answers(&c, "a", Need::Lacks));
     }

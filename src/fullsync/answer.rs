@@ -6,8 +6,8 @@ use std::time::Instant;
 
 use bytes::Bytes;
 use tokio::sync::{OwnedSemaphorePermit, mpsc, watch};
-use tokio::time::{Duration, sleep_until, timeout};
-use tracing::{info, warn};
+use tokio::time::{Duration, timeout};
+use tracing::info;
 
 use super::large::{self, Large, OwedState, Pace, Turn};
 use super::snapshot::Error;
@@ -26,9 +26,6 @@ use crate::redis::{Connection, Info, Reply, ServerClock, Settings, connection_na
 const KEYS_AT_ONCE: usize = 16;
 /// How long our own fence may take to come back.
 const FENCE_TIMEOUT: Duration = Duration::from_secs(10);
-/// After this, or twice this, a peer gets what it lacks without what third sites are still to bring: longer than
-/// that takes where none waits for another.
-const PATIENCE: Duration = Duration::from_secs(15);
 /// Keys remembered as read; beyond, every key counts as read where the oldest one was.
 const READS: usize = 1 << 16;
 
@@ -128,16 +125,7 @@ impl Answerer {
         let mut parts = self.shared.reached.watch_parts();
         // Large values whose turn has not come.
         let mut later = Vec::new();
-        let mut patient_until = Instant::now() + PATIENCE;
         loop {
-            if patient_until <= Instant::now() {
-                let keys = debts.lose_patience();
-                if keys > 0 {
-                    let peer = &self.peer;
-                    warn!(%peer, keys, "answering without what third sites are still to bring: all wait for each other");
-                }
-                patient_until = Instant::now() + PATIENCE;
-            }
             if self.pace.is_free() {
                 later.drain(..).for_each(|due| asked.put(due));
             }
@@ -152,7 +140,6 @@ impl Answerer {
                     due = debts.due() => asked.put(due),
                     () = self.pace.free(), if !later.is_empty() => {}
                     _ = parts.changed() => {}
-                    () = sleep_until(patient_until.into()) => {}
                     changed = applied.changed() => {
                         if changed.is_err() {
                             return Ok(());

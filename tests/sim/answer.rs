@@ -17,8 +17,6 @@ use crate::site::Site;
 
 /// How many keys are read at once.
 const KEYS_AT_ONCE: usize = 16;
-/// How many turns a peer waits before it loses its patience.
-const PATIENCE: usize = 40;
 
 /// Who answers a peer.
 #[derive(Debug)]
@@ -32,8 +30,6 @@ pub(crate) struct Answering {
     need: Need,
     reading: Option<UnderWay>,
     number: u64,
-    /// How long the peer will be content with what it was not answered yet.
-    patience: usize,
     /// Keys that were read, to be forgotten when all have seen that.
     reads: VecDeque<(u128, Cursor)>,
 }
@@ -60,7 +56,6 @@ impl Default for Answering {
             need: Need::Wrong,
             reading: None,
             number: 0,
-            patience: 0,
             reads: VecDeque::new(),
         }
     }
@@ -135,12 +130,7 @@ impl Site {
             peer.answering.asked.put(due);
         }
         let Some(request) = peer.answering.asked.take(least) else {
-            let mut is_busy = peer.answering.patience > 0;
-            peer.answering.patience = peer.answering.patience.saturating_sub(1);
-            if is_busy && peer.answering.patience.is_multiple_of(PATIENCE) {
-                is_busy |= peer.debts.lose_patience() > 0;
-            }
-            return is_busy;
+            return false;
         };
         peer.answering.current = Some(request);
         true
@@ -170,11 +160,7 @@ impl Site {
             peer.answering.parts.push_front((keys, is_right));
             return false;
         };
-        let asked = keys.len();
         let keys = peer.debts.answerable(keys, peer.answering.need);
-        if keys.len() < asked {
-            peer.answering.patience = 2 * PATIENCE;
-        }
         if keys.is_empty() {
             return true;
         }
