@@ -76,7 +76,7 @@ mod tests {
     use rand::{Rng, SeedableRng};
 
     use crate::pairs::{self, FOUND, MEANWHILE, Meanwhile, Pair, WRITES};
-    use crate::schedule::{Only, run};
+    use crate::schedule::{Copies, Only, run};
     use crate::world::End;
 
     fn number(name: &str) -> Option<u64> {
@@ -162,6 +162,27 @@ mod tests {
     #[test]
     fn five_sites() {
         many(5, 200);
+    }
+
+    /// Schedules in which something that clients had added was lost once.
+    #[test]
+    fn what_was_lost_once() {
+        const LOST: [(&str, usize, &[u64]); 4] = [
+            ("sums", 2, &[2274, 5145, 6960]),
+            ("additions", 2, &[64, 8037, 8327]),
+            ("sums", 3, &[7402, 9747, 10996]),
+            ("additions", 3, &[126, 3139, 4789, 9778, 11181]),
+        ];
+        for (mix, sites, seeds) in LOST {
+            let only = Only {
+                mix: Some(mix.to_owned()),
+                copies: Some(Copies::Losses),
+            };
+            for seed in seeds {
+                let ran = run((*seed, &only), sites, None, false);
+                assert_eq!(ran.result, Ok(End::Equal), "{mix}, {sites} sites, {seed}");
+            }
+        }
     }
 
     /// All pairs of writes, in both orders, by two of so many sites; of `part` of them one.

@@ -365,6 +365,11 @@ pub(crate) const MIXES: &[Mix] = &[
 ];
 
 impl Mix {
+    /// Whether clients only add: nothing of that may be lost.
+    pub(crate) fn only_adds(&self) -> bool {
+        ["sums", "additions"].contains(&self.name)
+    }
+
     /// Whether some command has this in it.
     pub(crate) fn has(&self, word: &str) -> bool {
         self.commands.iter().any(|line| line.contains(word))

@@ -180,7 +180,9 @@ impl Schedule {
         for (site, old) in world.sites.iter_mut().zip(&apart.sites) {
             (site.skew, site.redis_skew) = (old.skew, old.redis_skew);
             (site.existing, site.traces) = (existing, old.traces);
-            site.open_ledger();
+            if self.mix.only_adds() {
+                site.open_ledger();
+            }
             site.say(|| format!("begins with {:?}, {existing:?}", site.redis.data));
         }
         world.connect_all();
@@ -400,7 +402,7 @@ fn perform(world: &mut World, schedule: &mut Schedule) -> Result<End, String> {
         return Err(format!("{} copies were made", world.copies));
     }
     let commutes = schedule.mix.name == "sums";
-    if is_exact && (commutes || schedule.mix.name == "additions") {
+    if is_exact && schedule.mix.only_adds() {
         let is_quiet = schedule.copies == Copies::Never && schedule.faults == Faults::None;
         world.check_sums(is_quiet && commutes)?;
     }
