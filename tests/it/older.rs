@@ -2,7 +2,6 @@
 //! places at which no record is.
 
 use crate::harness::{Options, Pair, Site, compare, patience, wait_for};
-use crate::sites::wait_for_log;
 
 /// The server is killed, and has what it had saved.
 fn come_back(site: &mut Site) {
@@ -13,7 +12,7 @@ fn come_back(site: &mut Site) {
         "Redis lacks writes",
         "another server",
     ];
-    wait_for_log(site, &texts);
+    site.wait_for_log(&texts);
 }
 
 /// What is its own is all on the disk, and it knows so.

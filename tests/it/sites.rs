@@ -7,7 +7,7 @@ use std::time::{Duration, Instant};
 use crate::gap::{SHORT, short};
 use crate::harness::pair::stopped;
 use crate::harness::wait::let_pass;
-use crate::harness::{Client, Mesh, Options, Site, patience, wait_for, wait_until};
+use crate::harness::{Client, Mesh, Options, patience, wait_for, wait_until};
 use crate::interrupted::has_read;
 
 /// How long one site is away, with clients writing at all.
@@ -204,17 +204,6 @@ fn a_site_that_comes_back_empty_gets_everything_again() {
 /// What a sidecar says whose copy waits for what is to come back first.
 const WAITS: &str = "a copy waits for what the Redis here has lost";
 
-/// Waits until the sidecar of a site has said one of these.
-pub(crate) fn wait_for_log(site: &Site, texts: &[&str]) {
-    wait_until("a line of the log", patience(30), || {
-        let log = site.sidecar.log();
-        let is_said = texts.iter().any(|text| log.contains(text));
-        is_said
-            .then_some(())
-            .ok_or_else(|| format!("{} has not said any of {texts:?}", site.name))
-    });
-}
-
 /// All three come to rest with the forty keys, and with so many others.
 fn all_have_all(mesh: &Mesh, exist: &str, count: u64) {
     mesh.mend();
@@ -242,10 +231,10 @@ fn two_sites_that_come_back_empty_together_get_everything_again() {
         site.client().run(&format!("SET new:{} v", site.name));
         site.sidecar.start();
     }
-    wait_for_log(&mesh.sites[1], &[WAITS, "sending a copy peer=c"]);
+    mesh.sites[1].wait_for_log(&[WAITS, "sending a copy peer=c"]);
     // The first has a copy for the third before it has that of the second.
     mesh.wire(0, 2).mend();
-    wait_for_log(&mesh.sites[2], &["the copy is complete peer=a"]);
+    mesh.sites[2].wait_for_log(&["the copy is complete peer=a"]);
     all_have_all(&mesh, "EXISTS new:b new:c old", 3);
 }
 
@@ -268,17 +257,14 @@ fn a_site_that_comes_back_empty_while_a_copy_of_it_waits_sends_what_it_gets_back
     mesh.wire(1, 2).mend();
     mesh.wire(1, 2).down().throttle(20_000);
     mesh.sites[2].sidecar.start();
-    wait_for_log(
-        &mesh.sites[1],
-        &["a copy waits for what the Redis of c has lost"],
-    );
+    mesh.sites[1].wait_for_log(&["a copy waits for what the Redis of c has lost"]);
     mesh.sites[1].server.restart();
     mesh.sites[1].client().run("SET newer v");
     mesh.wire(1, 2).mend();
-    wait_for_log(&mesh.sites[1], &[WAITS, "sending a copy peer=c"]);
+    mesh.sites[1].wait_for_log(&[WAITS, "sending a copy peer=c"]);
     // The first has a copy for the third before it has all that the second has written.
     mesh.wire(0, 2).mend();
-    wait_for_log(&mesh.sites[2], &["the copy is complete peer=a"]);
+    mesh.sites[2].wait_for_log(&["the copy is complete peer=a"]);
     all_have_all(&mesh, "EXISTS old new newer filler:9", 4);
 }
 

@@ -78,6 +78,17 @@ impl Site {
         }
     }
 
+    /// Waits until its sidecar has said one of these.
+    pub(crate) fn wait_for_log(&self, texts: &[&str]) {
+        wait_until("a line of the log", patience(30), || {
+            let log = self.sidecar.log();
+            let is_said = texts.iter().any(|text| log.contains(text));
+            is_said
+                .then_some(())
+                .ok_or_else(|| format!("{} has not said any of {texts:?}", self.name))
+        });
+    }
+
     /// A client of its Redis.
     pub(crate) fn client(&self) -> Client {
         self.server.client()
