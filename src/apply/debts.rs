@@ -76,17 +76,11 @@ impl Debts {
         !inner.wanted.is_empty() && inner.wanted.contains_key(&(db, key.clone()))
     }
 
-    /// Whether something of this key is known not to be here. What is only wrong, or perhaps not all
-    /// here, may still hold writes that are in no journal.
+    /// Whether something of this key is known not to be here: a copy to the peer does not tell of it. See
+    /// [`Claims::lacks`].
     #[must_use]
     pub fn lacks(&self, db: u32, key: &Bytes) -> bool {
-        let inner = self.lock();
-        // A copy asks for each of its keys, and nearly always none is owed.
-        let want = match inner.wanted.is_empty() {
-            true => None,
-            false => inner.wanted.get(&(db, key.clone())),
-        };
-        want.is_some_and(|want| want.need == Need::Lacks)
+        self.claims.lacks(&self.peer, db, key)
     }
 
     /// Whether something is known not to be here.

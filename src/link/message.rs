@@ -173,6 +173,8 @@ pub enum Message {
     Stale(u64, Vec<Key>),
     /// All that was said to be stale up to this number is noted.
     Heard(u64),
+    /// The sender waits itself for these keys, for which it was asked: nobody is to wait for what it would bring.
+    Waits(Vec<Key>),
     /// The first word behind the hellos: its number shows that both were said on this connection.
     Confirm,
 }
@@ -192,6 +194,7 @@ const PONG: u8 = 12;
 const CONFIRM: u8 = 13;
 const STALE: u8 = 14;
 const HEARD: u8 = 15;
+const WAITS: u8 = 16;
 
 impl Message {
     /// Appends the message as a frame.
@@ -258,6 +261,10 @@ impl Message {
             Self::Stale(number, keys) => {
                 out.push(STALE);
                 put_varint(out, *number);
+                put_keys(out, keys);
+            }
+            Self::Waits(keys) => {
+                out.push(WAITS);
                 put_keys(out, keys);
             }
             Self::Confirm => out.push(CONFIRM),
@@ -339,6 +346,7 @@ impl Message {
             PONG => Self::Pong(take_varint(input)?),
             STALE => Self::Stale(take_varint(input)?, take_keys(input)?),
             HEARD => Self::Heard(take_varint(input)?),
+            WAITS => Self::Waits(take_keys(input)?),
             CONFIRM => Self::Confirm,
             kind => return Err(MessageError::Kind(kind)),
         };
@@ -497,6 +505,7 @@ mod tests {
             Message::Pong(6),
             Message::Heard(7),
             Message::Stale(8, vec![(3, Bytes::from_static(b"k"))]),
+            Message::Waits(vec![(4, Bytes::from_static(b"w"))]),
             Message::Confirm,
         ]
     }

@@ -7,7 +7,7 @@ use tokio::sync::{mpsc, watch};
 use super::Error;
 use super::session::Session;
 use crate::fullsync::Asked;
-use crate::link::{self, Ack, Message, Question, Reader};
+use crate::link::{self, Ack, Message, Question, Reader, Records};
 use crate::model::Cursor;
 
 /// What the reading side tells the others.
@@ -33,18 +33,7 @@ pub(super) async fn read(
     loop {
         let message = reader.next().await?;
         match &message {
-            Message::Records(records) => {
-                let at = Cursor {
-                    epoch: records.epoch,
-                    offset: records.end,
-                };
-                session.board.lock().received_offset = at.offset.0;
-                // Told with the next acknowledgement: nobody need be woken for it.
-                hear.send_if_modified(|h| {
-                    h.received = at;
-                    false
-                });
-            }
+            Message::Records(records) => note_received(session, records, &hear),
             Message::CopyBegin(_)
             | Message::CopyStates(_)
             | Message::CopyEnd(_)
@@ -78,6 +67,10 @@ pub(super) async fn read(
                 session.on_heard_stale(*number);
                 continue;
             }
+            Message::Waits(keys) => {
+                session.shared.claims.peer_waits(&session.peer, keys);
+                continue;
+            }
         }
         // The question goes to the one who answers, its place to the applier, in order.
         let message = match message {
@@ -99,6 +92,19 @@ pub(super) async fn read(
             return Err(Error::Stopping);
         }
     }
+}
+
+fn note_received(session: &Session, records: &Records, hear: &watch::Sender<Heard>) {
+    let at = Cursor {
+        epoch: records.epoch,
+        offset: records.end,
+    };
+    session.board.lock().received_offset = at.offset.0;
+    // Told with the next acknowledgement: nobody need be woken for it.
+    hear.send_if_modified(|h| {
+        h.received = at;
+        false
+    });
 }
 
 /// The question without its keys: where it stands among what the applier gets.

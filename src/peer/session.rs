@@ -14,7 +14,7 @@ use super::inbound::{Heard, read};
 use super::outgoing::{Next, Outgoing};
 use super::race::first;
 use super::standing::{begin, had_all, known, note_what_is_lost};
-use super::telling::{Acks, Stale};
+use super::telling::{Acks, Stale, push_waits};
 use super::{Agreed, Error, Incoming, Peer, filter, standing};
 use crate::apply::{self, Applied, Debts, Outlet};
 use crate::converge::Docket;
@@ -275,6 +275,7 @@ async fn write(
             }
             () = session.shared.claims.stale_news(&session.peer) => stale.is_due = true,
             heard = session.heard() => writer.push(&Message::Heard(heard)),
+            () = session.shared.claims.waits_news(&session.peer) => push_waits(session, &mut writer),
             // What else an acknowledgement says: what has come back, what is owed.
             _ = refresh.tick() => (acks.is_due, thoroughly) = (true, true),
         }

@@ -80,3 +80,10 @@ impl Stale {
         }
     }
 }
+
+/// Tells the peer what of that for which it has asked this site waits for itself.
+pub(super) fn push_waits(session: &Session, writer: &mut Writer) {
+    let waits = || session.shared.claims.take_waits(&session.peer, MAX_KEYS);
+    let parts = std::iter::repeat_with(waits).take_while(|keys| !keys.is_empty());
+    parts.for_each(|keys| writer.push(&Message::Waits(keys)));
+}

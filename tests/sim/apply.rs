@@ -386,7 +386,7 @@ impl Site {
                 }
             }
             Message::Stale(number, keys) => peer.docket.stale(number, keys),
-            Message::Heard(_) => unreachable!("it is no matter of the applier"),
+            Message::Heard(_) | Message::Waits(_) => unreachable!("it is no matter of the applier"),
             Message::Ack(ack) => {
                 self.sidecar.deliveries.seen(&peer.name, &ack.seen);
                 self.reach(number, ack.sent);

@@ -24,6 +24,8 @@ pub(crate) enum Message {
     CopyEnd(u64),
     Copied,
     Owe(Question),
+    /// The sender waits for these itself.
+    Waits(Vec<Key>),
     /// With the number by which they are told.
     Stale(u64, Vec<Key>),
     /// What was said to be stale up to there was heard, and the journal says so.
@@ -222,6 +224,14 @@ impl Outgoing {
         }
     }
 
+    /// Says what is stale, up to the last number.
+    fn stale(&mut self, stale: Vec<(u64, Key)>) -> Option<Message> {
+        let (number, _) = stale.last()?;
+        self.told = *number;
+        let keys = stale.into_iter().map(|(_, key)| key).collect();
+        Some(Message::Stale(self.told, keys))
+    }
+
     /// What may be told of what we have seen; nothing new before the peer knows what is stale.
     fn tell(&mut self, seen: Seen, last: Cursor, stale_waits: bool) -> Seen {
         match stale_waits {
@@ -281,11 +291,7 @@ impl Site {
         outgoing.send_insert(journal, wire);
         if !gate.is_closed() && outgoing.copying.is_none() {
             let stale = sidecar.claims.stale(&peer.name, outgoing.told);
-            if let Some((number, _)) = stale.last() {
-                outgoing.told = *number;
-                let keys = stale.into_iter().map(|(_, key)| key).collect();
-                wire.push_back(Message::Stale(outgoing.told, keys));
-            }
+            wire.extend(outgoing.stale(stale));
         }
         let (seen, read) = (gate.seen(&sidecar.progress), sidecar.progress.read);
         let last = journal.last_record();
@@ -326,6 +332,8 @@ impl Site {
             outgoing.push_up_to(journal, question.after, wire);
             wire.push_back(Message::Owe(question));
         }
+        let waits = sidecar.claims.take_waits(&peer.name, usize::MAX);
+        wire.extend((!waits.is_empty()).then_some(Message::Waits(waits)));
         let heard = peer.docket.heard();
         if heard > outgoing.heard {
             outgoing.heard = heard;
@@ -352,6 +360,10 @@ impl Site {
             Message::Heard(upto) => {
                 let told = sidecar.claims.heard(&peer.name, upto);
                 peer.docket.told(told);
+                return;
+            }
+            Message::Waits(keys) => {
+                sidecar.claims.peer_waits(&peer.name, &keys);
                 return;
             }
             Message::Copied => {

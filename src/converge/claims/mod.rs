@@ -10,15 +10,21 @@
 //! with. Whoever meets a conflict asks it, whatever the order was in which the two took effect there; and
 //! when it has found its own order to be wrong, and has taken another site's value, it tells all others
 //! that what they have of the key is *stale*, and they ask again. While it is out of reach, the others ask
-//! each other as two sites do. Whose value lacks what another site still has to bring does not give it to the
-//! arbiter before: all would end with it. That other one must be one that does not wait for it in turn, so its
-//! name is the earlier of the two.
+//! each other as two sites do.
+//!
+//! Whose value lacks what another site still has to bring does not give it away before: all could end with it.
+//! Here an order is no help, and sites could wait for each other in a circle. So who is asked for a key for
+//! which it waits itself says so to the asker, and for that one nobody waits ([`Waits`]).
+
+mod waits;
 
 use std::collections::{BTreeMap, BTreeSet, HashMap, HashSet};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
+use bytes::Bytes;
 use tokio::sync::Notify;
 
+use self::waits::Waits;
 use crate::model::{Key, Need, SiteId};
 
 /// What this site wants and was asked for, of all peers. Shared by their tasks and the intake.
@@ -38,6 +44,8 @@ struct News {
     is_due: Notify,
     /// Something is stale there.
     is_stale: Notify,
+    /// It has asked for what this site waits for itself.
+    is_waited: Notify,
 }
 
 #[derive(Debug, Default)]
@@ -54,6 +62,8 @@ struct Inner {
     number: u64,
     /// The peers with which there is a session.
     linked: BTreeSet<SiteId>,
+    /// Who waits for what of it itself.
+    waits: Waits,
     /// Peers that get a copy from here, or have got one with what was wrong here.
     copies: BTreeMap<SiteId, Copied>,
 }
@@ -129,6 +139,7 @@ impl Claims {
             true => inner.linked.insert(peer.clone()),
             false => inner.linked.remove(peer),
         };
+        inner.waits.forget(peer);
         // Who could not be answered before something had come of that peer does not wait for it.
         let waiting: Vec<Key> = inner.deferred.keys().cloned().collect();
         waiting.iter().for_each(|key| self.release(inner, key));
@@ -140,6 +151,8 @@ impl Claims {
         let of = inner.wanted.entry(key.clone()).or_default();
         let known = of.entry(peer.clone()).or_insert(need);
         *known = need.max(*known);
+        // It is asked anew.
+        inner.waits.remove(peer, key);
     }
 
     /// What this site wanted of a peer has come, or is not wanted any more. The peers that must hear so.
@@ -152,6 +165,7 @@ impl Claims {
                 inner.wanted.remove(key);
             }
         }
+        inner.waits.remove(peer, key);
         self.release(inner, key);
         // Also where the value that has come is the one that was here: who was answered in between, or
         // before this process began, may have another.
@@ -247,13 +261,32 @@ impl Claims {
             && !self.lacks_of_another(inner, key, asker)
     }
 
-    /// Whether a key must not come to the arbiter before another site has brought what is not here: one that
-    /// answers this one at once.
+    /// Whether a key must not come to a peer before another site has brought what is not here: one that does
+    /// not wait itself.
     fn lacks_of_another(&self, inner: &Inner, key: &Key, asker: &SiteId) -> bool {
         let mut ours = inner.wanted.get(key).into_iter().flatten();
-        let answers = |of: &SiteId| *of != *asker && *of < self.site && inner.linked.contains(of);
-        let is_arbiter = self.arbiter() == Some(asker);
-        is_arbiter && ours.any(|(of, need)| *need >= Need::Lacks && answers(of))
+        let comes = |of: &SiteId| inner.linked.contains(of) && !inner.waits.says(of, key);
+        ours.any(|(of, need)| of != asker && *need >= Need::Lacks && comes(of))
+    }
+
+    /// Whether something of a key is known not to be here that this peer is to bring, or another one. What is
+    /// only wrong, or perhaps not all here, may still hold writes that are in no journal.
+    #[must_use]
+    pub fn lacks(&self, peer: &SiteId, db: u32, key: &Bytes) -> bool {
+        let inner = &*self.lock();
+        // A copy asks for each of its keys, and nearly always none is wanted.
+        if inner.wanted.is_empty() {
+            return false;
+        }
+        let key = (db, key.clone());
+        let of_peer = || inner.wanted.get(&key).and_then(|of| of.get(peer));
+        of_peer() == Some(&Need::Lacks) || self.lacks_of_another(inner, &key, peer)
+    }
+
+    /// Whether a key that this site gives away may lack something that another one is to bring.
+    fn may_lack(wanted: &HashMap<Key, BTreeMap<SiteId, Need>>, key: &Key, asker: &SiteId) -> bool {
+        let mut ours = wanted.get(key).into_iter().flatten();
+        ours.any(|(of, need)| of != asker && *need >= Need::Unsure)
     }
 
     /// A peer asks for these keys: those of them that it gets now.
@@ -264,10 +297,13 @@ impl Claims {
     #[must_use]
     pub fn answerable(&self, asker: &SiteId, mut asked: Vec<Key>, need: Need) -> Vec<Key> {
         let inner = &mut *self.lock();
+        let (has_third, mut has_news) = (self.arbiter.is_some(), false);
         asked.retain(|key| {
             let is_first = self.is_first(inner, key, asker, need);
             let deferred = &mut inner.deferred;
             let of = deferred.entry(key.clone()).or_default();
+            let waits = has_third && (!is_first || Self::may_lack(&inner.wanted, key, asker));
+            has_news |= inner.waits.tell(asker, key, waits);
             if !is_first {
                 let known = of.entry(asker.clone()).or_insert(need);
                 *known = need.max(*known);
@@ -279,7 +315,40 @@ impl Claims {
             }
             is_first
         });
+        if let Some(news) = self.news.get(asker).filter(|_| has_news) {
+            news.is_waited.notify_one();
+        }
         asked
+    }
+
+    /// Keys for which a peer has asked and for which this site waits itself, of which it has not been told: at
+    /// most so many.
+    #[must_use]
+    pub fn take_waits(&self, asker: &SiteId, most: usize) -> Vec<Key> {
+        self.lock().waits.take_untold(asker, most)
+    }
+
+    /// Waits until there may be some. Cancel safe. For one who waits.
+    pub async fn waits_news(&self, asker: &SiteId) {
+        match self.news.get(asker) {
+            Some(news) => news.is_waited.notified().await,
+            None => std::future::pending().await,
+        }
+    }
+
+    /// A peer that was asked for these keys waits for them itself: others do not wait for what it would bring.
+    pub fn peer_waits(&self, peer: &SiteId, keys: &[Key]) {
+        let inner = &mut *self.lock();
+        for key in keys {
+            let is_wanted = inner
+                .wanted
+                .get(key)
+                .is_some_and(|of| of.contains_key(peer));
+            if is_wanted {
+                inner.waits.add(peer, key);
+                self.release(inner, key);
+            }
+        }
     }
 
     /// Keys that a peer has asked for while they were wanted here, and that have come: all for the same
@@ -363,165 +432,4 @@ impl Claims {
 }
 
 #[cfg(test)]
-mod tests {
-    use bytes::Bytes;
-
-    use super::*;
-
-    fn site(name: &str) -> SiteId {
-        SiteId::try_new(name).unwrap()
-    }
-
-    fn claims(name: &str) -> Arc<Claims> {
-        let names = ["a", "b", "c"].into_iter().filter(|peer| *peer != name);
-        let peers: Vec<SiteId> = names.map(site).collect();
-        let claims = Claims::new(&site(name), &peers);
-        peers.iter().for_each(|peer| claims.set_linked(peer, true));
-        claims
-    }
-
-    fn key(name: &'static str) -> Key {
-        (0, Bytes::from_static(name.as_bytes()))
-    }
-
-    fn answers(claims: &Claims, asker: &str, need: Need) -> bool {
-        let keys = claims.answerable(&site(asker), vec![key("k")], need);
-        !keys.is_empty()
-    }
-
-    #[test]
-    fn who_has_copied_what_was_wrong_hears_when_it_is_right() {
-        let b = claims("b");
-        let wants = |name| b.want(&site("a"), &key(name), Need::Wrong);
-        let paid = |name| b.paid(&site("a"), &key(name));
-        wants("before");
-        assert_eq!(paid("before"), []);
-        b.begin_copy(&site("c"));
-        assert_eq!(paid("k"), [], "it was not wanted");
-        wants("k");
-        assert_eq!(paid("k"), [site("c")]);
-        wants("k");
-        assert_eq!(paid("k"), [], "once");
-        wants("late");
-        b.end_copy(&site("c"));
-        wants("behind");
-        assert_eq!(paid("behind"), []);
-        wants("late");
-        assert_eq!(paid("late"), [site("c")]);
-        wants("late");
-        assert_eq!(paid("late"), [], "once");
-        b.begin_copy(&site("a"));
-        wants("theirs");
-        assert_eq!(paid("theirs"), [], "its own value");
-    }
-
-    #[test]
-    fn what_the_arbiter_answers_and_is_refused_third_sites_hear_of_when_it_has_come() {
-        let c = claims("c");
-        let wants = |of, name| c.want(&site(of), &key(name), Need::Lacks);
-        wants("b", "other");
-        c.tell_when_paid(&site("b"), &key("other"));
-        assert_eq!(
-            c.paid(&site("b"), &key("other")),
-            [],
-            "the arbiter is asked"
-        );
-        wants("a", "k");
-        wants("b", "k");
-        c.tell_when_paid(&site("a"), &key("k"));
-        assert_eq!(c.paid(&site("b"), &key("k")), [], "it is still wrong");
-        assert_eq!(c.paid(&site("a"), &key("k")), [site("b")]);
-        wants("a", "k");
-        assert_eq!(c.paid(&site("a"), &key("k")), [], "once");
-        // Also where a copy is under way.
-        c.begin_copy(&site("b"));
-        wants("a", "k");
-        assert_eq!(c.paid(&site("a"), &key("k")), [site("b")]);
-        wants("a", "k");
-        c.tell_when_paid(&site("a"), &key("k"));
-        c.end_copy(&site("b"));
-        assert_eq!(c.paid(&site("a"), &key("k")), [site("b")]);
-    }
-
-    #[test]
-    fn the_arbiter_answers_when_nothing_is_wrong_with_it_and_tells_all_when_it_was() {
-        let a = claims("a");
-        assert!(a.is_arbiter() && a.arbiter().is_none());
-        a.want(&site("b"), &key("k"), Need::Wrong);
-        assert!(!answers(&a, "c", Need::Wrong));
-        assert!(answers(&a, "c", Need::Lacks), "c has less than a");
-        assert_eq!(a.paid(&site("b"), &key("k")), [site("b"), site("c")]);
-        assert_eq!(a.take_due(&site("c")), None, "it was answered");
-        a.want(&site("b"), &key("k"), Need::Wrong);
-        assert!(!answers(&a, "c", Need::Wrong));
-        assert_eq!(a.paid(&site("b"), &key("k")).len(), 2);
-        let due = Some((Need::Wrong, vec![key("k")]));
-        assert_eq!(a.take_due(&site("c")), due);
-    }
-
-    #[test]
-    fn the_arbiter_is_answered_at_once_unless_something_is_not_there() {
-        let b = claims("b");
-        assert_eq!(b.arbiter(), Some(&site("a")));
-        b.want(&site("a"), &key("k"), Need::Wrong);
-        assert!(answers(&b, "a", Need::Wrong) && answers(&b, "c", Need::Wrong));
-        b.want(&site("c"), &key("k"), Need::Lacks);
-        assert!(!answers(&b, "a", Need::Wrong));
-        assert_eq!(b.paid(&site("c"), &key("k")), []);
-        let due = Some((Need::Wrong, vec![key("k")]));
-        assert_eq!(b.take_due(&site("a")), due, "though a owes it still");
-    }
-
-    #[test]
-    fn the_arbiter_does_not_wait_for_who_is_out_of_reach() {
-        let a = claims("a");
-        a.want(&site("b"), &key("k"), Need::Wrong);
-        assert!(!answers(&a, "c", Need::Wrong));
-        a.set_linked(&site("b"), false);
-        assert!(a.take_due(&site("c")).is_some());
-        assert!(answers(&a, "c", Need::Wrong));
-    }
-
-    #[test]
-    fn of_two_others_the_first_by_name_answers_first() {
-        let (b, c) = (claims("b"), claims("c"));
-        b.want(&site("c"), &key("k"), Need::Wrong);
-        c.want(&site("b"), &key("k"), Need::Wrong);
-        assert!(answers(&b, "c", Need::Wrong) && !answers(&c, "b", Need::Wrong));
-        assert_eq!(c.paid(&site("b"), &key("k")), []);
-        assert_eq!(c.take_due(&site("b")), Some((Need::Wrong, vec![key("k")])));
-    }
-
-    #[test]
-    fn the_arbiter_waits_for_what_is_still_to_come_from_a_site_that_does_not_wait() {
-        let (b, c) = (claims("b"), claims("c"));
-        b.want(&site("c"), &key("k"), Need::Lacks);
-        c.want(&site("b"), &key("k"), Need::Lacks);
-        assert!(!answers(&c, "a", Need::Lacks), "a would have less than b");
-        assert!(answers(&b, "a", Need::Lacks), "c waits for b");
-        assert!(answers(&b, "c", Need::Lacks));
-        assert_eq!(c.paid(&site("b"), &key("k")), []);
-        let due = || c.take_due(&site("a"));
-        assert_eq!(due(), Some((Need::Lacks, vec![key("k")])));
-        // Who would bring it is away.
-        c.want(&site("b"), &key("k"), Need::Lacks);
-        assert!(!answers(&c, "a", Need::Lacks));
-        c.set_linked(&site("b"), false);
-        assert!(due().is_some() && answers(&c, "a", Need::Lacks));
-    }
-
-    #[test]
-    fn what_is_stale_is_told_until_it_is_heard() {
-        let a = claims("a");
-        a.add_stale(&site("c"), key("k"));
-        a.add_stale(&site("c"), key("l"));
-        assert_eq!(a.stale(&site("c"), 0), [(1, key("k")), (2, key("l"))]);
-        assert_eq!(a.stale(&site("c"), 1), [(2, key("l"))]);
-        assert!(a.has_stale(&site("c"), 1) && !a.has_stale(&site("c"), 2));
-        assert_eq!(a.stale(&site("b"), 0), []);
-        // Once more, before the first was heard.
-        a.add_stale(&site("c"), key("k"));
-        assert_eq!(a.heard(&site("c"), 2), [key("l")]);
-        assert_eq!(a.stale(&site("c"), 0), [(3, key("k"))]);
-    }
-}
+mod tests;
