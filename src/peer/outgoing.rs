@@ -41,7 +41,9 @@ pub(super) struct Outgoing {
     pub copied: u64,
     /// Whether what is before a copy is left out: the peer has lost everything, and what those records had seen
     /// of third sites it gets with the copy only.
-    pub skips: bool,
+    skips: bool,
+    /// The same of an interrupted one that goes on: what it has brought holds what was before it already.
+    resumed: Option<Cursor>,
     /// Where the last of those ends that were left out: they count as sent when the copy is.
     skipped: Option<Cursor>,
     /// A copy or a large state that is being sent.
@@ -75,6 +77,7 @@ impl Outgoing {
             copy_ahead: false,
             copied: 0,
             skips: false,
+            resumed: None,
             skipped: None,
             copying: None,
             max_rate,
@@ -84,9 +87,16 @@ impl Outgoing {
         })
     }
 
-    /// What is planned: whether a copy comes, and whether to a site that has lost everything.
-    pub(super) const fn begin_copies(&mut self, plan: &Plan, is_refilled: bool) {
-        (self.copy_ahead, self.skips) = (plan.send.copy.is_some(), is_refilled);
+    /// What is planned: whether a copy comes; whether to a site that has lost everything, or which one goes on.
+    pub(super) const fn begin_copies(&mut self, plan: &Plan, refill: (bool, Option<Cursor>)) {
+        self.copy_ahead = plan.send.copy.is_some();
+        (self.skips, self.resumed) = refill;
+    }
+
+    /// Whether what is before this copy is left out: of the first one only.
+    pub(super) fn skips_before(&mut self, copy: Cursor) -> bool {
+        let goes_on = self.resumed.take() == Some(copy);
+        std::mem::take(&mut self.skips) || goes_on
     }
 
     /// Up to where the peer has been sent all of our records: when there are no others up to the `last`,

@@ -89,7 +89,7 @@ pub(super) async fn run(
         applied: applied.clone(),
         progress: peer.progress.clone(),
     };
-    outgoing.begin_copies(&plan, standing::is_refilled(peer, &theirs, plan.send));
+    outgoing.begin_copies(&plan, standing::refill(peer, &theirs, plan.send));
     let writing = write(&session, wire.writer, outgoing, inputs);
     let back_keeps = link::back_keeps(peer.config.sync.existing);
     let answering = answer(&mut peer.answerer, &asked, &inserts, applied.clone());
@@ -239,7 +239,7 @@ async fn write(
             },
             insert = inputs.inserted.recv(), if !copying => {
                 let insert = insert.ok_or(Error::Stopping)?;
-                if outgoing.skips && matches!(insert, Insert::Copy(_)) {
+                if matches!(insert, Insert::Copy(_)) && outgoing.skips_before(insert.at()) {
                     outgoing.skip_up_to(insert.at())?;
                 }
                 while !outgoing.push_up_to(insert.at(), &mut writer)? {

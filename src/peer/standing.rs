@@ -74,10 +74,15 @@ pub(super) fn joins_another(peer: &Peer, theirs: &Hello) -> bool {
     givers.any(|site| has_nothing_of(site) && !peer.shared.claims.is_linked(site))
 }
 
-/// Whether that site has lost all that it had.
-pub(super) fn is_refilled(peer: &Peer, receiver: &Hello, flow: Flow) -> bool {
+/// Whether that site gets all from here because it has lost everything, and the copy with which that goes on.
+pub(super) fn refill(peer: &Peer, receiver: &Hello, flow: Flow) -> (bool, Option<Cursor>) {
     let home = receiver.mark().map_or(Epoch::NEVER, |mark| mark.home);
-    joins(peer, receiver, flow) && receiver.older() > home
+    let joins = joins(peer, receiver, flow);
+    let resumed = flow.copy.and_then(|copy| copy.resume).filter(|_| joins);
+    (
+        joins && receiver.older() > home,
+        resumed.map(|copy| copy.snapshot),
+    )
 }
 
 /// Whether everything that happens at one of the two sites happens at the other too: nothing is left out

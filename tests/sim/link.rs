@@ -111,6 +111,8 @@ pub(crate) struct Outgoing {
     copying: Option<Sending>,
     /// Whether what is before a copy is left out.
     pub skips: bool,
+    /// The same of one that goes on.
+    pub resumed: Option<Cursor>,
     /// Where the last of those ends that were left out.
     skipped: Option<Cursor>,
     /// Of how many copies the peer is to hear that they are here.
@@ -133,6 +135,7 @@ impl Outgoing {
             inserts: VecDeque::new(),
             copying: None,
             skips: false,
+            resumed: None,
             skipped: None,
             copied: 0,
         }
@@ -209,7 +212,9 @@ impl Outgoing {
         let Some(insert) = self.inserts.pop_front() else {
             return;
         };
-        if self.skips && matches!(insert, Insert::Copy(..)) {
+        let is_copy = matches!(insert, Insert::Copy(..));
+        let goes_on = is_copy && self.resumed.take() == Some(insert.at());
+        if is_copy && std::mem::take(&mut self.skips) || goes_on {
             let before = self.sent;
             self.push_up_to(journal, insert.at(), &mut VecDeque::new());
             self.skipped = Some(std::mem::replace(&mut self.sent, before));

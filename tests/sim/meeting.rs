@@ -173,7 +173,10 @@ impl Site {
         }
         let mut outgoing = Outgoing::after(&self.journal, start);
         let home = theirs.mark().map_or(Epoch::NEVER, |mark| mark.home);
-        outgoing.skips = self.joins(theirs, plan.send) && theirs.older() > home;
+        let joins = self.joins(theirs, plan.send);
+        let resumed = plan.send.copy.and_then(|copy| copy.resume);
+        outgoing.skips = joins && theirs.older() > home;
+        outgoing.resumed = resumed.filter(|_| joins).map(|copy| copy.snapshot);
         let peer = self.peer(with);
         (peer.outgoing, peer.copier) = (Some(outgoing), Some(copier));
         self.begin_applying(with, plan, (ours, theirs));
