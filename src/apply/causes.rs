@@ -9,7 +9,7 @@ use std::sync::Arc;
 use tokio_util::sync::CancellationToken;
 
 use super::{Applier, Error};
-use crate::model::{Cursor, Epoch, Offset, RecordRef, Seen, SiteId};
+use crate::model::{Cursor, Epoch, Mark, Offset, RecordRef, Seen, SiteId};
 
 impl Applier {
     /// Whether everything of third sites that was seen is here.
@@ -55,9 +55,42 @@ impl Applier {
             return Ok(());
         }
         self.reached.advance(self.home, &self.config.peer, before);
+        let lacks = |this: &Self| {
+            let site = this.lacks(seen)?;
+            let peer = &this.config.peer;
+            Some(format!("what {site} has written, and {peer} had seen"))
+        };
+        self.await_while(lacks, stop).await
+    }
+
+    /// Waits until a copy of a third site is complete by which this site has begun to get all that it has. The
+    /// table does not know what that one has brought: an older value that another copy brings would take its
+    /// place.
+    pub(super) async fn await_joined(&mut self, stop: &CancellationToken) -> Result<(), Error> {
+        let joins = |this: &Self| {
+            let here = this.progress.borrow();
+            let is_begun = |mark: &Mark| mark.base == Epoch::NEVER && mark.copy.is_some();
+            let mark_of = |site: &SiteId| here.marks.get(site);
+            let mut third = this.third.iter();
+            let site = third.find(|site| mark_of(site).is_some_and(is_begun))?;
+            Some(format!(
+                "the rest of the copy that {site} has begun to send"
+            ))
+        };
+        match self.joins {
+            true => Ok(()),
+            false => self.await_while(joins, stop).await,
+        }
+    }
+
+    /// Waits while something is lacking that others are to bring; the status says what.
+    async fn await_while(
+        &mut self,
+        lacking: impl Fn(&Self) -> Option<String>,
+        stop: &CancellationToken,
+    ) -> Result<(), Error> {
         let mut reached = self.reached.watch();
-        while let Some(site) = self.lacks(seen) {
-            let waiting = format!("what {site} has written, and {} had seen", self.config.peer);
+        while let Some(waiting) = lacking(self) {
             self.board.lock().waiting = Some(waiting);
             tokio::select! {
                 () = stop.cancelled() => return Err(Error::Stopped),

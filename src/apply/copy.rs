@@ -99,6 +99,7 @@ impl Applier {
             self.adopt(begin, stop).await?;
         }
         self.await_causes((&begin.holds, begin.at), stop).await?;
+        self.await_joined(stop).await?;
         {
             let mut board = self.board.lock();
             board.receiving = Some(CopyStatus::begin("receiving", copy.next, begin.keys));

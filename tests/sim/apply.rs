@@ -422,7 +422,8 @@ impl Site {
             Waiting::States(owed) => (&owed.causes, owed.at),
             Waiting::Copy(begin, _) => (&begin.holds, begin.at),
         };
-        if !self.has_causes(number, causes) {
+        let is_copy = matches!(waiting, Waiting::Copy(..));
+        if !self.has_causes(number, causes) || is_copy && self.joins_third(number) {
             self.peer(number).applying.waiting = Some(waiting);
             return self.reach(number, at);
         }
@@ -431,6 +432,14 @@ impl Site {
             Waiting::Copy(_, mark) => self.commit_mark(number, mark),
         }
         true
+    }
+
+    /// Whether this site has begun to get all from another one, and has not got it.
+    fn joins_third(&self, number: usize) -> bool {
+        let peer = &self.sidecar.peers[&number];
+        let mut marks = self.sidecar.progress.marks.iter();
+        let is_begun = |mark: &Mark| mark.base == Epoch::NEVER && mark.copy.is_some();
+        !peer.applying.joins && marks.any(|(site, mark)| *site != peer.name && is_begun(mark))
     }
 
     /// Whether the session ends, because the two sites are to be merged.
