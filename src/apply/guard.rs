@@ -53,6 +53,9 @@ enum Verdict {
         /// Whether by configuration.
         kept: bool,
     },
+    /// What is here stays, and the peer has another value, which third sites have made of another one: it must
+    /// hear so.
+    Differs,
     /// What is here stays: the peer has asked for it. What is wrong with it here is another matter.
     Asked,
     /// It was deleted here while nobody read: the peer hears that in our history.
@@ -67,6 +70,7 @@ impl fmt::Display for Verdict {
             Self::Take { .. } => f.write_str("taken"),
             Self::Rebase(replay) => write!(f, "taken, and {} commands on top", replay.count),
             Self::Leave { .. } => f.write_str("left alone"),
+            Self::Differs => f.write_str("left alone: the peer takes what is here"),
             Self::Asked => f.write_str("left alone: the peer asks for it"),
             Self::Deleted => f.write_str("not taken: it was deleted here"),
             Self::Refuse => f.write_str("refused"),
@@ -80,13 +84,16 @@ impl Verdict {
     const fn pays(&self) -> bool {
         !matches!(
             self,
-            Self::Refuse | Self::Asked | Self::Leave { kept: true }
+            Self::Refuse | Self::Asked | Self::Differs | Self::Leave { kept: true }
         )
     }
 
     /// Whether it holds whatever is written meanwhile: nothing will be replaced.
     const fn is_final(&self) -> bool {
-        matches!(self, Self::Leave { .. } | Self::Asked | Self::Refuse)
+        matches!(
+            self,
+            Self::Leave { .. } | Self::Differs | Self::Asked | Self::Refuse
+        )
     }
 }
 
@@ -335,6 +342,10 @@ impl Applier {
                 // What has not seen all is the same by chance: it is not what was asked for.
                 _ if seen_all && is_here => Verdict::Leave { kept: false },
                 true => Verdict::Asked,
+                // What a copy that answers one brings was not here, and third sites have written since then.
+                false if !self.owes_back && !self.foreign.is_empty() && !is_here => {
+                    Verdict::Differs
+                }
                 false => Verdict::Leave { kept: true },
             };
         }
@@ -382,7 +393,10 @@ impl Applier {
                         form.put(&mut sealed, state, &part, now);
                         sealed.raw(&replay.bytes, replay.count);
                     }
-                    Verdict::Leave { .. } | Verdict::Asked | Verdict::Deleted => {}
+                    Verdict::Leave { .. }
+                    | Verdict::Differs
+                    | Verdict::Asked
+                    | Verdict::Deleted => {}
                 }
                 if matches!(state.value, Value::Part(..)) {
                     put_removal(&mut sealed, state.db, &part);
@@ -477,6 +491,10 @@ impl Applier {
                 }
                 continue;
             }
+            if *verdict == Verdict::Differs {
+                self.docket
+                    .outdated([(self.config.peer.clone(), name.clone())]);
+            }
             let is_paid = verdict.pays() && self.debts.is_paid(&name, is_said(state));
             let stale = is_paid.then(|| self.debts.remove(&name)).flatten();
             let upto = upto.filter(|_| !verdict.is_final());
@@ -510,7 +528,7 @@ fn count_copied(verdict: &Verdict, lacking: Lacking, counts: &mut CopyCounts) {
             counts.returned += u64::from(lacking != Lacking::New);
         }
         Verdict::Deleted => counts.deleted += 1,
-        Verdict::Leave { kept: true } => counts.kept += 1,
+        Verdict::Leave { kept: true } | Verdict::Differs => counts.kept += 1,
         Verdict::Leave { kept: false } | Verdict::Asked => {}
     }
 }
@@ -519,7 +537,9 @@ const fn count_repair(verdict: &Verdict, counts: &mut Conflicts) {
     match verdict {
         Verdict::Refuse => counts.refused += 1,
         Verdict::Take { .. } | Verdict::Rebase(_) => counts.taken += 1,
-        Verdict::Leave { .. } | Verdict::Asked | Verdict::Deleted => counts.equal += 1,
+        Verdict::Leave { .. } | Verdict::Differs | Verdict::Asked | Verdict::Deleted => {
+            counts.equal += 1;
+        }
     }
 }
 

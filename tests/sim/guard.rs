@@ -92,6 +92,8 @@ enum Verdict {
     Leave {
         kept: bool,
     },
+    /// What is here stays, and the peer must hear that it has another value.
+    Differs,
     /// What is here stays: the peer has asked for it.
     Asked,
     /// It was deleted here while nobody read.
@@ -103,12 +105,15 @@ impl Verdict {
     const fn pays(&self) -> bool {
         !matches!(
             self,
-            Self::Refuse | Self::Asked | Self::Leave { kept: true }
+            Self::Refuse | Self::Asked | Self::Differs | Self::Leave { kept: true }
         )
     }
 
     const fn is_final(&self) -> bool {
-        matches!(self, Self::Leave { .. } | Self::Asked | Self::Refuse)
+        matches!(
+            self,
+            Self::Leave { .. } | Self::Differs | Self::Asked | Self::Refuse
+        )
     }
 }
 
@@ -289,6 +294,9 @@ impl Site {
             return match is_asked {
                 _ if has_seen_all && is_same => Verdict::Leave { kept: false },
                 true => Verdict::Asked,
+                false if !peer.applying.owes_back && !sidecar.foreign.is_empty() && !is_same => {
+                    Verdict::Differs
+                }
                 false => Verdict::Leave { kept: true },
             };
         }
@@ -453,6 +461,10 @@ impl Site {
                     true => debts.add_again(key, read),
                 }
                 continue;
+            }
+            if verdict == Verdict::Differs {
+                let peer = &self.sidecar.peers[&number];
+                peer.docket.outdated([(peer.name.clone(), key.clone())]);
             }
             let is_paid = verdict.pays() && debts.is_paid(&key, state.said.is_some());
             let stale = is_paid.then(|| debts.remove(&key)).flatten();

@@ -167,9 +167,10 @@ mod tests {
     /// Schedules in which something that clients had added was lost once.
     #[test]
     fn what_was_lost_once() {
-        const LOST: [(&str, usize, &[u64]); 4] = [
+        const LOST: [(&str, usize, &[u64]); 5] = [
             ("sums", 2, &[2274, 5145, 6960]),
             ("additions", 2, &[64, 8037, 8327]),
+            ("members", 3, &[7055582]),
             ("sums", 3, &[7402, 9747, 10996, 30001843]),
             (
                 "additions",
