@@ -40,6 +40,8 @@ mod backlog;
 #[cfg(test)]
 mod sites;
 #[cfg(test)]
+mod late_copies;
+#[cfg(test)]
 mod compression;
 #[cfg(test)]
 mod journal;

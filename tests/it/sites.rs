@@ -16,7 +16,7 @@ const AWAY: Duration = Duration::from_secs(4);
 const MAX_MEMORY_KIB: u64 = 120 << 10;
 
 /// Waits until two of the sites are equal, while another is away.
-fn wait_for_equal(mesh: &Mesh, two: [usize; 2]) {
+pub(crate) fn wait_for_equal(mesh: &Mesh, two: [usize; 2]) {
     wait_until("the two to be equal", patience(30), || {
         match mesh.differences(&two) {
             found if found.is_empty() => Ok(()),
@@ -402,77 +402,9 @@ fn what_nobody_reads_and_a_late_flush_end_equal() {
 }
 
 /// Half random, so that it takes its time on a slow link.
-fn noise() -> String {
+pub(crate) fn noise() -> String {
     let numbers = (0..600).map(|_| rand::random::<u64>());
     numbers.map(|number| format!("{number:016x}")).collect()
-}
-
-/// Each of 20 lists gets the name of a site, there.
-fn push_to_lists(clients: &mut [Client], number: usize) {
-    let name = ["a", "b", "c"][number];
-    for key in 0..20 {
-        clients[number].run(&format!("RPUSH list:{key} {name}"));
-    }
-}
-
-/// One site is refilled by the arbiter, and the copy of the other is on its way for long: what that one wrote
-/// meanwhile the first two have, and the refilled one does not.
-fn a_copy_that_is_late(lost: usize, other: usize) {
-    let mut mesh = Mesh::start(3, &short(SHORT));
-    let mut clients = mesh.clients();
-    for key in 0..40 {
-        clients[other].run(&format!("SET old:{key} {}", noise()));
-    }
-    mesh.settle();
-    let (one, two) = (lost.min(other), lost.max(other));
-    mesh.wire(one, two).cut();
-    mesh.sites[lost].sidecar.kill();
-    clients[lost].run("FLUSHDB");
-    clients[lost].run(&format!("SET filler {}", noise().repeat(4)));
-    mesh.sites[lost].sidecar.start();
-    wait_for("a copy from the first site", patience(30), || {
-        mesh.sites[0].sidecar.log().contains("sending a copy")
-    });
-    push_to_lists(&mut clients, other);
-    wait_for_equal(&mesh, [0, other]);
-    // The session with the second begins behind that, and its copy is on its way for long.
-    let slow = mesh.wire(one, two);
-    slow.mend();
-    let from_other = if other < lost { slow.up() } else { slow.down() };
-    from_other.throttle(10_000);
-    wait_for("that copy", patience(30), || {
-        let log = mesh.sites[lost].sidecar.log();
-        log.contains("the copy is complete peer=a")
-    });
-    let (wire, written) = (mesh.wire(0, lost), ["a", "b", "c"][lost]);
-    wire.up().stall();
-    wire.down().stall();
-    push_to_lists(&mut clients, lost);
-    push_to_lists(&mut clients, 0);
-    wire.mend();
-    wait_for("what it has written", patience(10), || {
-        let has = |key| {
-            let list: Vec<String> = clients[0].ask(&format!("LRANGE list:{key} 0 -1"));
-            list.iter().any(|name| name == written)
-        };
-        (0..20).all(has)
-    });
-    mesh.mend();
-    mesh.wait_synchronizing();
-    mesh.settle();
-    mesh.compare();
-    let lengths = (0..20).map(|key| clients[0].ask::<usize>(&format!("LLEN list:{key}")));
-    assert_eq!(lengths.collect::<Vec<_>>(), [3; 20]);
-}
-
-#[test]
-fn a_site_that_has_lost_its_marks_claims_nothing_before_its_copies() {
-    a_copy_that_is_late(2, 1);
-}
-
-#[test]
-fn a_site_in_the_middle_that_has_lost_its_marks_claims_nothing_before_its_copies() {
-    a_copy_that_is_late(1, 2);
 }
 
 #[test]
