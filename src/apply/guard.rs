@@ -53,9 +53,6 @@ enum Verdict {
         /// Whether by configuration.
         kept: bool,
     },
-    /// What is here stays, and the peer has another value, which third sites have made of another one: it must
-    /// hear so.
-    Differs,
     /// What is here stays: the peer has asked for it. What is wrong with it here is another matter.
     Asked,
     /// It was deleted here while nobody read: the peer hears that in our history.
@@ -70,7 +67,6 @@ impl fmt::Display for Verdict {
             Self::Take { .. } => f.write_str("taken"),
             Self::Rebase(replay) => write!(f, "taken, and {} commands on top", replay.count),
             Self::Leave { .. } => f.write_str("left alone"),
-            Self::Differs => f.write_str("left alone: the peer takes what is here"),
             Self::Asked => f.write_str("left alone: the peer asks for it"),
             Self::Deleted => f.write_str("not taken: it was deleted here"),
             Self::Refuse => f.write_str("refused"),
@@ -84,16 +80,13 @@ impl Verdict {
     const fn pays(&self) -> bool {
         !matches!(
             self,
-            Self::Refuse | Self::Asked | Self::Differs | Self::Leave { kept: true }
+            Self::Refuse | Self::Asked | Self::Leave { kept: true }
         )
     }
 
     /// Whether it holds whatever is written meanwhile: nothing will be replaced.
     const fn is_final(&self) -> bool {
-        matches!(
-            self,
-            Self::Leave { .. } | Self::Differs | Self::Asked | Self::Refuse
-        )
+        matches!(self, Self::Leave { .. } | Self::Asked | Self::Refuse)
     }
 }
 
@@ -337,15 +330,14 @@ impl Applier {
             return Verdict::Refuse;
         }
         let seen_all = seen_writes && (!self.gap || !exists);
-        if exists && (rules.keep || is_asked) {
+        // What a copy that answers one brings was not here when that was made. Where it is now, third sites have
+        // written it, and their writes the sender has, too, or waits for.
+        let keeps = rules.keep && (self.owes_back || self.foreign.is_empty());
+        if exists && (keeps || is_asked) {
             return match is_asked {
                 // What has not seen all is the same by chance: it is not what was asked for.
                 _ if seen_all && is_here => Verdict::Leave { kept: false },
                 true => Verdict::Asked,
-                // What a copy that answers one brings was not here, and third sites have written since then.
-                false if !self.owes_back && !self.foreign.is_empty() && !is_here => {
-                    Verdict::Differs
-                }
                 false => Verdict::Leave { kept: true },
             };
         }
@@ -393,10 +385,7 @@ impl Applier {
                         form.put(&mut sealed, state, &part, now);
                         sealed.raw(&replay.bytes, replay.count);
                     }
-                    Verdict::Leave { .. }
-                    | Verdict::Differs
-                    | Verdict::Asked
-                    | Verdict::Deleted => {}
+                    Verdict::Leave { .. } | Verdict::Asked | Verdict::Deleted => {}
                 }
                 if matches!(state.value, Value::Part(..)) {
                     put_removal(&mut sealed, state.db, &part);
@@ -485,18 +474,25 @@ impl Applier {
             }
             if *verdict == Verdict::Refuse {
                 match is_copy {
-                    true if self.owes_back => self.debts.add_copied(name, read),
+                    true if self.owes_back => {
+                        self.tell_of_own(&name, true);
+                        self.debts.add_copied(name, read);
+                    }
                     true => self.debts.add_answered(name, read),
                     false => self.debts.add_again(name, read),
                 }
                 continue;
             }
-            if *verdict == Verdict::Differs {
-                self.docket
-                    .outdated([(self.config.peer.clone(), name.clone())]);
-            }
             let is_paid = verdict.pays() && self.debts.is_paid(&name, is_said(state));
             let stale = is_paid.then(|| self.debts.remove(&name)).flatten();
+            if is_copy && self.owes_back && verdict.pays() {
+                self.tell_of_own(&name, false);
+            }
+            let givers = self.claims.take_givers(&name, &self.config.peer);
+            if matches!(verdict, Verdict::Take { .. } | Verdict::Rebase(_)) {
+                self.docket
+                    .outdated(givers.into_iter().map(|site| (site, name.clone())));
+            }
             let upto = upto.filter(|_| !verdict.is_final());
             let why = match stale {
                 Some(stale) => Why::Asked(stale),
@@ -519,6 +515,24 @@ impl Applier {
     }
 }
 
+impl Applier {
+    /// The arbiter's value takes the place of one that was written here, or is asked for: third sites may have
+    /// that write, and the arbiter never gets it where the journal has dropped it. They must hear so, now or when
+    /// the value `comes`.
+    fn tell_of_own(&self, key: &Key, comes: bool) {
+        let peer = &self.config.peer;
+        let is_own = self.table.remembers(key_hash(key.0, &key.1));
+        if !is_own || self.claims.arbiter() != Some(peer) {
+            return;
+        }
+        if comes {
+            return self.claims.tell_when_paid(peer, key);
+        }
+        let third = self.third.iter().map(|site| (site.clone(), key.clone()));
+        self.docket.outdated(third);
+    }
+}
+
 fn count_copied(verdict: &Verdict, lacking: Lacking, counts: &mut CopyCounts) {
     match verdict {
         Verdict::Refuse => counts.refused += 1,
@@ -528,7 +542,7 @@ fn count_copied(verdict: &Verdict, lacking: Lacking, counts: &mut CopyCounts) {
             counts.returned += u64::from(lacking != Lacking::New);
         }
         Verdict::Deleted => counts.deleted += 1,
-        Verdict::Leave { kept: true } | Verdict::Differs => counts.kept += 1,
+        Verdict::Leave { kept: true } => counts.kept += 1,
         Verdict::Leave { kept: false } | Verdict::Asked => {}
     }
 }
@@ -537,9 +551,7 @@ const fn count_repair(verdict: &Verdict, counts: &mut Conflicts) {
     match verdict {
         Verdict::Refuse => counts.refused += 1,
         Verdict::Take { .. } | Verdict::Rebase(_) => counts.taken += 1,
-        Verdict::Leave { .. } | Verdict::Differs | Verdict::Asked | Verdict::Deleted => {
-            counts.equal += 1;
-        }
+        Verdict::Leave { .. } | Verdict::Asked | Verdict::Deleted => counts.equal += 1,
     }
 }
 

@@ -61,7 +61,7 @@ pub(super) async fn run(
         plan,
         dialled,
     } = agreed;
-    note_what_is_lost(peer, &theirs);
+    note_what_is_lost(peer, &plan, (&ours, &theirs));
     let session = Session::new(peer, &ours);
     let rate = peer.config.sync.max_rate;
     let start = plan.send.sent_after(&ours, &theirs);

@@ -6,12 +6,12 @@ use super::{Peer, filter};
 use crate::apply::Begin;
 use crate::config::{Evictions, Flush, Initial};
 use crate::link::{Flow, Hello, Plan, back_keeps};
-use crate::model::{Cursor, Epoch, SiteId};
+use crate::model::{Cursor, Epoch, Mark, SiteId};
 use crate::redis::Info;
 
 /// The peer's Redis may hold less of our history than it had: it came back older, or a replica took its
 /// place. What it writes without having seen what it lost meets writes that we have forgotten.
-pub(super) fn note_what_is_lost(peer: &Peer, theirs: &Hello) {
+pub(super) fn note_what_is_lost(peer: &Peer, plan: &Plan, (ours, theirs): (&Hello, &Hello)) {
     let at = theirs.mark().map_or(Cursor::ZERO, |mark| mark.at);
     let shared = &peer.shared;
     let lost = shared
@@ -24,6 +24,13 @@ pub(super) fn note_what_is_lost(peer: &Peer, theirs: &Hello) {
         } else {
             shared.foreign.note_all_written(site, *known);
         }
+    }
+    // What the journal has dropped the peer gets as a copy: which of its own writes have met which of ours, it
+    // does not find out.
+    let start = plan.send.start;
+    let leaves_out = |mark: &Mark| mark.base == ours.base() && mark.at < start;
+    if theirs.mark().is_some_and(|mark| leaves_out(&mark)) {
+        shared.table.note_all_written(start);
     }
 }
 

@@ -15,7 +15,7 @@ use tandem::model::{Cursor, Epoch, Key, Mark, Owes, Seen, SiteId};
 
 use crate::link::{CopyPart, Insert, Message, State};
 use crate::redis::Entry;
-use crate::site::{START, Site, place};
+use crate::site::{Site, place};
 
 /// How often a copy that is owed is put off while conflicts are to be mended.
 const LATE: usize = 40;
@@ -261,7 +261,7 @@ impl Copier {
     ) -> Option<(Snapshot, u64)> {
         let sidecar = &site.sidecar;
         let name = &sidecar.peers[&with].name;
-        let (state, first) = (&sidecar.state, place(START));
+        let (state, first) = (&sidecar.state, site.journal.first());
         let usable = |at: Cursor| at >= start && at >= first && at.epoch == state.epoch;
         let begun = copy
             .resume

@@ -14,7 +14,7 @@ use tandem::model::{Cursor, Key, Lacking, Mark, Need, Seen};
 use crate::copied::on_its_way;
 use crate::link::{OwedStates, State};
 use crate::redis::{Entry, Event, put_delete, shown};
-use crate::site::{START, Site, place};
+use crate::site::{Site, place};
 
 /// How often a transaction is tried whose keys keep changing.
 const ATTEMPTS: u32 = 8;
@@ -92,8 +92,6 @@ enum Verdict {
     Leave {
         kept: bool,
     },
-    /// What is here stays, and the peer must hear that it has another value.
-    Differs,
     /// What is here stays: the peer has asked for it.
     Asked,
     /// It was deleted here while nobody read.
@@ -105,15 +103,12 @@ impl Verdict {
     const fn pays(&self) -> bool {
         !matches!(
             self,
-            Self::Refuse | Self::Asked | Self::Differs | Self::Leave { kept: true }
+            Self::Refuse | Self::Asked | Self::Leave { kept: true }
         )
     }
 
     const fn is_final(&self) -> bool {
-        matches!(
-            self,
-            Self::Leave { .. } | Self::Differs | Self::Asked | Self::Refuse
-        )
+        matches!(self, Self::Leave { .. } | Self::Asked | Self::Refuse)
     }
 }
 
@@ -290,13 +285,11 @@ impl Site {
             return Verdict::Refuse;
         }
         let has_seen_all = has_seen_writes && (!peer.applying.gap || here.is_none());
-        if here.is_some() && (rules.keep || is_asked) {
+        let keeps = rules.keep && (peer.applying.owes_back || sidecar.foreign.is_empty());
+        if here.is_some() && (keeps || is_asked) {
             return match is_asked {
                 _ if has_seen_all && is_same => Verdict::Leave { kept: false },
                 true => Verdict::Asked,
-                false if !peer.applying.owes_back && !sidecar.foreign.is_empty() && !is_same => {
-                    Verdict::Differs
-                }
                 false => Verdict::Leave { kept: true },
             };
         }
@@ -315,7 +308,7 @@ impl Site {
             && !is_foreign
             && !peer.applying.gap
             && !sidecar.table.sent_unseen(hash, of_us)
-            && of_us >= place(START);
+            && of_us >= self.journal.first();
         match may_rebase {
             false => Verdict::Refuse,
             true => match self.replay(key, of_us, upto) {
@@ -438,6 +431,21 @@ impl Site {
         }
     }
 
+    /// Third sites may have a write of this site in whose place the arbiter's value comes.
+    fn tell_of_own(&self, number: usize, key: &Key, comes: bool) {
+        let (sidecar, peer) = (&self.sidecar, &self.sidecar.peers[&number]);
+        let is_own = sidecar.table.remembers(key_hash(key.0, &key.1));
+        if !is_own || sidecar.claims.arbiter() != Some(&peer.name) {
+            return;
+        }
+        if comes {
+            return sidecar.claims.tell_when_paid(&peer.name, key);
+        }
+        let third = sidecar.foreign.third(&peer.name);
+        let outdated = third.iter().map(|site| (site.clone(), key.clone()));
+        peer.docket.outdated(outdated);
+    }
+
     /// The debts after states were taken or refused: when the answer comes, and the echo perhaps has come.
     fn settle_states(&mut self, number: usize, guard: Guard, upto: Option<Cursor>) {
         let (rules, verdicts) = (guard.rules, guard.verdicts);
@@ -454,7 +462,10 @@ impl Site {
                     false => {
                         self.peer(number).docket.owed([key.clone()]);
                         match owes_back {
-                            true => debts.add_copied(key, read),
+                            true => {
+                                self.tell_of_own(number, &key, true);
+                                debts.add_copied(key, read);
+                            }
                             false => debts.add_answered(key, read),
                         }
                     }
@@ -462,12 +473,17 @@ impl Site {
                 }
                 continue;
             }
-            if verdict == Verdict::Differs {
-                let peer = &self.sidecar.peers[&number];
-                peer.docket.outdated([(peer.name.clone(), key.clone())]);
-            }
             let is_paid = verdict.pays() && debts.is_paid(&key, state.said.is_some());
             let stale = is_paid.then(|| debts.remove(&key)).flatten();
+            let name = self.peer(number).name.clone();
+            if !rules.rebase && owes_back && verdict.pays() {
+                self.tell_of_own(number, &key, false);
+            }
+            let givers = self.sidecar.claims.take_givers(&key, &name);
+            if matches!(verdict, Verdict::Take | Verdict::Rebase(_)) {
+                let outdated = givers.into_iter().map(|site| (site, key.clone()));
+                self.peer(number).docket.outdated(outdated);
+            }
             let upto = upto.filter(|_| !verdict.is_final());
             let why = match stale {
                 Some(stale) => Why::Asked(stale),

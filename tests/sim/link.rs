@@ -141,6 +141,11 @@ impl Outgoing {
         }
     }
 
+    /// Whether what is to be sent next is among so many that were dropped.
+    pub(crate) fn lacks(&self, dropped: usize) -> bool {
+        self.next < dropped
+    }
+
     fn next(&mut self, journal: &Journal) -> Option<Frame> {
         if let Some(held) = self.held.take() {
             return Some(held);

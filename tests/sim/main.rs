@@ -98,7 +98,7 @@ mod tests {
     }
 
     /// Runs so many schedules of so many sites, unless the environment says how many.
-    fn many(sites: usize, count: u64) {
+    fn many(sites: usize, count: u64, only: &Only) {
         if number("SEED").is_some() {
             return;
         }
@@ -109,13 +109,12 @@ mod tests {
             }
             None => (0, count),
         };
-        let only = Only::wanted();
         let (mut failed, mut states, mut torn, mut rounds) = (Vec::new(), 0, 0, 0);
         let begun = Instant::now();
         let mut of_kinds: BTreeMap<&str, u64> = BTreeMap::new();
         for seed in first..first + count {
             let running = Running(seed, sites);
-            let ran = run((seed, &only), sites, None, false);
+            let ran = run((seed, only), sites, None, false);
             drop(running);
             states += ran.states;
             rounds = rounds.max(ran.rounds);
@@ -146,27 +145,38 @@ mod tests {
 
     #[test]
     fn two_sites() {
-        many(2, 1500);
+        many(2, 1500, &Only::wanted());
     }
 
     #[test]
     fn three_sites() {
-        many(3, 1200);
+        many(3, 1200, &Only::wanted());
     }
 
     #[test]
     fn four_sites() {
-        many(4, 400);
+        many(4, 400, &Only::wanted());
     }
 
     #[test]
     fn five_sites() {
-        many(5, 200);
+        many(5, 200, &Only::wanted());
     }
 
-    /// Schedules in which something that clients had added was lost once.
+    /// What is dropped while a peer is away comes as a copy.
     #[test]
-    fn what_was_lost_once() {
+    fn journals_that_are_too_small() {
+        let only = Only {
+            copies: Some(Copies::Drops),
+            ..Only::wanted()
+        };
+        many(2, 1200, &only);
+        many(3, 600, &only);
+    }
+
+    /// Schedules that did not end well once: something that clients had added was lost, or the sites differed.
+    #[test]
+    fn what_went_wrong_once() {
         const LOST: [(&str, usize, &[u64]); 5] = [
             ("sums", 2, &[2274, 5145, 6960]),
             ("additions", 2, &[64, 8037, 8327]),
@@ -181,14 +191,24 @@ mod tests {
                 ],
             ),
         ];
-        for (mix, sites, seeds) in LOST {
+        const DROPPED: [(usize, &[u64]); 2] = [
+            (2, &[9358, 9373, 14974]),
+            (3, &[703, 1170, 2828, 3923, 5871, 6221]),
+        ];
+        let lost = LOST.map(|(mix, sites, seeds)| (Some(mix), Copies::Losses, sites, seeds));
+        let dropped = DROPPED.map(|(sites, seeds)| (None, Copies::Drops, sites, seeds));
+        for (mix, copies, sites, seeds) in lost.into_iter().chain(dropped) {
             let only = Only {
-                mix: Some(mix.to_owned()),
-                copies: Some(Copies::Losses),
+                mix: mix.map(str::to_owned),
+                copies: Some(copies),
             };
             for seed in seeds {
                 let ran = run((*seed, &only), sites, None, false);
-                assert_eq!(ran.result, Ok(End::Equal), "{mix}, {sites} sites, {seed}");
+                assert_eq!(
+                    ran.result,
+                    Ok(End::Equal),
+                    "{copies:?}, {mix:?}, {sites} sites, {seed}"
+                );
             }
         }
     }

@@ -57,8 +57,9 @@ impl Site {
     pub(crate) fn hello(&self, to: usize) -> Hello {
         let sidecar = &self.sidecar;
         let (state, peer) = (&sidecar.state, &sidecar.peers[&to]);
-        let (first, began) = (place(START), place(state.began));
-        let scratch = (state.empty && state.epoch == state.base).then_some(began);
+        let (first, began) = (self.journal.first(), place(state.began));
+        let is_whole = first == place(START);
+        let scratch = (is_whole && state.empty && state.epoch == state.base).then_some(began);
         let seen = &sidecar.progress.seen;
         let since = first.max(began);
         let snapshot = self.shelf.offer((&peer.name, seen.of(&peer.name)), since);
@@ -154,6 +155,10 @@ impl Site {
         }
         self.sidecar.claims.set_linked(&name, true);
         self.note_what_is_lost(with, theirs);
+        let is_left_out = |mark: &Mark| mark.base == ours.base() && mark.at < plan.send.start;
+        if theirs.mark().is_some_and(|mark| is_left_out(&mark)) {
+            self.sidecar.table.note_all_written(plan.send.start);
+        }
         let start = plan.send.sent_after(ours, theirs);
         let mut copier = Copier {
             owes: ours.mark().map_or(Owes::Nothing, |mark| mark.owes),

@@ -40,6 +40,8 @@ pub(crate) enum Copies {
     Meeting,
     /// When a server has lost something.
     Losses,
+    /// When journals are too small for what happens while a peer is away.
+    Drops,
 }
 
 /// What follows from a seed.
@@ -68,7 +70,7 @@ impl Schedule {
             // Two of them that meet are not mended among three.
             _ if mix.has("SWAPDB") && sites > 2 => 0,
             // Nor is a site refilled while the others are merged because of one.
-            _ if mix.has("FLUSHDB") && sites > 2 && copies == Copies::Losses => 0,
+            _ if mix.has("FLUSHDB") && sites > 2 && makes_copies(copies) => 0,
             _ if only.mix.as_ref().is_some_and(|only| mix.name != only) => 0,
             _ => 1 + 2 * mix.keys.saturating_sub(1),
         };
@@ -231,6 +233,9 @@ impl Schedule {
         if self.copies == Copies::Losses {
             self.lose(world, number);
         }
+        if self.copies == Copies::Drops && world.rng.random_bool(0.01) {
+            world.drop_oldest(number);
+        }
         if self.faults == Faults::None {
             return;
         }
@@ -287,6 +292,10 @@ pub(crate) struct Ran {
     pub result: Result<End, String>,
 }
 
+fn makes_copies(copies: Copies) -> bool {
+    matches!(copies, Copies::Losses | Copies::Drops)
+}
+
 fn is_set(name: &str, to: &str) -> bool {
     std::env::var(name).is_ok_and(|value| value == to)
 }
@@ -308,6 +317,7 @@ impl Only {
             "never" => Copies::Never,
             "meeting" => Copies::Meeting,
             "losses" => Copies::Losses,
+            "drops" => Copies::Drops,
             _ => panic!("COPIES={name}?"),
         });
         let mix = std::env::var("MIX").ok();
@@ -331,7 +341,7 @@ pub(crate) fn run(
     let copies = only.copies_of(seed);
     let mut world = match copies {
         Copies::Meeting => World::apart(seed, vec![Redis::default(); sites]),
-        Copies::Never | Copies::Losses => World::new(seed, sites),
+        Copies::Never | Copies::Losses | Copies::Drops => World::new(seed, sites),
     };
     for site in &mut world.sites {
         site.traces = traces;
@@ -360,7 +370,11 @@ pub(crate) fn run(
 fn perform(world: &mut World, schedule: &mut Schedule) -> Result<End, String> {
     let (steps, writes) = (schedule.steps, schedule.writes);
     // Of what several have lost one's can be lost.
-    let is_exact = schedule.copies != Copies::Losses || schedule.losses <= 1;
+    let is_exact = match schedule.copies {
+        Copies::Losses => schedule.losses <= 1,
+        Copies::Drops => false,
+        Copies::Never | Copies::Meeting => true,
+    };
     let is_spread: bool = world.rng.random();
     let mut moments: Vec<usize> = (0..writes)
         .map(|_| match is_spread {

@@ -54,6 +54,8 @@ pub(crate) struct Frame {
 #[derive(Debug, Default)]
 pub(crate) struct Journal {
     pub frames: Vec<Frame>,
+    /// So many of them were dropped, because the journal was full.
+    pub dropped: usize,
     /// The records of this site in it.
     pub records: Vec<Record>,
 }
@@ -67,6 +69,18 @@ impl Journal {
             _ => None,
         }));
         self.frames.push(frame);
+    }
+
+    /// From where it can send.
+    pub(crate) fn first(&self) -> Cursor {
+        let frame = self.frames.get(self.dropped);
+        let start = frame.map(|frame| place(frame.start));
+        start.filter(|_| self.dropped > 0).unwrap_or(place(START))
+    }
+
+    /// What it still has.
+    pub(crate) fn kept(&self) -> &[Frame] {
+        &self.frames[self.dropped..]
     }
 
     /// Where the last frame ends.
@@ -270,8 +284,11 @@ impl Site {
         self.shelf.forget();
         let mut found = Found::new(saved);
         let judge = &mut self.sidecar.judge;
-        judge.note_everything(place(START));
-        for frame in &self.journal.frames {
+        judge.note_everything(self.journal.first());
+        if self.journal.dropped > 0 {
+            judge.note_foreign(&found.saved.seen);
+        }
+        for frame in self.journal.kept() {
             if let Some(saved) = &frame.saved {
                 judge.note_foreign(&saved.seen);
             }

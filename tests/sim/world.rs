@@ -13,7 +13,7 @@ use crate::intake::Kill;
 use crate::link::Message;
 use crate::loss::Loss;
 use crate::redis::{Entry, Redis};
-use crate::site::Site;
+use crate::site::{Frame, Peer, Site, place};
 
 /// How many rounds it may take until nothing happens any more: each gives everybody a turn at everything.
 /// The most that was seen is a third of that.
@@ -188,6 +188,28 @@ impl World {
         self.others(site)
             .into_iter()
             .for_each(|other| self.cut(site, other));
+    }
+
+    /// A journal is full: its oldest part is dropped, who needs that or not.
+    pub(crate) fn drop_oldest(&mut self, number: usize) {
+        let site = &mut self.sites[number];
+        // A sidecar that is killed then has forgotten what it had found out there: that is not mended.
+        let wish = site.sidecar.judge.oldest_wish();
+        let is_free = |frame: &&Frame| wish.is_none_or(|wish| place(frame.end) < wish);
+        let free = site.journal.frames.iter().take_while(is_free).count();
+        let (dropped, last) = (site.journal.dropped, free.max(1) - 1);
+        if dropped >= last {
+            return;
+        }
+        let upto = self.rng.random_range(dropped + 1..=last);
+        site.journal.dropped = upto;
+        site.say(|| format!("drops its journal up to {}", site.journal.first().offset));
+        let peers = site.sidecar.peers.iter();
+        let lacks = |peer: &Peer| peer.outgoing.as_ref().is_some_and(|o| o.lacks(upto));
+        let cut = peers.filter(|(_, peer)| lacks(peer));
+        let cut: Vec<usize> = cut.map(|(number, _)| *number).collect();
+        site.sidecar.broken.extend(cut);
+        self.end_broken(number);
     }
 
     /// A sidecar is killed, perhaps while it appends to the journal, and another one is started.

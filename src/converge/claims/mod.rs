@@ -64,6 +64,8 @@ struct Inner {
     linked: BTreeSet<SiteId>,
     /// Who waits for what of it itself.
     waits: Waits,
+    /// Keys that have come with an answer to a copy, and by whom: the arbiter is asked whether they are right.
+    given: HashMap<Key, BTreeSet<SiteId>>,
     /// Peers that get a copy from here, or have got one with what was wrong here.
     copies: BTreeMap<SiteId, Copied>,
 }
@@ -184,6 +186,21 @@ impl Claims {
         told
     }
 
+    /// A key has come from a peer, with an answer to a copy, and the arbiter is asked for it.
+    pub fn note_given(&self, by: &SiteId, key: &Key) {
+        let inner = &mut *self.lock();
+        let givers = inner.given.entry(key.clone()).or_default();
+        givers.insert(by.clone());
+    }
+
+    /// The arbiter's value of a key is here: who has given another one must hear so.
+    pub fn take_givers(&self, key: &Key, said_by: &SiteId) -> BTreeSet<SiteId> {
+        match self.arbiter() == Some(said_by) {
+            true => self.lock().given.remove(key).unwrap_or_default(),
+            false => BTreeSet::new(),
+        }
+    }
+
     /// A copy to a peer begins, before its snapshot is taken. Of three sites and more the peer must hear
     /// what was wrong in it: it has not met what made it wrong.
     pub fn begin_copy(&self, peer: &SiteId) {
@@ -202,14 +219,15 @@ impl Claims {
         }
     }
 
-    /// A copy that answers one from here has brought a key that was refused, and is asked for: third sites must
-    /// hear when it has come, as of what was taken of it.
+    /// A copy has brought a key that was refused, and is asked for: third sites must hear when it has come, as of
+    /// what was taken of it.
     ///
     /// What the arbiter holds third sites have, unless they were refilled from here, without what only this
-    /// answer brings. What others hold the arbiter is asked for.
+    /// answer brings, or have a write of this site that it never gets. What others hold the arbiter is asked for,
+    /// and they must hear what that says.
     pub fn tell_when_paid(&self, answered_by: &SiteId, key: &Key) {
         if self.arbiter() != Some(answered_by) {
-            return;
+            return self.note_given(answered_by, key);
         }
         let copies = &mut self.lock().copies;
         for third in self.news.keys().filter(|peer| *peer != answered_by) {

@@ -146,7 +146,11 @@ impl Judge {
         let keys: Vec<Key> = keys.map(|(key, _)| key).collect();
         match arbiter {
             _ if keys.is_empty() => {}
-            Some(arbiter) if !is_its_own => self.wish(&arbiter, keys, (now, None), When::Now, at),
+            Some(arbiter) if !is_its_own => {
+                keys.iter()
+                    .for_each(|key| self.claims.note_given(origin, key));
+                self.wish(&arbiter, keys, (now, None), When::Now, at);
+            }
             None if !self.claims.is_arbiter() => {}
             _ => self.tell_third(origin, &keys, at),
         }

@@ -296,6 +296,10 @@ fn owed_copy(owed: bool, sender: &Hello, receiver: &Hello) -> Copy {
         Some(mark) => mark.home < receiver.older() || mark.copy.is_some_and(|copy| !copy.keep),
         None => receiver.older() > Epoch::NEVER,
     };
+    let has_dropped = |mark: &Mark| {
+        mark.base == Epoch::LOST || mark.at > Cursor::ZERO && mark.at < sender.first()
+    };
+    let has_lost = has_lost || receiver.mark().is_some_and(|mark| has_dropped(&mark));
     let is_read = |mark: &Mark| mark.owes < Owes::All && mark.home >= sender.base();
     match owing.filter(|mark| is_read(mark) && !has_lost) {
         Some(mark) => copy(owed_keeps(&mark, sender, receiver), false, receiver),

@@ -115,10 +115,10 @@ const fn crashing(sites: usize, servers: &'static [&'static str]) -> Load {
     }
 }
 
-/// Two sites whose journals drop what does not fit: it is copied.
-const fn dropping() -> Load {
+/// So many sites whose journals drop what does not fit: it is copied.
+const fn dropping(sites: usize) -> Load {
     Load {
-        sites: 2,
+        sites,
         servers: LONG,
         event: Some(Event::Overflow {
             when_full: "full_sync",
@@ -199,7 +199,12 @@ fn random_writes_of_three_sites_end_equal_where_servers_come_back_empty() {
 
 #[test]
 fn random_writes_of_both_sites_end_equal_where_journals_overflow() {
-    end_equal(dropping());
+    end_equal(dropping(2));
+}
+
+#[test]
+fn random_writes_of_three_sites_end_equal_where_journals_overflow() {
+    end_equal(dropping(3));
 }
 
 #[test]
