@@ -331,9 +331,9 @@ impl Applier {
         }
         let seen_all = seen_writes && (!self.gap || !exists);
         // What a copy that answers one brings was not here when that was made. Where it is now, third sites have
-        // written it, and their writes the sender has, too, or waits for.
-        let keeps = rules.keep && (self.owes_back || self.foreign.is_empty());
-        if exists && (keeps || is_asked) {
+        // written it: a sender that has all of that has more.
+        let has_more = seen_all && !self.owes_back && !self.foreign.is_empty();
+        if exists && (rules.keep && !has_more || is_asked) {
             return match is_asked {
                 // What has not seen all is the same by chance: it is not what was asked for.
                 _ if seen_all && is_here => Verdict::Leave { kept: false },

@@ -285,8 +285,8 @@ impl Site {
             return Verdict::Refuse;
         }
         let has_seen_all = has_seen_writes && (!peer.applying.gap || here.is_none());
-        let keeps = rules.keep && (peer.applying.owes_back || sidecar.foreign.is_empty());
-        if here.is_some() && (keeps || is_asked) {
+        let has_more = has_seen_all && !peer.applying.owes_back && !sidecar.foreign.is_empty();
+        if here.is_some() && (rules.keep && !has_more || is_asked) {
             return match is_asked {
                 _ if has_seen_all && is_same => Verdict::Leave { kept: false },
                 true => Verdict::Asked,
