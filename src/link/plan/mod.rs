@@ -289,7 +289,8 @@ pub fn back_keeps(existing: Existing) -> bool {
 /// merge. It is the first of a new one where the sender's Redis has begun a history since the first half began
 /// with writes that its sidecar never read (what both have is not equal, and what clients have deleted there
 /// the receiver still has), and where the receiver's Redis has lost what it had (clients may have written there
-/// before its sidecar read on), also when such a first half was interrupted.
+/// before its sidecar read on), also when such a first half was interrupted. And where the sender's journal has
+/// dropped what the receiver has not got: what was deleted there the receiver still has.
 fn owed_copy(owed: bool, sender: &Hello, receiver: &Hello) -> Copy {
     let owing = sender.mark().filter(|_| owed);
     let has_lost = match receiver.mark() {

@@ -212,6 +212,31 @@ fn the_second_half_of_a_merge_is_not_forgotten() {
 }
 
 #[test]
+fn the_second_half_of_a_merge_that_lacks_what_the_journal_has_dropped_begins_another() {
+    let (a, b) = synced();
+    let owing = Mark {
+        owes: Owes::Missing,
+        seen: seen_all(&b),
+        ..mark(at(100, 400), 100, 200)
+    };
+    let owes = |first: &str| Hello {
+        first: first.to_owned(),
+        mark: Some(owing.to_string()),
+        ..b.clone()
+    };
+    let backs = |a: &Hello, b: &Hello| decide(a, b).unwrap().receive.copy.unwrap().back;
+    assert!(!backs(&a, &owes("200/300")));
+    assert!(backs(&a, &owes("200/301")));
+    // Something was left out before, and the link was cut before the copy began.
+    let lost = mark(at(200, 300), Epoch::LOST.0, 100).to_string();
+    let a = Hello {
+        mark: Some(lost),
+        ..a
+    };
+    assert!(backs(&a, &owes("200/300")));
+}
+
+#[test]
 fn the_second_half_of_a_merge_brings_what_nobody_had_read() {
     let (mut a, mut b) = synced();
     let seen = seen_all(&b);
