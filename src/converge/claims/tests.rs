@@ -60,6 +60,10 @@ fn what_the_arbiter_answers_and_is_refused_third_sites_hear_of_when_it_has_come(
         [],
         "the arbiter is asked"
     );
+    let givers = |said_by| c.take_givers(&key("other"), &site(said_by));
+    assert!(givers("b").is_empty(), "it has no last word");
+    assert_eq!(givers("a"), [site("b")].into());
+    assert!(givers("a").is_empty(), "once");
     wants("a", "k");
     wants("b", "k");
     c.tell_when_paid(&site("a"), &key("k"));
