@@ -18,13 +18,14 @@ use crate::converge::Reading;
 use crate::intake::{Shared, wall_ms};
 use crate::link::{OwedStates, Question, Standing, State, Value};
 use crate::model::{Cursor, FENCE_PREFIX, InstanceId, Need, Seen, SiteId, is_reserved};
-use crate::progress::{Progress, ReachedThen};
+use crate::progress::{FenceSeen, Progress, ReachedThen};
 use crate::rdb::Flavour;
 use crate::redis::{Connection, Info, Reply, ServerClock, Settings, connection_name, put_command};
 
 /// Keys read in one transaction: their values are in memory together.
 const KEYS_AT_ONCE: usize = 16;
-/// How long our own fence may take to come back.
+/// How long our own fence may take to come back. Records wait as long: when it takes longer, our stream is not
+/// read, and what they bring elsewhere may be needed before it is.
 const FENCE_TIMEOUT: Duration = Duration::from_secs(10);
 /// Keys remembered as read; beyond, every key counts as read where the oldest one was.
 const READS: usize = 1 << 16;
@@ -208,17 +209,32 @@ impl Answerer {
                     });
                     continue;
                 }
+                // Where our stream is not read no place is known; and what is sent until then makes room.
+                self.shared.reserve.room().await;
                 // Until the state is in the queue: states are sent in the order of their places.
-                let _turn = self.gate.turn().await;
+                let turn = self.gate.turn().await;
                 let quiet = self.quiet().await;
-                let keys = self.debts.answerable(keys, request.need);
+                let mut keys = self.debts.answerable(keys, request.need);
+                keys.retain(|(_, key)| !is_reserved(key));
+                if keys.is_empty() {
+                    continue;
+                }
                 let insert = match large {
-                    Some(turn) => self.read_large(connection, keys, (turn, quiet)).await?,
-                    None => self.read(connection, keys, size, quiet).await?,
+                    Some(large) => self.read_large(connection, &keys, (large, quiet)).await?,
+                    None => self.read(connection, &keys, size, quiet).await?,
                 };
-                if let Some(insert) = insert
-                    && inserts.send(insert).await.is_err()
-                {
+                if let Some(insert) = insert {
+                    if inserts.send(insert).await.is_err() {
+                        return Ok(None);
+                    }
+                    continue;
+                }
+                drop(turn);
+                put_off.push(Question {
+                    keys,
+                    ..request.clone()
+                });
+                if self.returned().await.is_none() {
                     return Ok(None);
                 }
             }
@@ -281,24 +297,20 @@ impl Answerer {
         }
     }
 
-    /// Reads states at one place of our stream.
+    /// Reads states at one place of our stream; none when that is not read.
     async fn read(
         &mut self,
         connection: &mut Connection,
-        mut keys: Vec<Key>,
+        keys: &[Key],
         size: Size,
         quiet: Quiet,
     ) -> Result<Option<Insert>, Error> {
-        keys.retain(|(_, key)| !is_reserved(key));
-        if keys.is_empty() {
-            return Ok(None);
-        }
         let hold = self.gate.close(self.gate.seen(&self.progress.borrow()));
         let hashes = keys.iter().map(|(db, key)| key_hash(*db, key)).collect();
         let reading = Reading::keys(&self.shared.table, hashes).await;
         self.number += 1;
         let reached = self.shared.reached.now();
-        let replies = self.ask(connection, &keys, size).await?;
+        let replies = self.ask(connection, keys, size).await?;
         drop(quiet);
         let Some((at, seen, causes)) = self.fence(&reached).await else {
             return Ok(None);
@@ -308,7 +320,7 @@ impl Answerer {
         if size != Size::Unneeded {
             self.count_sent(keys.len() as u64);
         }
-        let states = keys.into_iter().map(|(db, key)| match size {
+        let states = keys.iter().cloned().map(|(db, key)| match size {
             Size::Unneeded => unneeded(db, key),
             Size::Small | Size::Large => self.state(db, key, pairs.next().unwrap_or_default(), now),
         });
@@ -324,14 +336,13 @@ impl Answerer {
         Ok(Some(Insert::Owed(owed, hold)))
     }
 
-    /// Reads one large state, which goes to disk.
+    /// Reads one large state, which goes to disk; none when our stream is not read.
     async fn read_large(
         &mut self,
         connection: &mut Connection,
-        mut keys: Vec<Key>,
+        keys: &[Key],
         (turn, quiet): (Turn, Quiet),
     ) -> Result<Option<Insert>, Error> {
-        keys.retain(|(_, key)| !is_reserved(key));
         let Some((db, key)) = keys.first().cloned() else {
             return Ok(None);
         };
@@ -340,7 +351,7 @@ impl Answerer {
         let reading = Reading::keys(&self.shared.table, hashes).await;
         self.number += 1;
         let reached = self.shared.reached.now();
-        let places = self.queue(connection, &keys, Size::Large).await?;
+        let places = self.queue(connection, keys, Size::Large).await?;
         let before = places.first().copied().unwrap_or_default();
         let (file, ttl) = large::spool(connection, before, (&self.dir, &self.peer), turn).await?;
         drop(quiet);
@@ -491,16 +502,12 @@ impl Answerer {
         }
     }
 
-    /// Where the read took place, and what had come back before; none when our stream is away: the peer asks again.
-    /// All records of third sites up to what was `reached` before the read are in it; but what a copy was still to
-    /// bring then is not, even if it has come since.
+    /// Where the read took place, and what had come back before; none when our stream is not read. All records of
+    /// third sites up to what was `reached` before the read are in it; but what a copy was still to bring then is
+    /// not, even if it has come since.
     async fn fence(&mut self, reached: &ReachedThen) -> Option<(Cursor, Seen, Seen)> {
-        let (name, number) = (self.fence_name(), self.number);
-        let ours = |p: &Progress| p.fences.get(&name).filter(|f| f.number == number).cloned();
-        let seen = timeout(FENCE_TIMEOUT, self.progress.wait_for(|p| ours(p).is_some()));
-        let progress = seen.await.ok()?.ok()?;
         // Exactly what the states hold: the peer writes again on top of them what they lack.
-        let fence = ours(&progress)?;
+        let fence = timeout(FENCE_TIMEOUT, self.fenced()).await.ok()??;
         // Of third sites, something that it is not known how it went may be missing in them.
         let held = &self.shared.reached;
         let settled = |(site, at): (&SiteId, &Cursor)| {
@@ -514,6 +521,21 @@ impl Answerer {
         };
         let seen = fence.seen.iter().map(settled).collect();
         Some((fence.at, seen, Seen::clone(&fence.causes)))
+    }
+
+    /// Waits until the last fence has come back; none when nothing comes any more.
+    async fn fenced(&mut self) -> Option<FenceSeen> {
+        let (name, number) = (self.fence_name(), self.number);
+        let ours = |p: &Progress| p.fences.get(&name).filter(|f| f.number == number).cloned();
+        let progress = self.progress.wait_for(|p| ours(p).is_some());
+        progress.await.ok().and_then(|p| ours(&p))
+    }
+
+    /// Waits, without a hold, until our stream is read again: up to the fence that was late. None when the session
+    /// ends.
+    async fn returned(&mut self) -> Option<()> {
+        info!(peer = %self.peer, "an answer waits: the stream of the local Redis is not read");
+        self.fenced().await.map(drop)
     }
 
     /// Forgets reads that every peer has seen.

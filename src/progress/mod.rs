@@ -357,6 +357,12 @@ impl Reserve {
         // It ends with its sender, which is here.
         is_full.wait_for(|is_full| *is_full).await.ok();
     }
+
+    /// Waits until reading does not wait for room. Cancel safe.
+    pub async fn room(&self) {
+        let mut is_full = self.is_full.subscribe();
+        is_full.wait_for(|is_full| !*is_full).await.ok();
+    }
 }
 
 impl Drop for Claim {

@@ -245,7 +245,7 @@ fn both_sites_evict_under_load() {
 }
 
 /// Clients of a write and delete while a may not hold much, and after each round something happens to it.
-fn rounds(test: &str, mut happens: impl FnMut(&mut Client)) -> (Pair, Left) {
+fn rounds(test: &str, mut happens: impl FnMut(&Site, &mut Client)) -> (Pair, Left) {
     let mut rng = rng_from_seed(test);
     let pair = keeping(TELLING);
     let mut a = pair.a.client();
@@ -256,7 +256,7 @@ fn rounds(test: &str, mut happens: impl FnMut(&mut Client)) -> (Pair, Left) {
         for _ in 0..300 {
             write(&mut a, "a", &mut rng, &mut left);
         }
-        happens(&mut a);
+        happens(&pair.a, &mut a);
     }
     pair.settle();
     told(&pair.a);
@@ -269,10 +269,12 @@ fn rounds(test: &str, mut happens: impl FnMut(&mut Client)) -> (Pair, Left) {
 #[test]
 fn no_delete_is_lost_when_nobody_listens() {
     let mut n = 0;
-    let (pair, left) = rounds("deaf", |a| {
+    let (pair, left) = rounds("deaf", |site, a| {
         n += 1;
-        if n % 2 == 0 {
-            a.run("CLIENT KILL TYPE pubsub");
+        // In every other round somebody listens from the beginning on.
+        match n % 2 {
+            0 => drop(a.run("CLIENT KILL TYPE pubsub")),
+            _ => told(site),
         }
     });
     let mut b = pair.b.client();
@@ -289,7 +291,7 @@ fn no_delete_is_lost_when_nobody_listens() {
 
 #[test]
 fn a_stream_that_breaks_is_matched_where_it_goes_on() {
-    let (pair, left) = rounds("broken", |a| drop(a.run("CLIENT KILL TYPE replica")));
+    let (pair, left) = rounds("broken", |_, a| drop(a.run("CLIENT KILL TYPE replica")));
     let (mut a, mut b) = pair.clients();
     let status = status(&pair.a);
     let mut travelled = 0;

@@ -51,8 +51,10 @@ impl Stream {
         self.trim();
         self.writer.use_reserve(self.shared.reserve.is_claimed());
         let room = self.writer.room();
-        if room.is_err() {
-            self.show(&room);
+        match &room {
+            // What had no room may not come again: nothing else would say so.
+            Ok(()) => self.shared.reserve.set_full(false),
+            Err(_) => self.show(&room),
         }
         Ok(room?)
     }

@@ -329,10 +329,11 @@ pub(crate) fn unequal_keys(
     wrong.collect()
 }
 
-/// Waits until these sites are at rest; why they are not, if they are not.
+/// Waits until these sites are at rest; why they are not, if they are not. Where journals are full, some wait
+/// for ten seconds more than once.
 pub(crate) fn rest(sites: &[&Site]) -> Result<(), String> {
     let mut reason = String::new();
-    for _ in 0..patience(30).as_millis() / 500 {
+    for _ in 0..patience(90).as_millis() / 500 {
         match try_settle(sites, Duration::from_millis(500)) {
             Ok(()) => return Ok(()),
             Err(error) => reason = error,
