@@ -41,7 +41,7 @@ pub struct Record {
     pub hlc: Hlc,
     /// The database selected when it begins.
     pub db: u32,
-    /// What its origin had echoed before it.
+    /// What its origin had echoed before it; of three sites and more only of those whose history it held.
     pub seen: Arc<Seen>,
     /// Of that, the last records: what must have been applied before it. Marks may say more, where no
     /// record ends.
@@ -95,7 +95,7 @@ pub struct Tags<'a> {
     pub hlc: Hlc,
     /// The database selected when it begins.
     pub db: u32,
-    /// What its origin had echoed before it.
+    /// What its origin had echoed before it; of three sites and more only of those whose history it held.
     pub seen: &'a Arc<Seen>,
     /// Of that, the last records; the same where there are no third sites.
     pub causes: &'a Arc<Seen>,

@@ -8,7 +8,7 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use tokio::sync::{Notify, watch};
 
-pub use self::reached::{Reached, ReachedThen, Records};
+pub use self::reached::{Reached, ReachedThen, Records, seen_without_parts};
 use crate::model::{Cursor, Epoch, InstanceId, Lacking, Mark, Offset, Owes, ReplId, Seen, SiteId};
 
 /// How the current epoch began, and what peers must know of it.

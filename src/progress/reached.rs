@@ -1,11 +1,12 @@
 //! How far the histories of peers have come here, and what third sites may be told of it.
 
 use std::collections::BTreeMap;
+use std::sync::Arc;
 
 use tokio::sync::watch;
 
 use super::Progress;
-use crate::model::{Cursor, Epoch, Seen, SiteId};
+use crate::model::{Cursor, Epoch, Mark, Seen, SiteId};
 
 /// Per peer, what of its history is here.
 #[derive(Debug, Default)]
@@ -122,10 +123,54 @@ impl Reached {
     }
 }
 
+/// What records of this site's say that it had seen, where there are third sites: nothing of a peer whose history
+/// is here in part only, as the mark says, because the rest is to come with a copy. Else a write here would pass
+/// for the successor of one that has not come. None when it is all of `seen`.
+#[must_use]
+pub fn seen_without_parts(seen: &Seen, marks: &BTreeMap<SiteId, Mark>) -> Option<Arc<Seen>> {
+    let is_part = |mark: &Mark| mark.base <= Epoch::LOST;
+    if !marks.values().any(is_part) {
+        return None;
+    }
+    let is_whole = |site: &SiteId| marks.get(site).is_none_or(|mark| !is_part(mark));
+    let whole = seen.iter().filter(|(site, _)| is_whole(site));
+    let told = whole.map(|(site, at)| (site.clone(), *at)).collect();
+    Some(Arc::new(told))
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::model::{Epoch, Offset};
+    use crate::model::{InstanceId, Offset};
+
+    #[test]
+    fn what_is_here_in_part_was_not_seen() {
+        let [b, c] = ["b", "c"].map(|name| SiteId::try_new(name).unwrap());
+        let at = |offset| Cursor {
+            epoch: Epoch(5),
+            offset: Offset(offset),
+        };
+        let seen: Seen = [(b.clone(), at(7)), (c.clone(), at(9))]
+            .into_iter()
+            .collect();
+        let lost = Mark::nowhere(InstanceId::new(1));
+        let whole = Mark {
+            base: Epoch(5),
+            ..lost.clone()
+        };
+        let undone = Mark {
+            base: Epoch::UNDONE,
+            ..lost.clone()
+        };
+        let told = |of_b: &Mark| {
+            let marks = [(b.clone(), of_b.clone()), (c.clone(), whole.clone())].into();
+            seen_without_parts(&seen, &marks)
+        };
+        assert_eq!(told(&whole), None);
+        assert_eq!(told(&undone), None, "all is here, in another order");
+        let without_b = [(c.clone(), at(9))].into_iter().collect();
+        assert_eq!(told(&lost), Some(Arc::new(without_b)));
+    }
 
     #[test]
     fn what_waits_for_a_copy_is_not_told_to_third_sites() {

@@ -7,7 +7,7 @@ use bytes::Bytes;
 
 use tandem::converge::Overrun;
 use tandem::model::{BatchReader, Entry, FrameBuilder, Key, Mark, Offset, Record, Tags};
-use tandem::progress::FenceSeen;
+use tandem::progress::{FenceSeen, seen_without_parts};
 
 use crate::redis::Event;
 use crate::site::{Frame, Sidecar, Site, effects_of, place};
@@ -51,12 +51,14 @@ impl Site {
                 count,
             } => {
                 let hlc = sidecar.clock.stamp(now_ms);
+                let (causes, marks) = (sidecar.judge.causes(), &sidecar.progress.marks);
+                let part = causes.and_then(|_| seen_without_parts(&sidecar.seen, marks));
                 let tags = Tags {
                     offset: at.offset,
                     hlc,
                     db,
-                    seen: &sidecar.seen,
-                    causes: sidecar.judge.causes().unwrap_or(&sidecar.seen),
+                    seen: part.as_ref().unwrap_or(&sidecar.seen),
+                    causes: causes.unwrap_or(&sidecar.seen),
                     count,
                 };
                 sidecar.frame.push(tags, &commands);

@@ -62,15 +62,13 @@ pub(crate) struct Schedule {
 }
 
 impl Schedule {
-    fn of(world: &mut World, steps: Option<usize>, copies: Copies, only: &Only) -> Self {
+    fn of(world: &mut World, steps: Option<usize>, only: &Only) -> Self {
         let rng = &mut world.rng;
         // What several keys have to do with each other is where most can go wrong.
         let sites = world.sites.len();
         let weight = |mix: &Mix| match mix.name {
             // Two of them that meet are not mended among three.
             _ if mix.has("SWAPDB") && sites > 2 => 0,
-            // Nor is a site refilled while the others are merged because of one.
-            _ if mix.has("FLUSHDB") && sites > 2 && makes_copies(copies) => 0,
             _ if only.mix.as_ref().is_some_and(|only| mix.name != only) => 0,
             _ => 1 + 2 * mix.keys.saturating_sub(1),
         };
@@ -292,10 +290,6 @@ pub(crate) struct Ran {
     pub result: Result<End, String>,
 }
 
-fn makes_copies(copies: Copies) -> bool {
-    matches!(copies, Copies::Losses | Copies::Drops)
-}
-
 fn is_set(name: &str, to: &str) -> bool {
     std::env::var(name).is_ok_and(|value| value == to)
 }
@@ -346,7 +340,7 @@ pub(crate) fn run(
     for site in &mut world.sites {
         site.traces = traces;
     }
-    let mut schedule = Schedule::of(&mut world, steps, copies, only);
+    let mut schedule = Schedule::of(&mut world, steps, only);
     // What a server evicts is not told apart where a copy has to bring it.
     schedule.copies = match schedule.mix.has("EVICT") {
         true => Copies::Never,

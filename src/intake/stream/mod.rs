@@ -36,7 +36,7 @@ use crate::model::{
     Clock, Cursor, FrameBuilder, InstanceId, Judgement, Mark, Offset, Position, Seen, SiteId,
     TARGET_FRAME, Tags,
 };
-use crate::progress::{EpochState, FenceSeen, Progress};
+use crate::progress::{EpochState, FenceSeen, Progress, seen_without_parts};
 use crate::replica::Replica;
 
 /// How often Redis hears how far we are. A real replica does the same; the server drops one that
@@ -394,12 +394,14 @@ impl Stream {
 
     fn on_write(&mut self, mut write: Box<Write>, now_ms: u64) {
         let hlc = self.clock.stamp(now_ms);
+        let causes = self.judge.causes();
+        let part = causes.and_then(|_| seen_without_parts(&self.seen, &self.progress.marks));
         let tags = Tags {
             offset: write.offset,
             hlc,
             db: write.db,
-            seen: &self.seen,
-            causes: self.judge.causes().unwrap_or(&self.seen),
+            seen: part.as_ref().unwrap_or(&self.seen),
+            causes: causes.unwrap_or(&self.seen),
             count: write.count,
         };
         self.frame.push(tags, &write.commands);

@@ -333,6 +333,9 @@ fn merge(
     let has_met = |hello: &Hello| hello.mark().is_some() || has_lost(hello);
     let are_refilled = has_lost(me) && has_lost(peer) && have_common(me, peer);
     let known = has_met(me) && has_met(peer) && (are_refilled || !first_meeting(me, peer));
+    // Also while it has only a part of that again: for the rest third sites wait, and it gives nothing before.
+    let is_begun = |mark: Mark| mark.base == Epoch::NEVER && mark.copy.is_some();
+    let is_empty = |hello: &Hello| hello.mark().is_none_or(is_begun);
     let i_begin = if owed_by_me != owed_by_peer {
         // The second half of a merge waits for the new first half.
         owed_by_peer
@@ -341,9 +344,9 @@ fn merge(
             Some(i_begin) => i_begin,
             None => return Ok((None, None)),
         }
-    } else if me.mark().is_none() != peer.mark().is_none() {
+    } else if is_empty(me) != is_empty(peer) {
         // Who has lost all that it had is refilled first.
-        peer.mark().is_none()
+        is_empty(peer)
     } else {
         me.site < peer.site
     };

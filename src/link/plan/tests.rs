@@ -402,6 +402,32 @@ fn sites_that_are_both_torn_know_each_other() {
 }
 
 #[test]
+fn who_has_begun_to_get_all_that_it_has_goes_on_with_that_first() {
+    let (mut a, mut b) = synced();
+    let begun = CopyProgress {
+        snapshot: at(200, 400),
+        next: 5,
+        keep: false,
+        lacking: Lacking::New,
+    };
+    // a sorts first, and would begin: but it gives nothing away before it has what it had lost.
+    (a.epoch, a.older) = (150, 150);
+    let part = Mark {
+        copy: Some(begun),
+        ..mark(at(200, 300), Epoch::NEVER.0, 150)
+    };
+    a.mark = Some(part.to_string());
+    b.mark = Some(mark(at(150, 20), Epoch::UNDONE.0, 200).to_string());
+    let plan = decide(&a, &b).unwrap();
+    assert!(plan.send.copy.is_none());
+    assert!(
+        plan.receive
+            .copy
+            .is_some_and(|copy| copy.back && copy.resume == Some(begun))
+    );
+}
+
+#[test]
 fn an_interrupted_copy_goes_on() {
     let (a, mut b) = pair();
     b.from_scratch = Some("200/1".to_owned());
