@@ -197,7 +197,7 @@ mod tests {
             ("lives in databases", 3, &[16578]),
         ];
         const DROPPED: &[(&str, usize, &[u64])] = &[
-            ("conditions", 2, &[9358]),
+            ("conditions", 2, &[9358, 7006074]),
             ("conditions", 3, &[256]),
             ("lives of several keys", 3, &[7008057]),
             ("lives of elements", 2, &[9373]),

@@ -225,7 +225,10 @@ fn need(sender: &Hello, receiver: &Hello) -> Need {
     let owed = sender.mark().is_some_and(|m| m.owes.any());
     match receiver.mark() {
         Some(mark)
-            if rests_on(&mark, sender, receiver) && !owed && sender.can_send_after(mark.at) =>
+            if rests_on(&mark, sender, receiver)
+                && !owed
+                && sender.can_send_after(mark.at)
+                && can_be_judged(&mark, sender, receiver) =>
         {
             Need::Resume {
                 start: mark.at,
@@ -244,6 +247,14 @@ fn need(sender: &Hello, receiver: &Hello) -> Need {
 /// Whether the receiver's data holds everything of the sender's base and has lost nothing since.
 fn rests_on(mark: &Mark, sender: &Hello, receiver: &Hello) -> bool {
     mark.base == sender.base() && mark.home >= receiver.older() && mark.copy.is_none()
+}
+
+/// Whether the sender's journal still has what the receiver has applied, and was killed before it had judged it:
+/// else nobody would know with what of its own that was concurrent.
+fn can_be_judged(mark: &Mark, sender: &Hello, receiver: &Hello) -> bool {
+    let judged = receiver.judged();
+    let is_all = judged >= mark.at || sender.last_record() <= judged;
+    is_all || judged == Cursor::ZERO || sender.can_send_after(judged)
 }
 
 /// Neither has anything of the other yet.

@@ -508,11 +508,13 @@ fn what_the_receiver_has_not_judged_is_sent_once_more() {
         (at(100, 350), at(100, 350)),
         // It has judged what it is to be sent anew.
         (at(100, 450), at(100, 400)),
-        // No longer in the journal.
+        // No longer in the journal: nobody can tell with what of its own that was concurrent.
         (at(99, 350), at(100, 400)),
     ] {
         b.judged = judged.to_string();
         assert_eq!(after(&b), expected);
+        let copy = decide(&a, &b).unwrap().send.copy;
+        assert_eq!(copy.is_some(), judged == at(99, 350));
     }
     // There is no record in between: a copy has brought it to where it stands.
     (b.judged, a.last_record) = (at(100, 350).to_string(), at(100, 350).to_string());
