@@ -123,44 +123,50 @@ impl Scanner {
     /// # Errors
     /// The bytes are no command.
     pub fn scan(&mut self, buffer: &[u8]) -> Result<Option<usize>, ScanError> {
+        // What is still to be looked at: always the end of the buffer.
+        let mut rest = buffer.get(self.at..).unwrap_or_default();
+        let place = |rest: &[u8]| buffer.len().wrapping_sub(rest.len());
         let expected = match self.expected {
             Some(expected) => expected,
-            None => match header(buffer, self.at, b'*', MAX_ARGS) {
+            None => match header(rest, b'*', MAX_ARGS) {
                 Ok(Some((count, behind))) => {
-                    self.at = behind;
+                    rest = behind;
+                    self.at = place(rest);
                     *self.expected.insert(count)
                 }
                 Ok(None) => return Ok(None),
                 Err(byte) => return Err(byte.map_or(ScanError::Length, ScanError::NoCommand)),
             },
         };
-        let mut at = self.at;
+        let mut argument = self.argument.take();
         while self.args.len() < expected {
-            let (length, begin) = match self.argument.take() {
-                Some(length) => (length, at),
-                None => match header(buffer, at, b'$', MAX_ARG) {
-                    Ok(Some(found)) => found,
+            let length = match argument.take() {
+                Some(length) => length,
+                None => match header(rest, b'$', MAX_ARG) {
+                    Ok(Some((length, behind))) => {
+                        rest = behind;
+                        length
+                    }
                     Ok(None) => {
-                        self.at = at;
+                        self.at = place(rest);
                         return Ok(None);
                     }
                     Err(byte) => return Err(byte.map_or(ScanError::Length, ScanError::NoArgument)),
                 },
             };
-            let end = begin.saturating_add(length);
-            match buffer.get(end..end.saturating_add(2)) {
-                Some(b"\r\n") => {}
-                Some(_) => return Err(ScanError::NoEnd),
-                None => {
+            let begin = place(rest);
+            match rest.get(length..) {
+                Some([b'\r', b'\n', behind @ ..]) => rest = behind,
+                Some([_, _, ..]) => return Err(ScanError::NoEnd),
+                Some(_) | None => {
                     (self.argument, self.at) = (Some(length), begin);
                     return Ok(None);
                 }
             }
-            self.args.push(begin..end);
-            at = end.saturating_add(2);
+            self.args.push(begin..begin.wrapping_add(length));
         }
-        self.at = at;
-        Ok(Some(at))
+        self.at = place(rest);
+        Ok(Some(self.at))
     }
 
     /// The complete command at the front of the buffer.
@@ -220,36 +226,33 @@ pub fn for_each(bytes: &[u8], each: impl FnMut(Command<'_>)) -> Result<(), ScanE
     Scanner::default().for_each(bytes, each)
 }
 
-/// Reads `<kind><number>\r\n` at a place: the number, and the place behind it; none when it is not
+/// Reads `<kind><number>\r\n` at the front: the number, and what stands behind it; none when it is not
 /// all there. The error is the wrong first byte, or none when the number is wrong.
 #[inline]
-fn header(
-    buffer: &[u8],
-    at: usize,
-    kind: u8,
-    limit: usize,
-) -> Result<Option<(usize, usize)>, Option<u8>> {
-    // Nearly all lengths have one digit or two, and no such length is beyond the limit.
-    let rest = buffer.get(at..).unwrap_or_default();
-    if let Some(&[first, one, two, three, four]) = rest.first_chunk()
-        && first == kind
-        && one.is_ascii_digit()
-    {
-        if (two, three) == (b'\r', b'\n') {
-            return Ok(Some((digit(one), at.saturating_add(4))));
+fn header(rest: &[u8], kind: u8, limit: usize) -> Result<Option<(usize, &[u8])>, Option<u8>> {
+    match rest {
+        // Nearly all lengths have one digit or two, and no such length is beyond the limit.
+        [first, one @ b'0'..=b'9', b'\r', b'\n', behind @ ..] if *first == kind => {
+            Ok(Some((digit(*one), behind)))
         }
-        if two.is_ascii_digit() && (three, four) == (b'\r', b'\n') {
-            let number = digit(one).saturating_mul(10).saturating_add(digit(two));
-            return Ok(Some((number, at.saturating_add(5))));
+        [
+            first,
+            ten @ b'0'..=b'9',
+            one @ b'0'..=b'9',
+            b'\r',
+            b'\n',
+            behind @ ..,
+        ] if *first == kind => {
+            let number = digit(*ten).wrapping_mul(10).wrapping_add(digit(*one));
+            Ok(Some((number, behind)))
         }
+        _ => long_header(rest, kind, limit),
     }
-    let found = long_header(rest, kind, limit)?;
-    Ok(found.map(|(number, length)| (number, at.saturating_add(length))))
 }
 
-/// The same for any number, from the front: the number, and the length of all.
+/// The same for any number.
 #[inline(never)]
-fn long_header(rest: &[u8], kind: u8, limit: usize) -> Result<Option<(usize, usize)>, Option<u8>> {
+fn long_header(rest: &[u8], kind: u8, limit: usize) -> Result<Option<(usize, &[u8])>, Option<u8>> {
     let Some((&first, digits)) = rest.split_first() else {
         return Ok(None);
     };
@@ -263,10 +266,10 @@ fn long_header(rest: &[u8], kind: u8, limit: usize) -> Result<Option<(usize, usi
                 number = number.saturating_mul(10).saturating_add(digit(byte));
             }
             b'\r' if i > 0 && number <= limit => {
-                return match digits.get(i.saturating_add(1)) {
-                    Some(b'\n') => Ok(Some((number, i.saturating_add(3)))),
-                    Some(_) => Err(None),
-                    None => Ok(None),
+                return match digits.get(i.saturating_add(1)..) {
+                    Some([b'\n', behind @ ..]) => Ok(Some((number, behind))),
+                    Some([_, ..]) => Err(None),
+                    Some([]) | None => Ok(None),
                 };
             }
             _ => return Err(None),

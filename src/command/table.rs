@@ -400,8 +400,9 @@ static ROWS: LazyLock<Vec<Vec<Named>>> = LazyLock::new(|| {
     for &(keys, family, form, names) in TABLE {
         let row = Row { keys, family, form };
         for name in names.split_whitespace().map(str::as_bytes) {
+            let short = short(name);
             if let Some(same) = rows.get_mut(place(name)) {
-                same.push((name, row));
+                same.push(Named { short, name, row });
             }
         }
     }
@@ -409,7 +410,13 @@ static ROWS: LazyLock<Vec<Vec<Named>>> = LazyLock::new(|| {
 });
 
 /// A name, and what the table says of it.
-type Named = (&'static [u8], Row);
+#[derive(Clone, Debug)]
+struct Named {
+    /// See [`short`].
+    short: u64,
+    name: &'static [u8],
+    row: Row,
+}
 
 /// How many lengths and letters [`place`] tells apart.
 const PLACES: usize = 32 * 32;
@@ -421,11 +428,25 @@ fn place(name: &[u8]) -> usize {
     (name.len() & 31) * 32 + first
 }
 
+/// A name of up to eight bytes as one number, which is compared at once: the same in both cases, for of
+/// what is no letter nothing becomes one. Of names of one length only those are equal that are the same;
+/// 0 for one that is longer.
+fn short(name: &[u8]) -> u64 {
+    if name.len() > 8 {
+        return 0;
+    }
+    name.iter()
+        .fold(0, |number, byte| number << 8 | u64::from(byte & !0x20))
+}
+
 /// The row of a command of this name, however it is spelt.
 pub(super) fn row(name: &[u8]) -> Option<&'static Row> {
-    let same = ROWS.get(place(name))?;
-    let found = same.iter().find(|(n, _)| n.eq_ignore_ascii_case(name))?;
-    Some(&found.1)
+    let (same, short) = (ROWS.get(place(name))?, short(name));
+    let is_it = |named: &&Named| match short {
+        0 => named.name.eq_ignore_ascii_case(name),
+        short => named.short == short,
+    };
+    same.iter().find(is_it).map(|named| &named.row)
 }
 
 #[cfg(test)]
@@ -440,9 +461,27 @@ mod tests {
             assert!(row(name.to_lowercase().as_bytes()).is_some(), "{name}");
         }
         assert!(ROWS.iter().all(|same| same.len() < 10));
+        let named = || ROWS.iter().flatten();
+        assert!(
+            named().all(|n| n.name.len() < 32),
+            "no length is there twice"
+        );
+        let mut short = named().filter(|n| n.name.len() <= 8);
+        assert!(short.all(|n| n.name.iter().all(u8::is_ascii_uppercase)));
         assert_eq!(row(b""), None);
         let fields = Family::Elements(Layout::Pairs, Effect::Set);
         assert_eq!(row(b"hset").unwrap().family, fields);
         assert_eq!(row(b"AVERYLONGCOMMANDNAMETHATNOBODYKNOWS"), None);
+        for other in [
+            &b"S5T"[..],
+            b"SE\xd4",
+            b"\x13ET",
+            b"SET\0",
+            b"\0SET",
+            b" SET",
+            b"   ",
+        ] {
+            assert_eq!(row(other), None, "{other:?}");
+        }
     }
 }
