@@ -22,9 +22,11 @@ use tandem::converge::{Claims, Docket, Judge, Table};
 use tandem::intake::decoder::Decoder;
 use tandem::intake::event::Event;
 use tandem::intake::filter::Filter;
-use tandem::model::{BatchReader, Cursor, Epoch, FrameBuilder, Hlc, Offset, Seen, SiteId, Tags};
+use tandem::model::{
+    BatchReader, Cursor, Epoch, FrameBuilder, Hlc, Mark, Offset, Seen, SiteId, Tags, mark_key,
+};
 use tandem::rdb::Reader;
-use tandem::redis::ReplyScanner;
+use tandem::redis::{ReplyScanner, put_command};
 
 /// What is read at once under load.
 const TURN: u64 = 256;
@@ -69,21 +71,28 @@ const PARTS: &[Part] = &[
         make: scanner,
         allocations: 0,
         bytes: 0,
-        instructions: 405,
+        instructions: 410,
     },
     Part {
         name: "decoder",
         make: decoder,
         allocations: 0,
         bytes: 0,
-        instructions: 1405,
+        instructions: 1340,
+    },
+    Part {
+        name: "echo",
+        make: echo,
+        allocations: 40,
+        bytes: 10,
+        instructions: 720,
     },
     Part {
         name: "table",
         make: table,
         allocations: 5,
         bytes: 1,
-        instructions: 1085,
+        instructions: 1070,
     },
     Part {
         name: "frame",
@@ -97,7 +106,7 @@ const PARTS: &[Part] = &[
         make: records,
         allocations: 5,
         bytes: 1,
-        instructions: 275,
+        instructions: 210,
     },
     Part {
         name: "replies",
@@ -196,6 +205,27 @@ fn decoder() -> Result<Turn> {
             }
         }
         assert_eq!(count, TURN, "each is a write");
+    }))
+}
+
+/// Writes of a peer come back in a marked transaction.
+fn echo() -> Result<Turn> {
+    let key = mark_key(&SiteId::try_new("b")?);
+    let mark = format!("1 i=7 n=1 at=1/{TURN} hlc={TURN} low=1/1 base=1 home=1 owes=0 seen=a:1/1");
+    Mark::parse(mark.as_bytes())?;
+    let mut bytes = Vec::new();
+    put_command(&mut bytes, &[b"MULTI"]);
+    put_command(&mut bytes, &[b"SET", key.as_bytes(), mark.as_bytes()]);
+    bytes.extend_from_slice(&stream(0));
+    put_command(&mut bytes, &[b"EXEC"]);
+    let catalog = Catalog::default();
+    let mut decoder = Decoder::new(Offset(0), 0, catalog, Filter::default());
+    let mut buffer = BytesMut::new();
+    Ok(Box::new(move || {
+        buffer.extend_from_slice(&bytes);
+        let event = decoder.next(&mut buffer, 0);
+        let is_echo = matches!(event, Ok(Some(Event::Echo { .. })));
+        assert!(is_echo && buffer.is_empty(), "it is one echo");
     }))
 }
 

@@ -41,7 +41,7 @@ pub(super) struct Target {
 impl Target {
     /// Whether a command is left out by configuration.
     pub(super) fn ignores(&self, command: &Command<'_>) -> bool {
-        match command.arg(0).first().map(u8::to_ascii_uppercase) {
+        match command.name().first().map(u8::to_ascii_uppercase) {
             Some(b'F') => self.flush == Flush::Ignore && is_flush(command),
             Some(b'P') => self.publish == Publish::Ignore && command.is(b"PUBLISH"),
             Some(b'S') => self.publish == Publish::Ignore && command.is(b"SPUBLISH"),

@@ -74,7 +74,7 @@ impl Dialect {
 
     /// None: it stays as it is. The first letter keeps common commands out of the comparisons.
     fn rewritten(&self, command: &Command<'_>, out: &mut Vec<u8>) -> Option<Put> {
-        match command.arg(0).first().map(u8::to_ascii_uppercase)? {
+        match command.name().first().map(u8::to_ascii_uppercase)? {
             b'S' => self.set(command, out),
             b'L' => self.list(command, out),
             b'R' => self.restore_or_pop(command, out),
@@ -115,7 +115,7 @@ impl Dialect {
         if command.is(b"SPUBLISH") {
             return (!self.has_7_0()).then_some(Put::Nothing);
         }
-        if !command.is(b"SET") || command.len() < 4 || self.has_6_2() {
+        if command.len() < 4 || !command.is(b"SET") || self.has_6_2() {
             return None;
         }
         if has_at(command, 3, &[b"KEEPTTL"]) {

@@ -205,11 +205,17 @@ impl Scanner {
 /// Whether the command can remove our marks from database 0, seen from database `db`. With the
 /// database into which SWAPDB would carry them.
 #[must_use]
+#[inline]
 pub fn removes_marks(command: &Command<'_>, db: u32) -> Option<Option<u32>> {
     // Asked of every command, and nearly none is any of these.
-    if !matches!(command.arg(0), [b'F' | b'f' | b'S' | b's', _, _, _, _, ..]) {
-        return None;
+    match command.row()?.keys {
+        Keys::Database | Keys::Everything => whole_removes_marks(command, db),
+        _ => None,
     }
+}
+
+/// The same of a command that touches whole databases.
+fn whole_removes_marks(command: &Command<'_>, db: u32) -> Option<Option<u32>> {
     if command.is(b"FLUSHALL") || (command.is(b"FLUSHDB") && db == 0) {
         return Some(None);
     }

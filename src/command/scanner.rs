@@ -59,6 +59,8 @@ pub struct Scanner {
 pub struct Command<'a> {
     raw: &'a [u8],
     args: &'a [Range<usize>],
+    /// The first of them: nearly all that is asked is about it.
+    name: &'a [u8],
     row: Option<&'static Row>,
 }
 
@@ -77,6 +79,12 @@ impl<'a> Command<'a> {
             .get(number)
             .and_then(|r| self.raw.get(r.clone()))
             .unwrap_or_default()
+    }
+
+    /// Its name, as it is spelt; empty when it has none.
+    #[must_use]
+    pub const fn name(&self) -> &'a [u8] {
+        self.name
     }
 
     /// What the table says of it: looked up once, for it is asked several times.
@@ -112,7 +120,7 @@ impl<'a> Command<'a> {
     #[must_use]
     #[inline]
     pub fn is(&self, name: &[u8]) -> bool {
-        self.arg(0).eq_ignore_ascii_case(name)
+        self.name.eq_ignore_ascii_case(name)
     }
 }
 
@@ -174,8 +182,14 @@ impl Scanner {
     pub fn command<'a>(&'a self, buffer: &'a [u8]) -> Command<'a> {
         let (raw, args) = (buffer.get(..self.at).unwrap_or_default(), &self.args[..]);
         let name = args.first().and_then(|range| raw.get(range.clone()));
-        let row = name.and_then(row);
-        Command { raw, args, row }
+        let name = name.unwrap_or_default();
+        let row = row(name);
+        Command {
+            raw,
+            args,
+            name,
+            row,
+        }
     }
 
     /// Drops the complete command from the front of the buffer.

@@ -234,6 +234,7 @@ impl Catalog {
 impl Row {
     /// What the command of this row does to the key of this number among those that it touches, if
     /// it writes it.
+    #[inline]
     pub(super) fn act(&self, command: &Command<'_>, key: usize) -> Act {
         match self.family {
             Family::Nothing | Family::Ordered => Act::Write,

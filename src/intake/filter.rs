@@ -96,6 +96,7 @@ impl Filter {
 
     /// How a command travels that was given with database `db` selected.
     #[must_use]
+    #[inline]
     pub fn travel(&self, catalog: &Catalog, command: &Command<'_>, db: u32) -> Travel {
         if command.is(b"PUBLISH") && [SENTINELS, CHANNEL.as_bytes()].contains(&command.arg(1)) {
             return Travel::Not;
@@ -103,6 +104,11 @@ impl Filter {
         if self.is_open() {
             return Travel::Whole;
         }
+        self.travel_selected(catalog, command, db)
+    }
+
+    /// The same where not everything travels.
+    fn travel_selected(&self, catalog: &Catalog, command: &Command<'_>, db: u32) -> Travel {
         match catalog.touched(command, db) {
             Touched::Keys(keys) => self.travel_keys(command, &keys),
             Touched::Database(_) | Touched::Everything if !self.is_by_database() => Travel::Crosses,

@@ -47,12 +47,19 @@ pub(crate) fn take_u8(input: &mut impl Buf) -> Result<u8, RecordError> {
 }
 
 /// Takes a number from the front of what is in one piece.
+#[inline]
 pub(crate) fn take_varint(input: &mut impl Buf) -> Result<u64, RecordError> {
     // Nearly all numbers are small.
     if let Some(&byte @ 0..0x80) = input.chunk().first() {
         input.advance(1);
         return Ok(u64::from(byte));
     }
+    take_long_varint(input)
+}
+
+/// The same of one that is not.
+#[inline(never)]
+fn take_long_varint(input: &mut impl Buf) -> Result<u64, RecordError> {
     let mut number = 0_u64;
     for (length, byte) in (1..).zip(input.chunk()) {
         let (shift, bits) = (7 * (length - 1), u64::from(byte & 0x7f));

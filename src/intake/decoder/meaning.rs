@@ -100,7 +100,7 @@ impl Meaning {
         command: &Command<'_>,
         now_ms: u64,
     ) -> Result<(), DecodeError> {
-        match command.arg(0).first().map(u8::to_ascii_uppercase) {
+        match command.name().first().map(u8::to_ascii_uppercase) {
             Some(b'P') if command.is(b"PING") => return Ok(()),
             Some(b'R') if command.is(b"REPLCONF") => {
                 if command.arg(1).eq_ignore_ascii_case(b"GETACK") {
@@ -172,7 +172,7 @@ impl Meaning {
 
     /// A command behind a mark.
     fn on_echoed(&mut self, command: &Command<'_>) {
-        if command.is(b"SET") && command.arg(1) == GONE_KEY.as_bytes() {
+        if command.arg(1) == GONE_KEY.as_bytes() && command.is(b"SET") {
             return self.on_gone(command.arg(2).to_vec().into());
         }
         let (db, Some(transaction)) = (self.db, &mut self.transaction) else {
