@@ -5,8 +5,9 @@
 //! cut off and killed. At rest the sites must be equal, and nobody may wait for anything. `SIM_SCHEDULES=n`
 //! runs so many of each kind, beginning with a random seed, or with `FIRST=n`. `SEED=n SITES=n` repeats one that
 //! has failed, with `TRACE=1` it tells all that happens, and `STEPS=n` ends the writing and the faults earlier.
-//! `MIX=moves` keeps to what clients do in one mix of [`mixes::MIXES`], `COPIES=never`, `meeting` or `losses` to
-//! schedules without copies, to those in which sites with data meet, or to those in which servers lose something.
+//! `MIX=moves` keeps to what clients do in one mix of [`mixes::MIXES`], `COPIES=never`, `meeting`, `losses` or
+//! `drops` to schedules without copies, to those in which sites with data meet, in which servers lose something, or
+//! in which journals do.
 //! With `LOSSES=several`, servers of three sites and more lose something up to three times, which a few in ten
 //! thousand schedules do not survive yet, nearly all of them because all sites have lost everything:
 //!
