@@ -243,6 +243,24 @@ mod tests {
         found.unwrap()
     }
 
+    #[test]
+    fn what_can_remove_marks_is_known_by_its_row() {
+        let removes = |line: &str, db| {
+            let args: Vec<&[u8]> = line.split(' ').map(str::as_bytes).collect();
+            let (mut raw, mut found) = (Vec::new(), None);
+            put_command(&mut raw, &args);
+            scanner::for_each(&raw, |command| found = removes_marks(&command, db)).unwrap();
+            found
+        };
+        assert_eq!(removes("flushall", 3), Some(None));
+        assert_eq!(removes("FLUSHDB ASYNC", 0), Some(None));
+        assert_eq!(removes("FLUSHDB", 3), None);
+        assert_eq!(removes("SwapDB 0 5", 3), Some(Some(5)));
+        assert_eq!(removes("SWAPDB 5 0", 3), Some(Some(5)));
+        assert_eq!(removes("SWAPDB 5 6", 0), None);
+        assert_eq!(removes("SET k v", 0), None);
+    }
+
     fn keys(catalog: &Catalog, line: &str) -> String {
         let Touched::Keys(found) = touched(catalog, line) else {
             panic!("{line}")
