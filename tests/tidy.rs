@@ -59,7 +59,7 @@ const MAY_IMPORT: &[(&str, &[&str])] = &[
         ],
     ),
     // Around it.
-    ("precheck", &["model", "redis", "config", "link"]),
+    ("precheck", &["model", "redis", "config", "journal", "link"]),
     ("metrics", &["model", "status"]),
     // It hands an operator's order to repair keys to the applier, by the docket.
     ("admin", &["model", "status", "metrics", "converge"]),

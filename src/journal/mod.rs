@@ -68,6 +68,12 @@ const TAIL_BYTES: usize = 8 << 20;
 /// Of a journal that drops nothing, one part of so many is kept in reserve.
 const RESERVE: u64 = 4;
 
+/// How many bytes of so many a journal that drops nothing keeps in reserve ([`Writer::use_reserve`]).
+#[must_use]
+pub const fn reserve(max_size: u64) -> u64 {
+    max_size / RESERVE
+}
+
 /// What limits the parts; tests make them small.
 #[derive(Clone, Copy, Debug)]
 struct Limits {
@@ -82,7 +88,7 @@ impl Limits {
     const fn usual(&self) -> u64 {
         match self.drops_oldest {
             true => self.total,
-            false => self.total - self.total / RESERVE,
+            false => self.total - reserve(self.total),
         }
     }
 

@@ -184,6 +184,44 @@ impl Facts {
         Line::pass("backlog", format!("repl-backlog-size is {}", size(bytes)))
     }
 
+    /// Whether what the server keeps while a full journal is not written fits into that journal's reserve, of so
+    /// many bytes, from which it is read when the peer is back. `limits` as for [`output_buffer`].
+    pub(super) fn reserve(&self, reserve: u64, limits: Option<&str>) -> Line {
+        const NAME: &str = "reserve";
+        let backlog = self.number("repl_backlog_size");
+        let buffer = limits.and_then(replica_limits).map(|(hard, _)| hard);
+        let (Some(backlog), Some(buffer)) = (backlog, buffer) else {
+            return Line::skip(NAME, "how much the server keeps for a replica is not known");
+        };
+        let kept = match buffer {
+            0 => u64::MAX,
+            hard => hard.max(backlog),
+        };
+        let room = format!("the reserve of a full journal is {}", size(reserve));
+        if kept <= reserve {
+            let found = format!("{room}, and the server keeps {} at most", size(kept));
+            return Line::pass(NAME, found);
+        }
+        let (keeps, remedy) = match buffer {
+            0 => (
+                "without limit".to_owned(),
+                "set client-output-buffer-limit replica to 256mb 64mb 60".to_owned(),
+            ),
+            _ => (
+                format!("{} at most", size(kept)),
+                format!(
+                    "set [journal] max_size to four times that, {}",
+                    size(kept.saturating_mul(4))
+                ),
+            ),
+        };
+        let found = format!(
+            "{room}, and the server keeps {keeps} of what is not read: what is more is dropped from the journal \
+             when the peer is back, and copied"
+        );
+        Line::warn(NAME, found, remedy)
+    }
+
     /// `save` is what CONFIG GET said of it, when that was permitted.
     pub(super) fn persistence(&self, save: Option<&str>) -> Line {
         if self.field("rdb_last_bgsave_status") == Some("err") {
@@ -235,11 +273,7 @@ pub(super) fn output_buffer(limits: Option<&str>) -> Line {
     let Some(limits) = limits else {
         return Line::skip(NAME, "to see client-output-buffer-limit needs +config|get");
     };
-    let mut words = limits.split(' ');
-    // It is `slave` up to 4 and in most answers since, but `replica` is allowed too.
-    let is_there = words.any(|word| matches!(word, "slave" | "replica"));
-    let mut next = || words.next()?.parse::<u64>().ok();
-    let (true, Some(hard), Some(soft)) = (is_there, next(), next()) else {
+    let Some((hard, soft)) = replica_limits(limits) else {
         return Line::skip(NAME, "client-output-buffer-limit has no word on replicas");
     };
     let small = |limit: u64, usual: u64| limit != 0 && limit < usual;
@@ -258,6 +292,15 @@ pub(super) fn output_buffer(limits: Option<&str>) -> Line {
         return Line::warn(NAME, found, remedy);
     }
     Line::pass(NAME, found)
+}
+
+/// What may wait for a replica at once, and for long, in bytes; 0: without limit.
+fn replica_limits(limits: &str) -> Option<(u64, u64)> {
+    let mut words = limits.split(' ');
+    // It is `slave` up to 4 and in most answers since, but `replica` is allowed too.
+    words.find(|word| matches!(*word, "slave" | "replica"))?;
+    let mut next = || words.next()?.parse::<u64>().ok();
+    Some((next()?, next()?))
 }
 
 /// What the first session will do. `keys` are those of clients; `new` are the peers that this site
@@ -382,6 +425,9 @@ mod tests {
             bad.backlog(),
             bad.persistence(Some("")),
             output_buffer(Some("normal 0 0 0 slave 1048576 0 0 pubsub 1 1 1")),
+            bad.reserve((1 << 20) - 1, Some("slave 1048576 0 0")),
+            bad.reserve(1 << 20, Some("slave 1048577 0 0")),
+            bad.reserve(1 << 40, Some("slave 0 0 0")),
         ];
         for line in lines {
             assert_eq!(line.level(), Level::Warn, "{line}");
@@ -397,6 +443,8 @@ mod tests {
             good.persistence(None),
             output_buffer(Some("normal 0 0 0 slave 268435456 67108864 60")),
             output_buffer(Some("replica 0 0 0")),
+            good.reserve(256 << 20, Some("replica 268435456 67108864 60")),
+            good.reserve(64 << 20, Some("replica 1 0 0")),
             facts("maxmemory_policy:volatile-lru\r\n").eviction(Evictions::KeepLocal),
             notifications(Some("Ee")),
         ];
@@ -416,6 +464,8 @@ mod tests {
             none.persistence(None),
             output_buffer(None),
             output_buffer(Some("slave x")),
+            none.reserve(1, Some("slave 1 1 1")),
+            facts("repl_backlog_size:1\r\n").reserve(1, None),
         ];
         for line in lines {
             assert_eq!(line.level(), Level::Skip, "{line}");

@@ -8,7 +8,8 @@ use tokio::time::timeout;
 use super::facts::{Facts, data, notifications, output_buffer};
 use super::permissions::{clients, replicate, subscriptions, transactions, writes};
 use super::report::{Line, Report};
-use crate::config::{Config, Evictions};
+use crate::config::{Config, Evictions, WhenFull};
+use crate::journal;
 use crate::model::{Mark, MarkError, SELF_KEY, SiteId, fence_key, mark_key, owed_key};
 use crate::redis::{Address, Connection, Error, Reply, Settings};
 
@@ -51,27 +52,31 @@ pub(super) async fn check(config: &Config, report: &mut Report) {
     let save = setting(&mut connection, "save").await;
     report.add(facts.persistence(save.as_deref()));
     match config.read_from.replica() {
-        None => stream(&config.redis, &mut connection, &facts, report).await,
-        Some(settings) => replica(settings, &facts, report).await,
+        None => stream(config, &config.redis, (&mut connection, &facts), report).await,
+        Some(settings) => replica(config, settings, &facts, report).await,
     }
     report.add(held(&mut connection, &facts, config).await);
 }
 
 /// Adds what is needed of the server whose replication stream is read.
 async fn stream(
+    config: &Config,
     settings: &Settings,
-    connection: &mut Connection,
-    facts: &Facts,
+    (connection, facts): (&mut Connection, &Facts),
     report: &mut Report,
 ) {
     report.add(replicate(settings, facts).await);
     report.add(facts.backlog());
     let limits = setting(connection, "client-output-buffer-limit").await;
     report.add(output_buffer(limits.as_deref()));
+    if config.journal.when_full == WhenFull::StopReading {
+        let reserve = journal::reserve(config.journal.max_size);
+        report.add(facts.reserve(reserve, limits.as_deref()));
+    }
 }
 
 /// Adds the same, where a replica is read instead of the primary.
-async fn replica(settings: &Settings, primary: &Facts, report: &mut Report) {
+async fn replica(config: &Config, settings: &Settings, primary: &Facts, report: &mut Report) {
     let asked = async {
         let mut connection = open(settings).await?;
         let info = ask(&mut connection, &["INFO"]).await?;
@@ -85,7 +90,7 @@ async fn replica(settings: &Settings, primary: &Facts, report: &mut Report) {
         Ok((mut connection, facts)) => {
             let address = connection.address().to_string();
             report.add(facts.follows(primary, &address));
-            stream(settings, &mut connection, &facts, report).await;
+            stream(config, settings, (&mut connection, &facts), report).await;
         }
     }
 }

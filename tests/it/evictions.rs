@@ -366,14 +366,7 @@ fn a_replica_is_read_and_its_primary_heard() {
         ..Options::default()
     });
     let replica = Server::start(&[]);
-    let primary = pair.a.server.port();
-    replica
-        .client()
-        .run(&format!("REPLICAOF 127.0.0.1 {primary}"));
-    wait_for("the replica to follow", patience(30), || {
-        let status = replica.client().info("replication", "master_link_status");
-        status.as_deref() == Some("up")
-    });
+    replica.follow(&pair.a.server);
     let config = &mut pair.a.sidecar.config;
     config.sync_extra = "evictions = \"keep_local\"".to_owned();
     config.redis_extra = format!("read_from = \"redis://127.0.0.1:{}\"", replica.port());

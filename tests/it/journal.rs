@@ -79,6 +79,17 @@ fn a_full_journal_that_may_drop_nothing_stops_reading_and_loses_nothing() {
     pair.a.sidecar.config.journal_size = "48MiB".to_owned();
     pair.a.sidecar.config.journal_extra = "when_full = \"stop_reading\"".to_owned();
     pair.a.sidecar.expect_errors("the journal refuses writes");
+    // All that is written here fits; all that the server may keep does not.
+    let checked = pair.a.sidecar.command(&["check"]);
+    let said = String::from_utf8_lossy(&checked.stdout).into_owned();
+    let (room, kept) = (
+        "reserve of a full journal is 12 MiB",
+        "keeps 64 MiB at most",
+    );
+    assert!(
+        said.contains("warn  reserve") && said.contains(room) && said.contains(kept),
+        "{said}"
+    );
     pair.start_sidecars();
     pair.wait_synchronizing();
     pair.b.sidecar.kill();

@@ -1,5 +1,6 @@
 //! What was read goes into the journal, before anybody hears of it.
 
+use std::collections::VecDeque;
 use std::mem;
 use std::time::Duration;
 
@@ -10,7 +11,7 @@ use tracing::{error, info, warn};
 use super::Stream;
 use crate::intake::{Error, wall_ms};
 use crate::journal::{self, FrameHeader, FrameKind};
-use crate::model::{Cursor, FrameBuilder, Offset};
+use crate::model::{Cursor, FrameBuilder, Offset, Record, SiteId, TARGET_FRAME};
 use crate::progress::Delivered;
 use crate::replica::Replica;
 
@@ -133,14 +134,8 @@ impl Stream {
             return Ok(());
         };
         self.judge()?;
-        if !self.foreign.is_empty() {
-            // Before what says that they are judged.
-            let foreign = mem::replace(&mut self.foreign, FrameBuilder::new(Offset(0)));
-            let header = self.notes_header();
-            while let Err(error) = self.append(&header, foreign.body()) {
-                self.wait_for_disk(error, replica, stop).await?;
-            }
-        }
+        // Before what says that they are judged.
+        self.commit_foreign(replica, stop).await?;
         if self.frame.is_empty() {
             self.judge.release();
             if self.progress.read.offset != end {
@@ -186,6 +181,23 @@ impl Stream {
         self.progress.read = Cursor { epoch, offset: end };
         self.read_db = db;
         self.publish();
+        Ok(())
+    }
+
+    /// Appends peers' records. What has no room stays for the next time: they are judged once.
+    async fn commit_foreign(
+        &mut self,
+        replica: &mut Replica,
+        stop: &CancellationToken,
+    ) -> Result<(), Error> {
+        let header = self.notes_header();
+        while !self.foreign.is_empty() {
+            let (frame, count) = frame_of(&self.foreign);
+            while let Err(error) = self.append(&header, frame.body()) {
+                self.wait_for_disk(error, replica, stop).await?;
+            }
+            self.foreign.drain(..count);
+        }
         Ok(())
     }
 
@@ -242,9 +254,57 @@ impl Stream {
     }
 }
 
+/// A frame of the first of these records, and how many there are in it. Many may come at once, when the judge has
+/// waited: the journal drops by the frame, and what is large has no room in one that is nearly full.
+fn frame_of(foreign: &VecDeque<(SiteId, Cursor, Record)>) -> (FrameBuilder, usize) {
+    let (mut frame, mut count) = (FrameBuilder::new(Offset(0)), 0);
+    for (origin, place, record) in foreign {
+        if frame.len() >= TARGET_FRAME {
+            break;
+        }
+        frame.push_foreign(origin, *place, record);
+        count += 1;
+    }
+    (frame, count)
+}
+
 #[cfg(test)]
 mod tests {
+    use std::sync::Arc;
+
     use super::*;
+    use crate::model::Hlc;
+
+    #[test]
+    fn many_records_of_peers_are_many_frames() {
+        let site = SiteId::try_new("b").unwrap();
+        let record = Record {
+            offset: Offset(1),
+            hlc: Hlc(1),
+            db: 0,
+            seen: Arc::default(),
+            causes: Arc::default(),
+            count: 1,
+            commands: vec![b'x'; TARGET_FRAME / 2].into(),
+        };
+        let mut records: VecDeque<_> = (0..5)
+            .map(|n| {
+                let place = Cursor {
+                    offset: Offset(n),
+                    ..Cursor::ZERO
+                };
+                (site.clone(), place, record.clone())
+            })
+            .collect();
+        let mut counts = Vec::new();
+        while !records.is_empty() {
+            let (frame, count) = frame_of(&records);
+            assert!(frame.len() < 2 * TARGET_FRAME, "{} bytes", frame.len());
+            records.drain(..count);
+            counts.push(count);
+        }
+        assert_eq!(counts, [2, 2, 1]);
+    }
 
     #[test]
     fn a_full_journal_whose_peers_get_on_is_not_jammed() {

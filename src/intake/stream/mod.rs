@@ -4,7 +4,7 @@ mod epochs;
 mod evicting;
 mod journaling;
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, VecDeque};
 use std::mem;
 use std::sync::Arc;
 use std::time::Duration;
@@ -33,8 +33,8 @@ use super::{Config, Error, Shared, wall_ms};
 use crate::converge::Judge;
 use crate::journal::Writer;
 use crate::model::{
-    Clock, Cursor, FrameBuilder, InstanceId, Judgement, Mark, Offset, Position, Seen, SiteId,
-    TARGET_FRAME, Tags,
+    Clock, Cursor, FrameBuilder, InstanceId, Judgement, Mark, Offset, Position, Record, Seen,
+    SiteId, TARGET_FRAME, Tags,
 };
 use crate::progress::{EpochState, FenceSeen, Progress, seen_without_parts};
 use crate::replica::Replica;
@@ -76,8 +76,8 @@ pub(super) struct Stream {
     judge: Judge,
     conflicts: Conflicts,
     /// Peers' records that have come back, where there are third sites, and that the journal does not have
-    /// yet. In a frame of its own, which does not travel.
-    foreign: FrameBuilder,
+    /// yet. In frames of their own, which do not travel.
+    foreign: VecDeque<(SiteId, Cursor, Record)>,
     /// What the judge has found and the journal does not have yet.
     judgements: Vec<Judgement>,
     state: Option<Arc<EpochState>>,
@@ -126,7 +126,7 @@ impl Stream {
             filter: config.filter.clone(),
             decoder: Decoder::new(at.offset, db, shared.catalog.clone(), config.filter.clone()),
             frame: FrameBuilder::new(at.offset),
-            foreign: FrameBuilder::new(Offset(0)),
+            foreign: VecDeque::new(),
             clock: Clock::after(hlc),
             ahead: Ahead::default(),
             judge,
@@ -442,9 +442,7 @@ impl Stream {
             found.append(self.judge.take());
         }
         self.forget();
-        for (origin, place, record) in found.foreign.drain(..) {
-            self.foreign.push_foreign(&origin, place, &record);
-        }
+        self.foreign.extend(found.foreign.drain(..));
         for judgement in &found.notes {
             self.frame.push_judgement(judgement);
         }

@@ -3,8 +3,8 @@
 use std::collections::BTreeSet;
 use std::thread;
 
-use super::run::{Hold, wait_read};
-use crate::harness::{Client, Options, Pair, compare, patience, wait_until};
+use super::run::Hold;
+use crate::harness::{Client, Options, Pair, Site, compare, patience, wait_until};
 
 /// Entries that a site adds in one go.
 const ENTRIES: u64 = 500;
@@ -32,7 +32,7 @@ fn entries_with_the_same_automatic_id_are_all_kept() {
         }
     });
     println!("{common} ids in common");
-    pair.sites().into_iter().for_each(wait_read);
+    pair.sites().into_iter().for_each(Site::wait_read);
     pair.mend_link();
     pair.settle();
     let held = entries(&mut pair.a.client());

@@ -8,7 +8,7 @@ use redis::Value;
 use super::case::{Case, Order};
 use crate::conformance::case::Product;
 use crate::harness::client::words;
-use crate::harness::{Client, Pair, Site, patience, wait_for, wait_until};
+use crate::harness::{Client, Pair, Site, patience, wait_for};
 
 /// Commands in one pipeline.
 const CHUNK: usize = 500;
@@ -157,7 +157,7 @@ impl Batch {
                     replies[*number][form] = answer;
                 }
             }
-            pair.sites().into_iter().for_each(wait_read);
+            pair.sites().into_iter().for_each(Site::wait_read);
             tick();
             if moment == 0 {
                 between();
@@ -208,19 +208,6 @@ impl Heard {
             applied: peer.records_applied,
         }
     }
-}
-
-/// Waits until the sidecar has read, and so stamped, all that its server has executed.
-pub(crate) fn wait_read(site: &Site) {
-    let offset = site.client().offset();
-    wait_until("the sidecar to have read all", patience(20), || {
-        let read = site.sidecar.status()?.redis.offset;
-        if read >= offset {
-            Ok(())
-        } else {
-            Err(format!("{} has read {read} of {offset}", site.name))
-        }
-    });
 }
 
 /// Waits until what is read from now on gets a later stamp.

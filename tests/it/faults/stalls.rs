@@ -3,8 +3,14 @@
 use std::thread;
 
 use super::{number, write_more};
-use crate::harness::{Options, Pair, compare, patience, wait_for};
+use crate::harness::{FaultProxy, Options, Pair, Server, compare, patience, wait_for};
 use crate::resume::{judged, load_on};
+
+/// Keys that a site is asked for at once: many more than it reads in one transaction.
+const ASKED: usize = 1000;
+/// Bytes of a stream, in which there is what the peer had seen when it asked, and where some of these were read, of
+/// a hundred bytes each: but not where all were.
+const SOME_PLACES: u64 = 3000;
 
 /// Longer than any answer is waited for, the lease among them.
 fn seconds() -> u64 {
@@ -111,5 +117,49 @@ fn who_was_dropped_goes_on_from_the_backlog() {
     });
     pair.settle();
     compare(&pair);
+    nothing_begun_anew(&pair, 5);
+}
+
+/// States are read, and where in our stream that was is not known for longer than they wait for it: the stream is
+/// read again, and then they are sent after all.
+#[test]
+fn states_whose_place_is_not_known_for_long_are_sent_later() {
+    let mut pair = Pair::prepare(&Options::default());
+    let replica = Server::start(&[]);
+    replica.follow(&pair.a.server);
+    let reading = FaultProxy::to(replica.port());
+    let config = &mut pair.a.sidecar.config;
+    config.redis_extra = format!("read_from = \"redis://127.0.0.1:{}\"", reading.port());
+    pair.start_sidecars();
+    pair.wait_synchronizing();
+    let (mut a, mut b) = pair.clients();
+    let (there, back) = (pair.wire_a.up(), pair.wire_a.down());
+
+    // Site a writes before b, and b hears of it last: b must ask.
+    there.stall();
+    back.stall();
+    for key in 0..ASKED {
+        a.run(&format!("SET {key} a"));
+    }
+    pair.a.wait_read();
+    for key in 0..ASKED {
+        b.run(&format!("SET {key} b"));
+    }
+    back.pass();
+    wait_for("b's writes to be at a", patience(30), || {
+        a.ask::<String>(&format!("GET {}", ASKED - 1)) == "b"
+    });
+    pair.a.wait_read();
+    reading.down().grant(SOME_PLACES);
+    there.pass();
+    pair.a
+        .wait_for_log(&["an answer waits: the stream of the local Redis is not read"]);
+    assert!(reading.down().is_used_up());
+    reading.down().pass();
+    pair.settle();
+    compare(&pair);
+    for key in 0..ASKED {
+        assert_eq!(b.ask::<String>(&format!("GET {key}")), "b", "{key}");
+    }
     nothing_begun_anew(&pair, 5);
 }

@@ -89,6 +89,18 @@ impl Site {
         });
     }
 
+    /// Waits until its sidecar has read, and so stamped, all that its server has executed.
+    pub(crate) fn wait_read(&self) {
+        let offset = self.client().offset();
+        wait_until("the sidecar to have read all", patience(20), || {
+            let read = self.sidecar.status()?.redis.offset;
+            let is_all = read >= offset;
+            is_all
+                .then_some(())
+                .ok_or_else(|| format!("{} has read {read} of {offset}", self.name))
+        });
+    }
+
     /// A client of its Redis.
     pub(crate) fn client(&self) -> Client {
         self.server.client()

@@ -81,6 +81,16 @@ impl Server {
         Client::connect_while(self.port, || self.expect_alive())
     }
 
+    /// Becomes a replica, and waits until it has all that the primary has.
+    pub(crate) fn follow(&self, primary: &Self) {
+        let mut client = self.client();
+        client.run(&format!("REPLICAOF 127.0.0.1 {}", primary.port()));
+        wait_for("the replica to follow", patience(30), || {
+            let status = client.info("replication", "master_link_status");
+            status.as_deref() == Some("up")
+        });
+    }
+
     /// Fails at once, with the end of its log, when it has died though no test told it to.
     pub(crate) fn expect_alive(&self) {
         if let Some(how) = self.collapse() {
