@@ -111,6 +111,10 @@ impl Target {
         if owed.is_empty() && self.debts.is_empty() {
             return;
         }
+        // It has several keys and reads none.
+        if command.is(b"MSET") {
+            return;
+        }
         let Touched::Keys(keys) = self.catalog.touched(command, db) else {
             return;
         };

@@ -3,11 +3,16 @@
 //! `MULTI; SET tandem:from:<origin> <mark>; <commands of whole records>; EXEC`. One MULTI per 16 to
 //! 256 commands costs the server no more CPU than the plain commands would.
 
+mod run;
+#[cfg(test)]
+mod tests;
+
 use std::collections::BTreeSet;
 use std::sync::Arc;
 
 use bytes::Bytes;
 
+use self::run::Run;
 use super::debts::{Key, member};
 use super::entries::Late;
 use super::policy::Target;
@@ -21,7 +26,8 @@ use crate::redis::put_command;
 
 /// A batch is closed at this many commands: at 1 to 2 µs each it keeps the target's other clients
 /// waiting for less than half a millisecond, and only when records come faster than they are applied.
-/// With half as many, each record would cost this side a sixth more: sending, waking up twice.
+/// With half as many, each record would cost this side a sixth more: sending, waking up twice. SETs that have joined
+/// others count too: twice as many of those gained nothing.
 pub(super) const MAX_COMMANDS: u32 = 256;
 /// The first words of errors that say something of a value, or of one's type.
 const OF_THE_VALUE: [&str; 4] = ["ERR", "WRONGTYPE", "BUSYGROUP", "NOGROUP"];
@@ -55,6 +61,10 @@ pub(super) struct Batch {
     scanner: Scanner,
     body: Vec<u8>,
     commands: u32,
+    /// The last of them, if that is a plain SET.
+    run: Run,
+    /// How many SETs have joined others.
+    joined: u32,
     /// What the records had seen, each with the number of its first command.
     seen: Vec<(u32, Arc<Seen>)>,
     /// The database selected at the end of the body; it begins in database 0.
@@ -78,6 +88,8 @@ impl Batch {
             scanner: Scanner::default(),
             body: Vec::new(),
             commands: 0,
+            run: Run::default(),
+            joined: 0,
             seen: Vec::new(),
             db: 0,
             records: 0,
@@ -107,6 +119,8 @@ impl Batch {
             scanner,
             body,
             commands,
+            run,
+            joined,
             seen: known,
             removes_marks: removing,
             ..
@@ -119,6 +133,12 @@ impl Batch {
             if target.ignores(command) {
                 return;
             }
+            if let Some(count) = run.put(command, body) {
+                *commands += count;
+                *joined += 1 - count;
+                return;
+            }
+            run.end();
             if let Some(count) = target.put_spared(command, (db, seen), body) {
                 *commands += count;
                 return;
@@ -147,6 +167,7 @@ impl Batch {
 
     fn select(&mut self, db: u32) {
         put_command(&mut self.body, &[b"SELECT", db.to_string().as_bytes()]);
+        self.run.end();
         self.commands += 1;
         self.db = db;
     }
@@ -154,7 +175,7 @@ impl Batch {
     /// Whether no further record should be added.
     #[must_use]
     pub(super) const fn is_full(&self) -> bool {
-        self.commands >= MAX_COMMANDS
+        self.commands + self.joined >= MAX_COMMANDS
             || self.body.len() >= MAX_BYTES
             || self.removes_marks.is_some()
     }
@@ -327,6 +348,7 @@ impl Batch {
         Self {
             body,
             commands: self.commands.saturating_sub(1),
+            run: Run::default(),
             ..self
         }
     }
@@ -335,247 +357,5 @@ impl Batch {
     #[must_use]
     pub(super) const fn commands(&self) -> u32 {
         self.commands
-    }
-}
-
-#[cfg(test)]
-mod tests {
-
-    use super::super::debts::Debts;
-    use super::super::policy::MAX_GUESSED;
-    use super::*;
-    use crate::command::{Access, Catalog, Dialect};
-    use crate::config::{Flush, Publish};
-    use crate::converge::Claims;
-    use crate::model::Record;
-    use crate::model::{Cursor, SiteId};
-    use crate::redis::Info;
-
-    fn debts() -> Debts {
-        let [a, b] = ["a", "b"].map(|name| SiteId::try_new(name).unwrap());
-        Debts::new(&b, &Claims::new(&a, std::slice::from_ref(&b)))
-    }
-
-    fn target(version: &str) -> Target {
-        Target {
-            dialect: Dialect::of(&Info::parse(&format!("redis_version:{version}\r\n"))),
-            catalog: Catalog::default(),
-            flush: Flush::Forward,
-            publish: Publish::Forward,
-            debts: debts(),
-            disputes: false,
-            site: SiteId::try_new("a").unwrap(),
-            table: Arc::new(crate::converge::Table::new(1 << 19)),
-            peer: SiteId::try_new("b").unwrap(),
-            foreign: Arc::default(),
-        }
-    }
-
-    fn bookkeeping() -> Bookkeeping {
-        Bookkeeping {
-            mark_key: "m".to_owned(),
-            mark: "v".to_owned(),
-            owed_key: "owed".to_owned(),
-            reserved: ["m".to_owned(), "s".to_owned()].into(),
-        }
-    }
-
-    fn record(offset: u64, db: u32, lines: &[&str]) -> Record {
-        let mut commands = Vec::new();
-        for line in lines {
-            let args: Vec<&[u8]> = line.split(' ').map(str::as_bytes).collect();
-            put_command(&mut commands, &args);
-        }
-        let count = u32::try_from(lines.len()).unwrap();
-        let offset = Offset(offset);
-        Record {
-            offset,
-            hlc: Hlc(offset.0),
-            db,
-            seen: Arc::default(),
-            causes: Arc::default(),
-            count,
-            commands: commands.into(),
-        }
-    }
-
-    fn lines(bytes: &[u8]) -> Vec<String> {
-        let mut lines = Vec::new();
-        scanner::for_each(bytes, |c| {
-            lines.push(
-                c.args(0)
-                    .map(String::from_utf8_lossy)
-                    .collect::<Vec<_>>()
-                    .join(" "),
-            );
-        })
-        .unwrap();
-        lines
-    }
-
-    #[test]
-    fn any_word_of_a_command_that_nobody_knows_may_be_a_key() {
-        let mut batch = Batch::new(target("8.6.3"));
-        let long = format!("module.write a {}", "x".repeat(MAX_GUESSED + 1));
-        batch
-            .push(record(10, 2, &[&long, "FLUSHALL"]).borrowed())
-            .unwrap();
-        let key = crate::command::Key {
-            db: 2,
-            name: b"a".to_vec(),
-            access: Access::Write,
-        };
-        // The first command is the SELECT.
-        assert_eq!(batch.touched(1).unwrap().0, Touched::Keys(vec![key]));
-        assert_eq!(batch.touched(2).unwrap().0, Touched::Everything);
-    }
-
-    #[test]
-    fn the_mark_comes_first_and_records_stay_whole() {
-        let mut batch = Batch::new(target("8.6.3"));
-        batch.push(record(10, 0, &["SET a 1"]).borrowed()).unwrap();
-        batch
-            .push(record(20, 3, &["INCR x", "SELECT 5", "INCR y"]).borrowed())
-            .unwrap();
-        batch.push(record(30, 5, &["INCR z"]).borrowed()).unwrap();
-        let sealed = batch.seal(2, &bookkeeping());
-        let expected = [
-            "MULTI", "SELECT 0", "SET m v", "SET a 1", "SELECT 3", "INCR x", "SELECT 5", "INCR y",
-            "INCR z", "EXEC",
-        ];
-        assert_eq!(lines(&sealed.bytes), expected);
-        assert_eq!((sealed.count, sealed.head, sealed.db), (8, 2, 5));
-        assert_eq!(
-            (batch.last(), batch.hlc(), batch.records()),
-            (Offset(30), Hlc(30), 3)
-        );
-        let (touched, name) = batch.touched(4).unwrap();
-        let key = crate::command::Key {
-            db: 5,
-            name: b"y".to_vec(),
-            access: Access::Write,
-        };
-        assert_eq!(touched, Touched::Keys(vec![key]));
-        assert_eq!(&name[..], b"INCR");
-        let commands = batch.commands();
-        let less = batch.without(4);
-        let sealed = less.seal(0, &bookkeeping());
-        assert!(!lines(&sealed.bytes).contains(&"INCR y".to_owned()));
-        assert_eq!(less.commands(), commands - 1);
-    }
-
-    #[test]
-    fn a_record_costs_no_memory_but_the_place_of_its_commands() {
-        let mut batch = Batch::new(target("8.6.3"));
-        let records: Vec<Record> = (1..200).map(|n| record(n, 0, &["SET key value"])).collect();
-        let mut push = |record: &Record| batch.push(record.borrowed()).unwrap();
-        let (first, rest) = records.split_at(100);
-        first.iter().for_each(&mut push);
-        let counted = allocation_counter::measure(|| rest.iter().for_each(&mut push));
-        assert!(counted.count_total < 3, "{counted:?}");
-    }
-
-    #[test]
-    fn marks_are_written_again_behind_what_removes_them() {
-        let mut batch = Batch::new(target("8.6.3"));
-        batch.push(record(10, 4, &["FLUSHALL"]).borrowed()).unwrap();
-        assert!(batch.is_full());
-        let expected = [
-            "MULTI", "SET m v", "SELECT 4", "FLUSHALL", "SELECT 0", "SET m v", "EXEC",
-        ];
-        assert_eq!(lines(&batch.seal(0, &bookkeeping()).bytes), expected);
-
-        let mut batch = Batch::new(target("8.6.3"));
-        batch
-            .push(record(10, 0, &["SWAPDB 0 7"]).borrowed())
-            .unwrap();
-        let sealed = batch.seal(0, &bookkeeping());
-        let expected = [
-            "MULTI",
-            "SET m v",
-            "SWAPDB 0 7",
-            "SELECT 7",
-            "DEL m s",
-            "SELECT 0",
-            "SET m v",
-            "EXEC",
-        ];
-        assert_eq!(lines(&sealed.bytes), expected);
-    }
-
-    #[test]
-    fn what_an_old_target_lacks_is_said_in_its_words() {
-        let mut batch = Batch::new(target("5.0.6"));
-        batch
-            .push(
-                record(
-                    10,
-                    0,
-                    &[
-                        "SET k v PXAT 99",
-                        "COPY a b",
-                        "FUNCTION DELETE f",
-                        "SET k v",
-                    ],
-                )
-                .borrowed(),
-            )
-            .unwrap();
-        let expected = [
-            "MULTI",
-            "SET m v",
-            "SET k v",
-            "PEXPIREAT k 99",
-            "SET k v",
-            "SADD owed 0:b",
-            "EXEC",
-        ];
-        let sealed = batch.seal(0, &bookkeeping());
-        assert_eq!(lines(&sealed.bytes), expected);
-        assert_eq!(sealed.count, 5);
-        assert_eq!((batch.owed().len(), batch.unheld()), (1, 1));
-    }
-
-    #[test]
-    fn what_is_made_of_an_owed_key_is_owed_too() {
-        let target = target("6.0.16");
-        target
-            .debts
-            .add((0, "old".into()), Cursor::ZERO, Need::Lacks);
-        let mut batch = Batch::new(target);
-        let lines = [
-            "COPY 1 2",
-            "SUNIONSTORE 3 2",
-            "RENAME 2 4",
-            "SADD 3 x",
-            "SUNIONSTORE 5 old",
-            "SUNIONSTORE 6 1",
-        ];
-        batch.push(record(10, 0, &lines).borrowed()).unwrap();
-        let owed: Vec<_> = batch.owed().iter().map(|k| k.1.clone()).collect();
-        assert_eq!(owed, ["2", "3", "4", "5"]);
-    }
-
-    #[test]
-    fn flushes_and_messages_are_dealt_with_as_configured() {
-        let line = &["FLUSHDB", "PUBLISH c m", "SET k v"][..];
-        let mut batch = Batch::new(Target {
-            flush: Flush::Ignore,
-            publish: Publish::Ignore,
-            ..target("7.0.0")
-        });
-        batch.push(record(10, 0, line).borrowed()).unwrap();
-        let sealed = batch.seal(0, &bookkeeping());
-        assert_eq!(
-            lines(&sealed.bytes),
-            ["MULTI", "SET m v", "SET k v", "EXEC"]
-        );
-        let stopping = Target {
-            flush: Flush::Stop,
-            ..target("7.0.0")
-        };
-        assert!(stopping.stops_at(record(10, 0, line).borrowed()));
-        assert!(!stopping.stops_at(record(10, 0, &["SET FLUSHALL v"]).borrowed()));
-        assert!(!target("7.0.0").stops_at(record(10, 0, line).borrowed()));
     }
 }
