@@ -16,17 +16,20 @@ use allocation_counter::measure;
 use anyhow::{Context, Result, ensure};
 use bytes::{Bytes, BytesMut};
 use clap::Parser;
+use tandem::apply::{Batch, Debts, Target};
 use tandem::command::scanner::Scanner;
-use tandem::command::{Catalog, Effects, for_each_in};
+use tandem::command::{Catalog, Dialect, Effects, for_each_in};
+use tandem::config::{Flush, Publish};
 use tandem::converge::{Claims, Docket, Judge, Table};
 use tandem::intake::decoder::Decoder;
 use tandem::intake::event::Event;
 use tandem::intake::filter::Filter;
 use tandem::model::{
-    BatchReader, Cursor, Epoch, FrameBuilder, Hlc, Mark, Offset, Seen, SiteId, Tags, mark_key,
+    BatchReader, Cursor, Epoch, FrameBuilder, Hlc, Mark, Offset, RecordRef, Seen, SiteId, Tags,
+    mark_key,
 };
 use tandem::rdb::Reader;
-use tandem::redis::{ReplyScanner, put_command};
+use tandem::redis::{Info, ReplyScanner, put_command};
 
 /// What is read at once under load.
 const TURN: u64 = 256;
@@ -107,6 +110,13 @@ const PARTS: &[Part] = &[
         allocations: 5,
         bytes: 1,
         instructions: 210,
+    },
+    Part {
+        name: "batch",
+        make: batch,
+        allocations: 15,
+        bytes: 130,
+        instructions: 720,
     },
     Part {
         name: "replies",
@@ -280,6 +290,38 @@ fn records() -> Result<Turn> {
             count += 1;
         }
         assert_eq!(count, TURN, "each can be read");
+    }))
+}
+
+/// Records are put into a transaction.
+fn batch() -> Result<Turn> {
+    let (a, b) = (SiteId::try_new("a")?, SiteId::try_new("b")?);
+    let target = Target {
+        dialect: Dialect::of(&Info::parse("redis_version:8.0.0\r\n")),
+        catalog: Catalog::default(),
+        flush: Flush::Forward,
+        publish: Publish::Forward,
+        debts: Debts::new(&b, &Claims::new(&a, std::slice::from_ref(&b))),
+        disputes: false,
+        site: a.clone(),
+        table: Arc::new(Table::new(1 << 19)),
+        peer: b,
+        foreign: Arc::default(),
+    };
+    let mut seen = Seen::default();
+    seen.advance(&a, at(1));
+    let seen = Arc::new(seen);
+    let records: Vec<_> = (1..=TURN).map(|n| (n * 110, command(n))).collect();
+    let bytes = records.iter().map(|(_, commands)| commands.len()).sum();
+    Ok(Box::new(move || {
+        let mut batch = Batch::new(target.clone());
+        batch.reserve(bytes);
+        for (offset, commands) in &records {
+            let tags = tags(*offset, &seen);
+            let pushed = batch.push(RecordRef { tags, commands });
+            assert!(pushed.is_ok(), "it can be read");
+        }
+        assert_eq!(u64::from(batch.records()), TURN, "each is in it");
     }))
 }
 

@@ -3,6 +3,7 @@
 //! counts among the [claims](Claims) of this site, by which the peer's own requests are answered.
 
 use std::collections::{HashMap, HashSet};
+use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use bytes::Bytes;
@@ -22,6 +23,9 @@ pub struct Debts {
     peer: SiteId,
     claims: Arc<Claims>,
     inner: Arc<Mutex<Inner>>,
+    /// How many there are: set under the lock, and read without it, for every command that is applied asks
+    /// whether there is one.
+    count: Arc<AtomicUsize>,
 }
 
 /// A debt.
@@ -49,6 +53,7 @@ impl Debts {
             peer: peer.clone(),
             claims: Arc::clone(claims),
             inner: Arc::default(),
+            count: Arc::default(),
         }
     }
 
@@ -56,10 +61,18 @@ impl Debts {
         self.inner.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
+    /// Changes which keys are owed.
+    fn change<T>(&self, change: impl FnOnce(&mut Inner) -> T) -> T {
+        let mut inner = self.lock();
+        let changed = change(&mut inner);
+        self.count.store(inner.wanted.len(), Ordering::Release);
+        changed
+    }
+
     /// How many there are.
     #[must_use]
     pub fn len(&self) -> usize {
-        self.lock().wanted.len()
+        self.count.load(Ordering::Acquire)
     }
 
     /// Whether there is none.
@@ -71,9 +84,8 @@ impl Debts {
     /// Whether this key is owed.
     #[must_use]
     pub fn wants(&self, db: u32, key: &Bytes) -> bool {
-        let inner = self.lock();
         // A copy asks for each of its keys, and nearly always none is owed.
-        !inner.wanted.is_empty() && inner.wanted.contains_key(&(db, key.clone()))
+        !self.is_empty() && self.lock().wanted.contains_key(&(db, key.clone()))
     }
 
     /// Whether something of this key is known not to be here: a copy to the peer does not tell of it. See
@@ -107,12 +119,13 @@ impl Debts {
 
     /// A key is owed; the peer must have seen our history up to `after` when it reads it.
     pub fn add(&self, key: Key, after: Cursor, need: Need) {
-        let mut inner = self.lock();
-        let known = inner.wanted.get(&key).map_or(need, |want| want.need);
-        let need = need.max(known);
-        self.claims.want(&self.peer, &key, need);
-        inner.wanted.insert(key.clone(), Want { after, need });
-        inner.unasked.push(key);
+        self.change(|inner| {
+            let known = inner.wanted.get(&key).map_or(need, |want| want.need);
+            let need = need.max(known);
+            self.claims.want(&self.peer, &key, need);
+            inner.wanted.insert(key.clone(), Want { after, need });
+            inner.unasked.push(key);
+        });
     }
 
     /// A state of a copy was refused: a later one is owed.
@@ -165,7 +178,7 @@ impl Debts {
 
     /// The debt is paid: the sites that must hear so. None when there was no debt.
     pub fn remove(&self, key: &Key) -> Option<Vec<SiteId>> {
-        let was_owed = self.lock().wanted.remove(key).is_some();
+        let was_owed = self.change(|inner| inner.wanted.remove(key).is_some());
         let stale = self.claims.paid(&self.peer, key);
         was_owed.then_some(stale)
     }
@@ -204,18 +217,17 @@ impl Debts {
     /// local Redis may have begun a new history since, with writes that an earlier place says nothing
     /// of.
     pub fn begin(&self, stored: impl IntoIterator<Item = (Key, Need)>, after: Cursor) {
-        let mut inner = self.lock();
-        for (key, need) in stored {
-            self.claims.want(&self.peer, &key, need);
-            let want = inner.wanted.entry(key).or_insert(Want { after, need });
-            // It may be there for two reasons.
-            want.need = need.max(want.need);
-        }
-        inner
-            .wanted
-            .values_mut()
-            .for_each(|want| want.after = after);
-        inner.unasked = inner.wanted.keys().cloned().collect();
+        self.change(|inner| {
+            for (key, need) in stored {
+                self.claims.want(&self.peer, &key, need);
+                let want = inner.wanted.entry(key).or_insert(Want { after, need });
+                // It may be there for two reasons.
+                want.need = need.max(want.need);
+            }
+            let wants = inner.wanted.values_mut();
+            wants.for_each(|want| want.after = after);
+            inner.unasked = inner.wanted.keys().cloned().collect();
+        });
     }
 
     /// What to ask for now: at most `most` keys, all for the same reason, and the place that satisfies

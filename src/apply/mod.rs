@@ -35,9 +35,11 @@ use tokio_util::sync::CancellationToken;
 use tracing::info;
 
 use self::asking::ask;
+pub use self::batch::Batch;
 use self::commit::or_stopped;
 pub use self::debts::{Debts, Key};
 use self::parts::{Parts, put_removal};
+pub use self::policy::Target;
 use self::sealed::Sealed;
 pub use self::self_mark::keep_self_mark;
 use self::target::{FENCE_TIMEOUT, Writing, await_fence, put_fence};

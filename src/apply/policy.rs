@@ -6,7 +6,7 @@ use super::debts::{Debts, Key};
 use crate::command::{Access, Catalog, Command, Dialect, Touched, scanner};
 use crate::config::{Flush, Publish};
 use crate::converge::{Foreign, Table};
-use crate::model::{Cursor, RecordRef, Seen, SiteId};
+use crate::model::{RecordRef, Seen, SiteId};
 use crate::rdb::decode::has_disputed_entry;
 use crate::redis::put_command;
 
@@ -15,7 +15,7 @@ pub(super) const MAX_GUESSED: usize = 4096;
 
 /// How records are told to the local server.
 #[derive(Clone, Debug)]
-pub(super) struct Target {
+pub struct Target {
     /// What it knows.
     pub dialect: Dialect,
     /// What is known of commands.
@@ -67,11 +67,14 @@ impl Target {
     pub(super) fn put_spared(
         &self,
         command: &Command<'_>,
-        (db, seen): (u32, Cursor),
+        (db, seen): (u32, &Seen),
         body: &mut Vec<u8>,
     ) -> Option<u32> {
-        let deletes = command.is(b"DEL") || command.is(b"UNLINK");
-        if !deletes || self.table.newest() <= seen {
+        if !(command.is(b"DEL") || command.is(b"UNLINK")) {
+            return None;
+        }
+        let seen = seen.of(&self.site);
+        if self.table.newest() <= seen {
             return None;
         }
         let is_spared = |key: &&[u8]| self.table.spares((db, key), seen);
@@ -166,4 +169,82 @@ fn words(command: &Command<'_>, db: u32) -> Touched {
         access: Access::Write,
     };
     Touched::Keys(words.map(key).collect())
+}
+
+#[cfg(test)]
+mod tests {
+    use std::collections::BTreeMap;
+
+    use super::*;
+    use crate::command::{Effects, for_each_in};
+    use crate::converge::{Claims, Judge};
+    use crate::model::{Cursor, Epoch, Hlc, Offset};
+    use crate::redis::Info;
+
+    fn at(offset: u64) -> Cursor {
+        Cursor {
+            epoch: Epoch(1),
+            offset: Offset(offset),
+        }
+    }
+
+    fn raw(line: &str) -> Vec<u8> {
+        let mut raw = Vec::new();
+        put_command(
+            &mut raw,
+            &line.split(' ').map(str::as_bytes).collect::<Vec<_>>(),
+        );
+        raw
+    }
+
+    /// Site a, which has written `k` at 10.
+    fn target() -> Target {
+        let [site, peer] = ["a", "b"].map(|name| SiteId::try_new(name).unwrap());
+        let (table, catalog) = (Arc::new(Table::new(1 << 10)), Catalog::default());
+        let claims = Claims::new(&site, std::slice::from_ref(&peer));
+        let tables = (Arc::clone(&table), Arc::default());
+        let parts = (&BTreeMap::new(), Arc::clone(&claims));
+        let mut judge = Judge::new(site.clone(), tables, catalog.clone(), parts);
+        let mut effects = Effects::default();
+        for_each_in(&raw("SET k 1"), 0, |command, db| {
+            effects.add(&catalog, command, db, |_, _| true);
+        })
+        .unwrap();
+        judge.on_own(&mut effects, at(10), Hlc(1));
+        judge.note();
+        Target {
+            dialect: Dialect::of(&Info::parse("redis_version:8.6.3\r\n")),
+            catalog,
+            flush: Flush::Forward,
+            publish: Publish::Forward,
+            debts: Debts::new(&peer, &claims),
+            disputes: false,
+            site,
+            table,
+            peer,
+            foreign: Arc::default(),
+        }
+    }
+
+    #[test]
+    fn a_delete_spares_what_was_written_here_and_it_had_not_seen() {
+        let (target, rest) = (target(), raw("DEL x"));
+        for (line, seen, expected, put) in [
+            ("DEL k", 9, Some(0), &b""[..]),
+            ("DEL k x", 9, Some(1), &rest),
+            ("DEL k", 10, None, b""),
+            ("DEL x", 9, None, b""),
+            ("SET k 2", 9, None, b""),
+        ] {
+            let (mut body, mut found) = (Vec::new(), None);
+            // What it had seen of its own site says nothing of this one.
+            let tags = [("a", seen), ("b", 99)].map(|(n, o)| (SiteId::try_new(n).unwrap(), at(o)));
+            let tags = Seen::from_iter(tags);
+            scanner::for_each(&raw(line), |command| {
+                found = target.put_spared(&command, (0, &tags), &mut body);
+            })
+            .unwrap();
+            assert_eq!((found, &body[..]), (expected, put), "{line} {seen}");
+        }
+    }
 }

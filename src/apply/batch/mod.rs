@@ -52,7 +52,7 @@ pub(super) struct Bookkeeping {
 
 /// Whole records, ready to be sent.
 #[derive(Debug)]
-pub(super) struct Batch {
+pub struct Batch {
     target: Target,
     /// Keys whose state is needed, because the target has no words for what was done to them.
     owed: Vec<Key>,
@@ -80,7 +80,7 @@ pub(super) struct Batch {
 impl Batch {
     /// An empty batch for a target.
     #[must_use]
-    pub(super) fn new(target: Target) -> Self {
+    pub fn new(target: Target) -> Self {
         Self {
             target,
             owed: Vec::new(),
@@ -100,7 +100,7 @@ impl Batch {
     }
 
     /// Makes room for the records of a frame of so many bytes: at once, not in steps.
-    pub(super) fn reserve(&mut self, bytes: usize) {
+    pub fn reserve(&mut self, bytes: usize) {
         self.body.reserve(bytes.min(MAX_BYTES));
     }
 
@@ -108,7 +108,7 @@ impl Batch {
     ///
     /// # Errors
     /// Its commands cannot be read; the batch is then unusable.
-    pub(super) fn push(&mut self, record: RecordRef<'_>) -> Result<(), ScanError> {
+    pub fn push(&mut self, record: RecordRef<'_>) -> Result<(), ScanError> {
         if self.db != record.db {
             self.select(record.db);
         }
@@ -128,7 +128,6 @@ impl Batch {
         if known.last().is_none_or(|(_, last)| last != record.seen) {
             known.push((*commands, Arc::clone(record.seen)));
         }
-        let seen = record.seen.of(&target.site);
         let db = scanner.for_each_in(record.commands, record.db, |command, db| {
             if target.ignores(command) {
                 return;
@@ -139,7 +138,7 @@ impl Batch {
                 return;
             }
             run.end();
-            if let Some(count) = target.put_spared(command, (db, seen), body) {
+            if let Some(count) = target.put_spared(command, (db, record.seen), body) {
                 *commands += count;
                 return;
             }
@@ -206,7 +205,7 @@ impl Batch {
 
     /// How many records it has.
     #[must_use]
-    pub(super) const fn records(&self) -> u32 {
+    pub const fn records(&self) -> u32 {
         self.records
     }
 
