@@ -74,7 +74,7 @@ const PARTS: &[Part] = &[
         make: scanner,
         allocations: 0,
         bytes: 0,
-        instructions: 410,
+        instructions: 300,
     },
     Part {
         name: "decoder",
@@ -88,14 +88,14 @@ const PARTS: &[Part] = &[
         make: echo,
         allocations: 40,
         bytes: 10,
-        instructions: 720,
+        instructions: 600,
     },
     Part {
         name: "table",
         make: table,
         allocations: 5,
         bytes: 1,
-        instructions: 1070,
+        instructions: 1050,
     },
     Part {
         name: "frame",
@@ -116,7 +116,7 @@ const PARTS: &[Part] = &[
         make: batch,
         allocations: 15,
         bytes: 130,
-        instructions: 720,
+        instructions: 640,
     },
     Part {
         name: "replies",

@@ -111,6 +111,7 @@ impl Effects {
     }
 
     /// Adds what a command does to the keys for which `wants` says so.
+    #[inline]
     pub fn add(
         &mut self,
         catalog: &Catalog,

@@ -7,9 +7,10 @@
 
 #![deny(clippy::indexing_slicing, clippy::arithmetic_side_effects)]
 
+use std::cell::Cell;
 use std::ops::Range;
 
-use bytes::{Buf, BytesMut};
+use bytes::Buf;
 
 use super::table::{Row, row};
 
@@ -55,13 +56,14 @@ pub struct Scanner {
 }
 
 /// One command: its bytes and where its arguments are in them.
-#[derive(Debug, Clone, Copy)]
+#[derive(Debug)]
 pub struct Command<'a> {
     raw: &'a [u8],
     args: &'a [Range<usize>],
     /// The first of them: nearly all that is asked is about it.
     name: &'a [u8],
-    row: Option<&'static Row>,
+    /// What the table says of it, once somebody has asked: of what comes back of a peer's, nobody does.
+    row: Cell<Option<Option<&'static Row>>>,
 }
 
 impl<'a> Command<'a> {
@@ -88,8 +90,11 @@ impl<'a> Command<'a> {
     }
 
     /// What the table says of it: looked up once, for it is asked several times.
-    pub(super) const fn row(&self) -> Option<&'static Row> {
-        self.row
+    #[inline]
+    pub(super) fn row(&self) -> Option<&'static Row> {
+        let found = self.row.get().unwrap_or_else(|| row(self.name));
+        self.row.set(Some(found));
+        found
     }
 
     /// How many arguments it has, the name included.
@@ -182,19 +187,17 @@ impl Scanner {
     pub fn command<'a>(&'a self, buffer: &'a [u8]) -> Command<'a> {
         let (raw, args) = (buffer.get(..self.at).unwrap_or_default(), &self.args[..]);
         let name = args.first().and_then(|range| raw.get(range.clone()));
-        let name = name.unwrap_or_default();
-        let row = row(name);
         Command {
             raw,
             args,
-            name,
-            row,
+            name: name.unwrap_or_default(),
+            row: Cell::new(None),
         }
     }
 
     /// Drops the complete command from the front of the buffer.
-    pub fn advance(&mut self, buffer: &mut BytesMut) {
-        buffer.advance(self.at.min(buffer.len()));
+    pub fn advance(&mut self, buffer: &mut impl Buf) {
+        buffer.advance(self.at.min(buffer.remaining()));
         self.reset();
     }
 
@@ -306,6 +309,7 @@ fn digit(byte: u8) -> usize {
     reason = "the numbers of tests are small"
 )]
 mod tests {
+    use bytes::BytesMut;
     use proptest::collection::vec;
     use proptest::prelude::*;
     use redis_protocol::resp2::decode::decode_range;

@@ -71,37 +71,43 @@ impl Decoder {
         buffer: &mut BytesMut,
         now_ms: u64,
     ) -> Result<Option<Event>, DecodeError> {
-        loop {
-            if let Some(event) = self.meaning.events.pop_front() {
-                return Ok(Some(event));
-            }
-            if self.scanner_is_idle(buffer) {
+        if self.meaning.events.is_empty() {
+            let mut rest = &buffer[..];
+            let result = self.read(&mut rest, now_ms);
+            let read = buffer.len().saturating_sub(rest.len());
+            buffer.advance(read);
+            result?;
+        }
+        Ok(self.meaning.events.pop_front())
+    }
+
+    /// Reads up to the end of a command that is an event, and leaves what follows. Most commands of an echo
+    /// are none: the buffer is told once that all of them are read.
+    fn read(&mut self, rest: &mut &[u8], now_ms: u64) -> Result<(), DecodeError> {
+        while self.meaning.events.is_empty() {
+            if self.scanner.is_at_start() {
                 // A chained replica gets bare newlines while its upstream is away; they do not
                 // count in the offset.
-                while buffer.first() == Some(&b'\n') {
-                    buffer.advance(1);
+                while let [b'\n', behind @ ..] = *rest {
+                    *rest = behind;
                 }
             }
-            let Some(length) = self.scanner.scan(buffer)? else {
-                return if buffer.len() > MAX_FRAME {
-                    Err(DecodeError::TooLarge)
-                } else {
-                    Ok(None)
+            let Some(length) = self.scanner.scan(rest)? else {
+                return match rest.len() > MAX_FRAME {
+                    true => Err(DecodeError::TooLarge),
+                    false => Ok(()),
                 };
             };
             let (scanner, meaning) = (&mut self.scanner, &mut self.meaning);
             meaning.offset.0 = meaning.offset.0.saturating_add(length as u64);
-            let result = meaning.on_command(&scanner.command(buffer), now_ms);
-            scanner.advance(buffer);
+            let result = meaning.on_command(&scanner.command(rest), now_ms);
+            scanner.advance(rest);
             result?;
             if meaning.is_at_boundary() {
                 self.boundary = (meaning.offset, meaning.db);
             }
         }
-    }
-
-    fn scanner_is_idle(&self, buffer: &BytesMut) -> bool {
-        self.scanner.is_at_start() && buffer.first() == Some(&b'\n')
+        Ok(())
     }
 }
 

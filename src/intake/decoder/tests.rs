@@ -3,12 +3,12 @@
 use bytes::Bytes;
 
 use super::*;
-use crate::command::{Effects, for_each_in};
+use crate::command::{Effects, ScanError, for_each_in};
 use crate::model::{Cursor, Epoch, Hlc, InstanceId, Mark, Owes, Seen};
 use crate::redis::put_command;
 
-/// The events of a stream that arrives byte by byte, and the decoder behind it.
-fn events(lines: &[&str]) -> (Vec<Event>, Decoder) {
+/// The stream of these commands.
+fn stream(lines: &[&str]) -> Vec<u8> {
     let mut stream = Vec::new();
     for line in lines {
         // The value of a mark has spaces: it stands behind a bar.
@@ -17,15 +17,82 @@ fn events(lines: &[&str]) -> (Vec<Event>, Decoder) {
         let value = Some(value.as_bytes()).filter(|v| !v.is_empty());
         put_command(&mut stream, &words.chain(value).collect::<Vec<_>>());
     }
+    stream
+}
+
+/// The events of a stream that arrives in pieces, each with where it ends, and the decoder behind it.
+fn events_of<'a>(pieces: impl Iterator<Item = &'a [u8]>) -> (Vec<(Event, Offset)>, Decoder) {
     let mut decoder = Decoder::new(Offset(0), 0, Catalog::default(), Filter::default());
     let (mut buffer, mut events) = (BytesMut::new(), Vec::new());
-    for byte in stream {
-        buffer.extend_from_slice(&[byte]);
+    for piece in pieces {
+        buffer.extend_from_slice(piece);
         while let Some(event) = decoder.next(&mut buffer, 0).unwrap() {
-            events.push(event);
+            events.push((event, decoder.offset()));
         }
     }
+    assert!(buffer.is_empty(), "all of it is read");
     (events, decoder)
+}
+
+/// The events of a stream that arrives byte by byte, and the decoder behind it.
+fn events(lines: &[&str]) -> (Vec<Event>, Decoder) {
+    let (events, decoder) = events_of(stream(lines).chunks(1));
+    (
+        events.into_iter().map(|(event, _)| event).collect(),
+        decoder,
+    )
+}
+
+#[test]
+fn the_events_are_the_same_however_the_stream_is_cut() {
+    let mark = mark();
+    let lines = [
+        "SET a 1",
+        "PING",
+        "MULTI",
+        "SET own 1",
+        &mark,
+        "SET b 2",
+        "DEL c",
+        "EXEC",
+        "SELECT 3",
+        "REPLCONF GETACK *",
+        "SET d 4",
+        "SWAPDB 0 3",
+        "PING",
+    ];
+    // Bare newlines stand between commands, and do not count.
+    let commands = lines.map(|line| [&stream(&[line])[..], b"\n\n"].concat());
+    let (stream, counted) = (commands.concat(), stream(&lines).len());
+    let (expected, decoder) = events_of(stream.chunks(1));
+    let read = decoder.offset().0;
+    assert_eq!((expected.len(), read), (7, counted as u64));
+    for size in [2, 3, 7, 50, 100, 1000, stream.len()] {
+        let (found, cut) = events_of(stream.chunks(size));
+        assert_eq!(found, expected, "{size}");
+        assert_eq!(cut.boundary(), decoder.boundary(), "{size}");
+    }
+}
+
+#[test]
+fn what_stands_behind_an_event_is_left() {
+    let (first, second) = (stream(&["PING", "SET a 1"]), stream(&["PING", "SET b 2"]));
+    let mut buffer = BytesMut::from(&[&first[..], &second, b"*1\r\n$4\r\nPI"].concat()[..]);
+    let mut decoder = Decoder::new(Offset(0), 0, Catalog::default(), Filter::default());
+    for left in [&second[..], b""] {
+        let event = decoder.next(&mut buffer, 0).unwrap();
+        assert!(matches!(event, Some(Event::Write(_))));
+        assert_eq!(buffer, [left, b"*1\r\n$4\r\nPI"].concat()[..]);
+    }
+    assert_eq!(decoder.next(&mut buffer, 0), Ok(None));
+    buffer.extend_from_slice(b"NG\r\n!");
+    let wrong = decoder.next(&mut buffer, 0);
+    assert_eq!(wrong, Err(DecodeError::Scan(ScanError::NoCommand(b'!'))));
+    assert_eq!(buffer, b"!"[..], "what was read before it is gone");
+    assert_eq!(
+        decoder.boundary().0.0,
+        (first.len() + second.len() + 14) as u64
+    );
 }
 
 #[test]
