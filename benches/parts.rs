@@ -20,13 +20,13 @@ use tandem::apply::{Batch, Debts, Target};
 use tandem::command::scanner::Scanner;
 use tandem::command::{Catalog, Dialect, Effects, for_each_in};
 use tandem::config::{Flush, Publish};
-use tandem::converge::{Claims, Docket, Judge, Table};
+use tandem::converge::{Claims, Docket, Filed, Judge, Table};
 use tandem::intake::decoder::Decoder;
 use tandem::intake::event::Event;
 use tandem::intake::filter::Filter;
 use tandem::model::{
-    BatchReader, Cursor, Epoch, FrameBuilder, Hlc, Mark, Offset, RecordRef, Seen, SiteId, Tags,
-    mark_key,
+    BatchReader, Cursor, Epoch, FrameBuilder, Hlc, InstanceId, Mark, Offset, RecordRef, Seen,
+    SiteId, Tags, mark_key,
 };
 use tandem::rdb::Reader;
 use tandem::redis::{Info, ReplyScanner, put_command};
@@ -117,6 +117,13 @@ const PARTS: &[Part] = &[
         allocations: 15,
         bytes: 130,
         instructions: 640,
+    },
+    Part {
+        name: "judge",
+        make: judge,
+        allocations: 20,
+        bytes: 10,
+        instructions: 280,
     },
     Part {
         name: "replies",
@@ -322,6 +329,37 @@ fn batch() -> Result<Turn> {
             assert!(pushed.is_ok(), "it can be read");
         }
         assert_eq!(u64::from(batch.records()), TURN, "each is in it");
+    }))
+}
+
+/// Records come back whose writer had seen all that was written here, and are judged.
+fn judge() -> Result<Turn> {
+    let (a, b) = (SiteId::try_new("a")?, SiteId::try_new("b")?);
+    let (docket, claims) = (Docket::default(), Claims::new(&a, std::slice::from_ref(&b)));
+    let dockets = BTreeMap::from([(b.clone(), docket.clone())]);
+    let tables = (Arc::new(Table::new(1 << 19)), Arc::default());
+    let mut judge = Judge::new(a, tables, Catalog::default(), (&dockets, claims));
+    let seen = Arc::new(Seen::default());
+    let frame = |first| {
+        let mut frame = FrameBuilder::new(Offset(first));
+        (first..first + TURN).for_each(|n| frame.push(tags(n + 1, &seen), &command(n)));
+        (first, Bytes::from(frame.finish()))
+    };
+    // Records are judged once: each turn has its own.
+    let frames = (0..WARM + TURNS).map(|turn| frame(turn * TURN));
+    let mut frames = frames.collect::<Vec<_>>().into_iter();
+    let mut mark = Mark::parse(b"1 i=7 n=1 at=1/0 hlc=0 low=1/0 base=1 home=1 owes=0 seen=a:1/0")?;
+    let runtime = tokio::runtime::Builder::new_current_thread().build()?;
+    Ok(Box::new(move || {
+        let (first, body) = frames.next().unwrap_or_default();
+        let (epoch, start) = (Epoch(1), Offset(first));
+        runtime.block_on(docket.file(Filed::Records { epoch, start, body }));
+        mark.at = at(first + TURN);
+        let here = (InstanceId::new(7), 0);
+        judge.on_echo(&b, &mark, Vec::new(), here, at(first));
+        let found = judge.take();
+        assert!(found.found.is_empty(), "it is no conflict");
+        assert_eq!(judge.judged().of(&b), mark.at, "all are judged");
     }))
 }
 

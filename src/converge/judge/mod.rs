@@ -443,6 +443,12 @@ impl Judge {
             if self.waits_for_overrun() {
                 return;
             }
+            if *has_seen
+                && self.is_calm()
+                && let Some(origin) = self.origins.get_mut(site)
+            {
+                origin.pass_alike();
+            }
         }
         if let (Some(origin), Some(table)) = (self.origins.get_mut(site), self.foreign.of(site)) {
             origin.third.known(table, origin.judged);
@@ -502,6 +508,11 @@ impl Judge {
     fn is_wrong(&self) -> bool {
         let mut origins = self.origins.values();
         origins.any(|origin| !origin.wrong.is_empty() || !origin.deleted.is_empty())
+    }
+
+    /// Whether a record that had seen all that is here has nothing more to be looked at.
+    fn is_calm(&self) -> bool {
+        self.foreign.is_empty() && self.evicted.is_empty() && !self.is_wrong()
     }
 
     /// Whether a record had seen all that was written here, or at any site but its own.

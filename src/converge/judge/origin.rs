@@ -123,6 +123,19 @@ impl Origin {
         debug_assert!(scanned.is_ok(), "the applier has read it");
     }
 
+    /// Passes over what has come back behind the record that was judged last and has the same tags, for
+    /// nothing is to be found out of it: its writer had seen as much.
+    pub(super) fn pass_alike(&mut self) {
+        let Some(frame) = &mut self.reading else {
+            return;
+        };
+        let seen = &self.seen;
+        let is_alike = |frame: &Frame| frame.record().is_some_and(|r| Arc::ptr_eq(r.seen, seen));
+        while frame.step() && frame.place() <= self.echoed && is_alike(frame) {
+            self.judged = frame.place();
+        }
+    }
+
     /// Whether records are applied, or about to be, that are not judged.
     pub(super) fn waits(&self) -> bool {
         self.reading.is_some() || !self.docket.is_empty()
@@ -193,5 +206,83 @@ impl Frame {
     /// The same, as a value of its own.
     pub(super) fn to_record(&self) -> Option<Record> {
         self.records.to_record()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::super::tests::{Site, at, frame, key, site};
+    use super::super::*;
+
+    /// Records of one frame behind one that had seen all that was written here, up to 10.
+    async fn site_with(records: &[((u64, u64, u64), &str)]) -> Site {
+        let mut a = Site::new();
+        a.writes(10, 9, "SET k 1");
+        let first = ((20, 1, 10), "SET other 1");
+        a.applies_together(&[&[first][..], records].concat()).await;
+        a
+    }
+
+    #[tokio::test]
+    async fn what_has_other_tags_in_the_same_frame_is_judged() {
+        let records = [((21, 1, 10), "SET k 2"), ((22, 1, 5), "SET k 3")];
+        let mut a = site_with(&records[..1]).await;
+        a.reads(22, 1, &[]);
+        assert_eq!(a.wishes(), "");
+        let mut a = site_with(&records).await;
+        a.reads(22, 1, &[]);
+        assert_eq!(a.wishes(), "k");
+    }
+
+    #[tokio::test]
+    async fn what_has_not_seen_all_is_judged_in_each() {
+        let mut a = Site::new();
+        a.writes(10, 9, "SET k 1");
+        let records = [((20, 1, 5), "SET other 1"), ((21, 1, 5), "SET k 2")];
+        a.applies_together(&records).await;
+        a.reads(21, 1, &[]);
+        assert_eq!(a.wishes(), "k");
+    }
+
+    #[tokio::test]
+    async fn what_has_not_come_back_of_the_same_frame_waits() {
+        let mut a = site_with(&[((21, 1, 10), "SET x 2"), ((22, 1, 10), "SET k 3")]).await;
+        a.reads(21, 1, &[]);
+        assert_eq!(a.judge.take().notes, [Judgement::Judged(site("b"), at(21))]);
+        a.writes(30, 9, "SET k 4");
+        a.reads(22, 2, &[]);
+        assert_eq!(a.wishes(), "k");
+    }
+
+    #[tokio::test]
+    async fn what_is_wrong_evicted_or_deleted_here_is_looked_for_in_each() {
+        let mut a = site_with(&[((21, 1, 10), "COPY k copy")]).await;
+        a.judge.on_lost(&[key("k")], at(15));
+        a.reads(21, 1, &[]);
+        assert_eq!(a.wishes(), "copy k");
+        let mut a = site_with(&[((21, 1, 10), "INCR k")]).await;
+        a.judge.on_evicted(&key("k"));
+        a.reads(21, 1, &[]);
+        assert_eq!(a.wishes(), "k");
+        let mut a = site_with(&[((21, 1, 10), "DEL k")]).await;
+        a.reads(21, 1, &[key("k")]);
+        assert_eq!(a.wishes(), "", "it was the peer");
+    }
+
+    #[tokio::test]
+    async fn third_sites_hear_of_each() {
+        let peers = ["b", "c"].map(site);
+        let dockets: BTreeMap<SiteId, Docket> =
+            peers.clone().map(|peer| (peer, Docket::default())).into();
+        let claims = Claims::new(&site("a"), &peers);
+        let foreign = Arc::new(Foreign::new(&peers, 1 << 10));
+        let tables = (Arc::new(Table::new(1 << 10)), foreign);
+        let mut judge = Judge::new(site("a"), tables, Catalog::default(), (&dockets, claims));
+        let records = [20, 21, 22].map(|offset| ((offset, 1, 10), "SET k 1"));
+        dockets[&site("b")].file(frame(&records)).await;
+        let mark = Mark::first(InstanceId::new(7), at(22));
+        let life = (InstanceId::new(7), 0);
+        judge.on_echo(&site("b"), &mark, Vec::new(), life, at(30));
+        assert_eq!(judge.take().foreign.len(), records.len());
     }
 }

@@ -8,11 +8,11 @@ use crate::model::{Epoch, FrameBuilder, Offset, Owes, Tags};
 const LIFE: InstanceId = InstanceId::new(7);
 const NOW_MS: u64 = 1_000_000;
 
-fn site(name: &str) -> SiteId {
+pub(super) fn site(name: &str) -> SiteId {
     SiteId::try_new(name).unwrap()
 }
 
-fn at(offset: u64) -> Cursor {
+pub(super) fn at(offset: u64) -> Cursor {
     Cursor {
         epoch: Epoch(1),
         offset: Offset(offset),
@@ -38,6 +38,28 @@ fn mark(upto: u64, batch: u64) -> Mark {
         copy: None,
         part: None,
         seen: Seen::default(),
+    }
+}
+
+/// Records of b: where each ends, its stamp, and up to where it had seen our history; and its commands.
+pub(super) fn frame(records: &[((u64, u64, u64), &str)]) -> Filed {
+    let mut frame = FrameBuilder::new(Offset(0));
+    for ((offset, hlc, seen), line) in records {
+        let seen = Arc::new(Seen::from_iter([(site("a"), at(*seen))]));
+        let tags = Tags {
+            offset: Offset(*offset),
+            hlc: Hlc(*hlc),
+            db: 0,
+            seen: &seen,
+            causes: &seen,
+            count: 1,
+        };
+        frame.push(tags, &Site::commands(line));
+    }
+    Filed::Records {
+        epoch: Epoch(1),
+        start: Offset(0),
+        body: frame.finish().into(),
     }
 }
 
@@ -89,26 +111,13 @@ impl Site {
     }
 
     /// The applier takes up a write of b that had seen our history up to `seen`.
-    pub(super) async fn applies(&self, (offset, hlc, seen): (u64, u64, u64), line: &str) {
-        let mut tags = Seen::default();
-        tags.advance(&site("a"), at(seen));
-        let mut frame = FrameBuilder::new(Offset(0));
-        let tags = Arc::new(tags);
-        let tags = Tags {
-            offset: Offset(offset),
-            hlc: Hlc(hlc),
-            db: 0,
-            seen: &tags,
-            causes: &tags,
-            count: 1,
-        };
-        frame.push(tags, &Self::commands(line));
-        let filed = Filed::Records {
-            epoch: Epoch(1),
-            start: Offset(0),
-            body: frame.finish().into(),
-        };
-        self.docket.file(filed).await;
+    pub(super) async fn applies(&self, tags: (u64, u64, u64), line: &str) {
+        self.docket.file(frame(&[(tags, line)])).await;
+    }
+
+    /// The same of several in one frame.
+    pub(super) async fn applies_together(&self, records: &[((u64, u64, u64), &str)]) {
+        self.docket.file(frame(records)).await;
     }
 
     /// What was applied up to there comes back, with deletes that the server has added.
