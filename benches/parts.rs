@@ -114,9 +114,9 @@ const PARTS: &[Part] = &[
     Part {
         name: "batch",
         make: batch,
-        allocations: 15,
+        allocations: 20,
         bytes: 130,
-        instructions: 640,
+        instructions: 690,
     },
     Part {
         name: "judge",

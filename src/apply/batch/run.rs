@@ -5,10 +5,14 @@
 //! (a `set` event for each key), is the same on every version, and neither of the two can fail by what is there.
 
 use crate::command::Command;
-use crate::redis::{put_arg, put_head};
+use crate::redis::put_head;
 
-/// How a plain `SET` begins, in the protocol's form. Its key and its value follow.
-const SET: &[u8] = b"*3\r\n$3\r\nSET\r\n";
+/// How a plain `SET` begins, in the protocol's form. Its name in any spelling, its key and its value follow.
+const HEAD: &[u8] = b"*3\r\n$3\r\n";
+/// Its name.
+const NAME: &[u8] = b"SET\r\n";
+/// The name of what several are.
+const MSET: &[u8] = b"$4\r\nMSET\r\n";
 
 /// The last command of a body, when more may join it.
 #[derive(Debug, Default)]
@@ -17,8 +21,10 @@ pub(super) struct Run {
     at: usize,
     /// How many keys it sets; 0: it is none that others may join.
     keys: usize,
-    /// What stands before the first of them, in the body too.
+    /// What stands before the first of them; in the body with as many arguments as it has.
     head: Vec<u8>,
+    /// Where in it the last digit of their number is.
+    digits: usize,
 }
 
 impl Run {
@@ -29,30 +35,46 @@ impl Run {
 
     /// Puts a plain `SET`; how many commands more the body has then. None when it is something else, and nothing was
     /// put.
+    #[inline]
     pub(super) fn put(&mut self, command: &Command<'_>, body: &mut Vec<u8>) -> Option<u32> {
-        let (head, pair) = command.raw().split_at_checked(SET.len())?;
-        if !head.eq_ignore_ascii_case(SET) {
+        let rest = command.raw().strip_prefix(HEAD)?;
+        let (name, pair) = rest.split_at_checked(NAME.len())?;
+        if !name.eq_ignore_ascii_case(NAME) {
             return None;
         }
-        if self.keys == 0 {
-            (self.at, self.keys) = (body.len(), 1);
+        self.keys += 1;
+        if self.keys == 1 {
+            self.at = body.len();
             self.head.clear();
-            self.head.extend_from_slice(head);
+            self.head.extend_from_slice(HEAD);
+            self.head.extend_from_slice(NAME);
             body.extend_from_slice(command.raw());
             return Some(1);
         }
-        self.keys += 1;
+        self.count(body);
+        body.extend_from_slice(pair);
+        Some(0)
+    }
+
+    /// Has the head say how many arguments there are: two more.
+    #[inline]
+    fn count(&mut self, body: &mut Vec<u8>) {
+        let last = self.at + self.digits;
+        match body.get_mut(last) {
+            Some(digit) if self.keys > 2 && *digit < b'9' => *digit += 2,
+            _ => self.begin_anew(body),
+        }
+    }
+
+    /// Writes the head anew. It grows by a byte at 2, 5, 50 and 500 keys: what is behind it is moved.
+    fn begin_anew(&mut self, body: &mut Vec<u8>) {
         let known = self.at..self.at + self.head.len();
         self.head.clear();
         put_head(&mut self.head, 1 + 2 * self.keys);
-        put_arg(&mut self.head, b"MSET");
-        match body.get_mut(known.clone()) {
-            Some(there) if there.len() == self.head.len() => there.copy_from_slice(&self.head),
-            // It grows by a byte at 2, 5, 50 and 500 keys: what is behind it is moved.
-            _ => drop(body.splice(known, self.head.iter().copied())),
-        }
-        body.extend_from_slice(pair);
-        Some(0)
+        // Behind a `*`, and before the end of the line.
+        self.digits = self.head.len() - 3;
+        self.head.extend_from_slice(MSET);
+        drop(body.splice(known, self.head.iter().copied()));
     }
 }
 

@@ -56,18 +56,23 @@ struct Load {
 enum Event {
     /// All clients go away, a server is killed and started again, and clients come back.
     Restart,
-    /// All sites are apart, and one writes so many bytes, more than the journal holds, which does this then.
+    /// All sites are apart, and one writes so many bytes, more than its journal of this size holds, which does this
+    /// then.
     Overflow {
         when_full: &'static str,
+        journal: &'static str,
         bytes: usize,
     },
 }
 
 /// How often.
 const EVENTS: u32 = 3;
-/// The smallest journal there is, of which a quarter is a reserve where nothing is dropped.
+/// The smallest journal there is.
 const SMALL_JOURNAL: &str = "16MiB";
-/// What is left of it when all have got all: the last segment, which is never removed, and one that waits to be.
+/// A quarter of it, the reserve where nothing is dropped, is more than what is left of the filling before, and what
+/// all sites write until there is room again.
+const ROOMY_JOURNAL: &str = "32MiB";
+/// What is left of that when all have got all: the last segment, which is never removed.
 const NEARLY_EMPTY: u64 = 4 << 20;
 /// What a sidecar says when its journal drops what a peer has not got: that is copied.
 const DROPS: &str = "drops what a peer has not got";
@@ -126,6 +131,7 @@ const fn dropping(sites: usize) -> Load {
         servers: LONG,
         event: Some(Event::Overflow {
             when_full: "full_sync",
+            journal: SMALL_JOURNAL,
             bytes: 20 << 20,
         }),
         is_exact: false,
@@ -139,7 +145,8 @@ const fn waiting(sites: usize) -> Load {
         servers: LONG,
         event: Some(Event::Overflow {
             when_full: "stop_reading",
-            bytes: 13 << 20,
+            journal: ROOMY_JOURNAL,
+            bytes: 26 << 20,
         }),
         is_exact: true,
     }
@@ -278,6 +285,9 @@ fn load(kind: Load, seed: u64, span: Duration) -> Vec<String> {
             _ => None,
         };
         if filling.is_some() {
+            if let Err(reason) = come_to_rest(&mesh, seed) {
+                return vec![reason];
+            }
             mesh.sites.iter().for_each(drained);
         }
         let from = sums.iter().map(Sums::last_number).max().unwrap_or(0);
@@ -291,8 +301,7 @@ fn load(kind: Load, seed: u64, span: Duration) -> Vec<String> {
     println!("{} commands, {copies} copies", histories.len());
     // Lines begin with the time.
     histories.sort();
-    if let Err(reason) = rest(&mesh.all()) {
-        keep_logs(&mesh, seed);
+    if let Err(reason) = come_to_rest(&mesh, seed) {
         return vec![reason];
     }
     let mut wrong = unequal_keys(&mesh.all(), &histories, differences_in_value);
@@ -309,6 +318,17 @@ fn load(kind: Load, seed: u64, span: Duration) -> Vec<String> {
     wrong
 }
 
+/// Waits until nothing is on its way any more; says why it does not come to that.
+fn come_to_rest(mesh: &Mesh, seed: u64) -> Result<(), String> {
+    let start = Instant::now();
+    let rested = rest(&mesh.all());
+    println!("at rest after {:.1} s", start.elapsed().as_secs_f64());
+    if rested.is_err() {
+        keep_logs(mesh, seed);
+    }
+    rested
+}
+
 /// Sites for such a load, which are in sync.
 fn start(kind: Load) -> Mesh {
     let mut mesh = Mesh::prepare(
@@ -321,8 +341,11 @@ fn start(kind: Load) -> Mesh {
     for site in &mut mesh.sites {
         // Commands that meet a key of another type are told in the log.
         site.sidecar.expect_errors("");
-        if let Some(Event::Overflow { when_full, .. }) = kind.event {
-            SMALL_JOURNAL.clone_into(&mut site.sidecar.config.journal_size);
+        if let Some(Event::Overflow {
+            when_full, journal, ..
+        }) = kind.event
+        {
+            journal.clone_into(&mut site.sidecar.config.journal_size);
             site.sidecar.config.journal_extra = format!("when_full = \"{when_full}\"");
         }
     }
@@ -382,18 +405,20 @@ fn write_all(
     (histories, sums)
 }
 
-/// Writes so much, and waits until the journal is full of it.
+/// Writes so much, or until reading stops, and waits until the journal is full of it.
 fn fill(server: &Server, sidecar: &Sidecar, bytes: usize) {
     let (mut client, value) = (server.client(), "x".repeat(FAT));
+    let journal = || sidecar.status().map(|status| status.journal);
     // It may have been started a moment ago.
-    let before = wait_until("a status", patience(30), || {
-        sidecar.status().map(|status| status.journal.overflows)
-    });
+    let before = wait_until("a status", patience(30), journal).overflows;
     for n in 0..bytes / FAT {
         client.send(&["SET", &format!("fat:{}", n % FAT_KEYS), &value]);
+        if n % FAT_KEYS == 0 && journal().is_ok_and(|journal| journal.error.is_some()) {
+            break;
+        }
     }
     wait_until("the journal to be full", patience(30), || {
-        let journal = sidecar.status()?.journal;
+        let journal = journal()?;
         let is_full = journal.error.is_some() || journal.overflows > before;
         is_full.then_some(()).ok_or_else(|| format!("{journal:?}"))
     });
@@ -408,13 +433,18 @@ fn copies(site: &Site) -> usize {
 /// Waits until hardly anything is left in a journal, and nothing is on its way there: what all sites have written
 /// meanwhile is in it, of three sites and more.
 fn drained(site: &Site) {
+    let mut client = site.client();
     wait_until("an empty journal", patience(60), || {
         let status = site.sidecar.status()?;
         let journal = status.journal;
-        let is_empty = status.settled && journal.bytes <= NEARLY_EMPTY;
-        is_empty
-            .then_some(())
-            .ok_or_else(|| format!("{}: {journal:?}", site.name))
+        if status.settled && journal.bytes <= NEARLY_EMPTY {
+            return Ok(());
+        }
+        if status.settled {
+            // A segment goes when all have got a record behind it.
+            client.run("INCR drained");
+        }
+        Err(format!("{}: {journal:?}", site.name))
     });
 }
 
