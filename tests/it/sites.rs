@@ -250,6 +250,8 @@ fn a_site_that_comes_back_empty_while_a_copy_of_it_waits_sends_what_it_gets_back
     (0..10).for_each(|n| drop(clients[2].run(&format!("SET filler:{n} {}", noise()))));
     has_read(&mesh.sites[2]);
     mesh.sites[2].sidecar.kill();
+    // What is on its way is lost, too.
+    mesh.wire(1, 2).cut();
     mesh.sites[2].server.restart();
     mesh.sites[2].client().run("SET new v");
     // What that copy is to bring, and neither of the others has.
