@@ -52,8 +52,8 @@ pub(crate) const ROWS: &[Row] = &[
         in_the_way: "One machine runs the load, both servers and both sidecars, and its cores are all \
               busy: the rate is the cores over the time of all five for a record, and native \
               replication has three processes. What the two sidecars take is in the rows of \
-              the processor, and is what is in the way: the target server has less to do than \
-              a native replica, for plain SETs in a row are executed as one MSET.",
+              the processor, and is what is in the way: the target server has about as much \
+              to do as a native replica, for plain SETs in a row are executed as one MSET.",
         run: throughput::one_way,
     },
     Row {
